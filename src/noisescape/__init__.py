@@ -1,0 +1,1 @@
+from noisescape.risk import EmpiricalRisk

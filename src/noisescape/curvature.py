@@ -1,0 +1,83 @@
+"""Curvature of a risk as operators: Hessian, generalised Gauss–Newton, and what the Fisher shares with it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import hessian as dense_hessian
+from torch.func import vmap
+
+from noisescape.linops import FunctionOperator
+
+if TYPE_CHECKING:
+    from noisescape.model_loss import ModelLoss
+    from noisescape.risk import EmpiricalRisk
+    from noisescape.samples import Batch
+
+OUTPUT_LIMIT = 4096
+_EXPONENTIAL_FAMILY = {
+    nn.functional.cross_entropy,
+    nn.functional.mse_loss,
+    nn.functional.binary_cross_entropy_with_logits,
+}
+
+
+def hessian(risk: EmpiricalRisk, theta: Tensor) -> FunctionOperator:
+    """H = ∇²L(θ), (D, D); symmetric, usually indefinite."""
+    return FunctionOperator(
+        lambda block: risk.hessian_product(theta, block),
+        risk.dimension,
+        dtype=risk.dtype,
+        device=risk.device,
+        name="Hessian",
+    )
+
+
+def gauss_newton(risk: EmpiricalRisk, theta: Tensor, *, name: str = "Gauss–Newton") -> FunctionOperator:
+    """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n, (D, D); tagged PSD, as it is for losses convex in the outputs."""
+    return FunctionOperator(
+        lambda block: risk.gauss_newton_product(theta, block),
+        risk.dimension,
+        dtype=risk.dtype,
+        device=risk.device,
+        psd=True,
+        name=name,
+        sampler=lambda count, generator: risk.gauss_newton_draws(theta, count, generator),
+    )
+
+
+def is_exponential_family(loss: Any) -> bool:
+    """Whether the loss is a negative log-likelihood in natural parameters, so that Fisher = Gauss–Newton.
+
+    Class or position weights break that: they are no part of a likelihood.
+    """
+    if isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)):
+        return loss.weight is None and getattr(loss, "pos_weight", None) is None
+    return isinstance(loss, nn.MSELoss) or loss in _EXPONENTIAL_FAMILY
+
+
+def output_hessian_root(model_loss: ModelLoss, outputs: Tensor, batch: Batch) -> Tensor:
+    """The symmetric square roots of each sample's output-space Hessian, (n, F, F), F outputs a sample.
+
+    Raises:
+        ValueError: over 4,096 outputs a sample, or a loss that is not convex in the outputs.
+    """
+    shape = outputs.shape[1:]
+    if shape.numel() > OUTPUT_LIMIT:
+        raise ValueError(
+            f"drawing from N(0, Gauss–Newton) factors one {shape.numel()} × {shape.numel()} matrix a sample; "
+            f"the limit is {OUTPUT_LIMIT} outputs"
+        )
+
+    def loss(flat_output: Tensor, targets: Any) -> Tensor:
+        batched = torch.utils._pytree.tree_map(lambda tensor: tensor[None], targets)
+        return model_loss.losses_of_outputs(flat_output.view(1, *shape), batched)[0]
+
+    curvature = vmap(dense_hessian(loss))(outputs.flatten(1), batch.targets)
+    values, vectors = torch.linalg.eigh(curvature)
+    floor = -1e-4 * values.abs().amax()
+    if bool((values < floor).any()):
+        raise ValueError("the loss is not convex in the model's outputs: its Gauss–Newton is no covariance")
+    return (vectors * values.clamp_min(0).sqrt()[:, None, :]) @ vectors.mT

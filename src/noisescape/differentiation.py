@@ -1,0 +1,72 @@
+"""Derivatives along one direction or a block of them: the three passes everything else is built from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+Function = Callable[[Tensor], Tensor]
+
+
+def push_forward(function: Function, point: Tensor, directions: Tensor) -> Tensor:
+    """J v by forward mode. With a single point (D,), columns (D, K) give derivatives with K last."""
+    point = point.detach()
+
+    def along(direction: Tensor) -> Tensor:
+        return jvp(function, (point,), (direction,))[1]
+
+    if directions.ndim == point.ndim:
+        return along(directions)
+    return vmap(along, in_dims=1, out_dims=-1)(directions)
+
+
+def push_forward_by_reverse(function: Function, point: Tensor, directions: Tensor) -> Tensor:
+    """J v by two reverse passes, for functions without a forward derivative.
+
+    u ↦ Jᵀu is linear, so its derivative along v is J v for any u.
+    """
+    leaf = point.detach().requires_grad_()
+    values = function(leaf)
+    dummy = torch.zeros_like(values, requires_grad=True)
+    (pulled,) = torch.autograd.grad(values, leaf, dummy, create_graph=True, materialize_grads=True)
+    if directions.ndim == point.ndim:
+        return pull_back(pulled, dummy, directions)
+    return pull_back(pulled, dummy, directions.mT).movedim(0, -1)
+
+
+def pull_back(values: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+    """Jᵀu by reverse mode; the graph is kept.
+
+    ``cotangents`` has the shape of ``values``, or one more leading dimension K; the result has the shape of
+    ``inputs``, or one more leading dimension K.
+    """
+    if not values.requires_grad:  # does not depend on the inputs
+        block = () if cotangents.ndim == values.ndim else (len(cotangents),)
+        return inputs.new_zeros(*block, *inputs.shape)
+    if cotangents.ndim == values.ndim:
+        return torch.autograd.grad(
+            values, inputs, cotangents, retain_graph=True, materialize_grads=True
+        )[0].detach()
+    try:
+        (pulled,) = torch.autograd.grad(
+            values, inputs, cotangents, is_grads_batched=True, retain_graph=True, materialize_grads=True
+        )
+    except RuntimeError as error:
+        if "vmap" not in str(error) and "batching" not in str(error):
+            raise
+        pulled = torch.stack([pull_back(values, inputs, single) for single in cotangents])
+    return pulled.detach()
+
+
+def column_blocks(directions: Tensor, size: int, point: Tensor) -> Iterator[Tensor]:
+    """The columns of a block (D, K) at a point (D,), ``size`` at a time.
+
+    A lone vector, or one direction for each replica, is a single block.
+    """
+    if directions.ndim == point.ndim:
+        yield directions
+    else:
+        yield from directions.split(size, dim=1)

@@ -1,0 +1,169 @@
+"""The covariance of minibatch gradients, and the uncentred second moment it is mistaken for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from noisescape.linops import SymmetricOperator
+
+if TYPE_CHECKING:
+    from noisescape.risk import EmpiricalRisk
+
+GRAM_LIMIT = 4_000
+"""Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
+
+
+def covariance_factor(batch_size: int, sample_count: int, *, replacement: bool) -> float:
+    """Σ_B = factor · C for batches of B out of N.
+
+    1/B with replacement; (N−B)/(B(N−1)) without, which vanishes at B = N.
+
+    Raises:
+        ValueError: B < 1, or B > N without replacement.
+
+    >>> covariance_factor(5, 10, replacement=True), covariance_factor(10, 10, replacement=False)
+    (0.2, 0.0)
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+    if replacement:
+        return 1 / batch_size
+    if batch_size > sample_count:
+        raise ValueError(
+            f"batch_size = {batch_size} exceeds the {sample_count} samples: without replacement a batch holds "
+            "each sample at most once; use a smaller batch or replacement=True"
+        )
+    if sample_count == 1:
+        return 0.0
+    return (sample_count - batch_size) / (batch_size * (sample_count - 1))
+
+
+class GradientOuterProduct(SymmetricOperator):
+    """(c/N) Σ_n (g_n − m)(g_n − m)ᵀ with m = ḡ (centred) or 0, never formed.
+
+    The per-sample gradients G (N × D) are kept if they fit the risk's memory budget: a product is then two
+    matrix products. Otherwise each product is one forward-mode and one reverse pass over the data.
+    """
+
+    def __init__(
+        self, risk: EmpiricalRisk, theta: Tensor, *, factor: float, centred: bool, name: str
+    ) -> None:
+        super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
+        self.risk = risk
+        self.theta = theta.detach().clone()
+        self.factor = factor
+        self.centred = centred
+        self._rows: Tensor | None = None
+
+    def _gradients(self) -> Tensor | None:
+        """(Centred) per-sample gradients, (N, D), if they fit the memory budget."""
+        needed = self.risk.sample_count * self.size * self.theta.element_size()
+        if self._rows is None and needed <= self.risk.memory_budget:
+            rows = self.risk.per_sample_gradients(self.theta)
+            self._rows = rows - rows.mean(0) if self.centred else rows
+        return self._rows
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        scale = self.factor / self.risk.sample_count
+        rows = self._gradients()
+        if rows is not None:
+            return scale * (rows.mT @ (rows @ block))
+        slopes = self.risk.directional_derivatives(self.theta, block)
+        if self.centred:
+            slopes = slopes - slopes.mean(0)
+        return scale * self.risk.weighted_gradient(self.theta, slopes)
+
+    def diagonal(self) -> Tensor:
+        """The exact diagonal, (D,), in one pass over the per-sample gradients."""
+        total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
+        mean = self.risk.gradient(self.theta) if self.centred else torch.zeros_like(self.theta)
+        for rows in self._chunks():
+            total += (rows - mean).square().sum(0).double()
+        return (self.factor / self.risk.sample_count * total).to(self.dtype)
+
+    def _chunks(self) -> Iterable[Tensor]:
+        if self._rows is not None:
+            return [self._rows]
+        return self.risk.per_sample_gradient_chunks(self.theta)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Exact draws of N(0, A), (count, D): one re-weighted backward pass each.
+
+        √(c/N) Gᵀ(z − mean z) with z ~ N(0, I_N), the mean left in when uncentred.
+        """
+        number = self.risk.sample_count
+        noise = torch.randn(number, count, generator=generator, dtype=self.dtype, device=self.device)
+        if self.centred:
+            noise = noise - noise.mean(0)
+        noise *= (self.factor / number) ** 0.5
+        rows = self._gradients()
+        if rows is not None:
+            return noise.mT @ rows
+        return self.risk.weighted_gradient(self.theta, noise).mT
+
+    def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """The k leading eigenpairs from the N × N Gram matrix, where G fits and N ≤ 4,000.
+
+        Fewer than k where the rank is lower.
+        """
+        if self.risk.sample_count > GRAM_LIMIT:
+            return None
+        rows = self._gradients()
+        if rows is None:
+            return None
+        scale = self.factor / self.risk.sample_count
+        values, vectors = leading_pairs(rows, k)
+        return scale * values, vectors
+
+
+class NoiseCovariance(GradientOuterProduct):
+    """Σ_B, the covariance of a minibatch gradient: gradient noise; the update's is η²Σ_B.
+
+    Args:
+        risk: whose gradients.
+        theta: where, (D,).
+        batch_size: B.
+        replacement: the sampling law; see :func:`covariance_factor`.
+    """
+
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
+        factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+        super().__init__(risk, theta, factor=factor, centred=True, name="noise covariance")
+        self.batch_size = batch_size
+        self.replacement = replacement
+
+
+class EmpiricalFisher(GradientOuterProduct):
+    """(1/N) Σ g_n g_nᵀ = C + ḡḡᵀ: uncentred, per sample (no 1/B)."""
+
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, name: str = "empirical Fisher") -> None:
+        super().__init__(risk, theta, factor=1.0, centred=False, name=name)
+
+
+def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The leading eigenpairs of XᵀX from the smaller of XXᵀ and XᵀX.
+
+    Args:
+        rows: X, (N, D), or (R, N, D).
+        k: how many; fewer come back where the numerical rank is lower (single X only).
+
+    Returns:
+        Values (k,) in decreasing order and vectors as columns (D, k), with a leading R for replicas.
+    """
+    tall = rows.shape[-2] > rows.shape[-1]
+    gram = rows.mT @ rows if tall else rows @ rows.mT
+    values, vectors = torch.linalg.eigh(gram)
+    k = min(k, values.shape[-1])
+    values, vectors = values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
+    if tall:
+        return values.clamp_min(0), vectors
+    if rows.ndim == 2:
+        floor = values.amax() * 10 * len(rows) * torch.finfo(rows.dtype).eps
+        rank = int((values > floor).sum())
+        values, vectors = values[:rank], vectors[:, :rank]
+    lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
+    return values.clamp_min(0), lifted

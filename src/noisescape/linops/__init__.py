@@ -1,0 +1,30 @@
+"""Symmetric operators, and what can be estimated from their products with vectors."""
+
+from noisescape.linops.eigen import Eigenpairs, eigenpairs
+from noisescape.linops.estimate import Estimate, VectorEstimate, ratio
+from noisescape.linops.operator import FunctionOperator, SymmetricOperator
+from noisescape.linops.probing import ToleranceWarning
+from noisescape.linops.product_trace import product_trace
+from noisescape.linops.spectrum import SpectralDensity, spectral_density
+from noisescape.linops.structured import DenseOperator, DiagonalOperator, IsotropicOperator, LowRankOperator
+from noisescape.linops.trace import diagonal, trace
+
+__all__ = [
+    "DenseOperator",
+    "DiagonalOperator",
+    "Eigenpairs",
+    "Estimate",
+    "FunctionOperator",
+    "IsotropicOperator",
+    "LowRankOperator",
+    "SpectralDensity",
+    "SymmetricOperator",
+    "ToleranceWarning",
+    "VectorEstimate",
+    "diagonal",
+    "eigenpairs",
+    "product_trace",
+    "ratio",
+    "spectral_density",
+    "trace",
+]

@@ -1,0 +1,238 @@
+"""Symmetric linear operators: what can be asked of a D × D matrix that is never formed."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from scipy.sparse.linalg import LinearOperator
+from torch import Tensor
+
+DENSE_LIMIT = 20_000
+
+
+class SymmetricOperator(ABC):
+    """A symmetric D × D matrix known through its products with vectors.
+
+    Args:
+        size: D.
+        dtype: of the vectors it takes and returns.
+        device: of the vectors it takes and returns.
+        psd: whether the matrix is known to be positive semi-definite. A tag, not a check.
+        name: used in messages and tables.
+
+    ``A @ v`` takes a vector (D,) or a block of K columns (D, K); a block is cheaper than K vectors.
+    ``products`` counts the columns multiplied so far: the unit in which estimators report their cost.
+    """
+
+    def __init__(
+        self, size: int, *, dtype: torch.dtype, device: torch.device | str, psd: bool, name: str
+    ) -> None:
+        self.size = size
+        self.dtype = dtype
+        self.device = torch.device(device)
+        self.psd = psd
+        self.name = name
+        self.products = 0
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(D, D)."""
+        return (self.size, self.size)
+
+    def __repr__(self) -> str:
+        kind = "PSD, " if self.psd else ""
+        return f"{self.name}({self.size} × {self.size}, {kind}{self.dtype}, {self.device})"
+
+    @abstractmethod
+    def _matmat(self, block: Tensor) -> Tensor:
+        """The product with a block of columns, (D, K) → (D, K)."""
+
+    def __matmul__(self, other: Tensor) -> Tensor:
+        if not isinstance(other, Tensor):
+            raise TypeError(f"{self.name} @ x takes a torch.Tensor, not {type(other).__name__}")
+        if other.ndim not in (1, 2) or other.shape[0] != self.size:
+            raise ValueError(
+                f"{self.name} is {self.size} × {self.size}; it multiplies a vector ({self.size},) or "
+                f"columns ({self.size}, K), not a tensor of shape {tuple(other.shape)}"
+            )
+        if other.dtype != self.dtype or other.device != self.device:
+            raise ValueError(
+                f"{self.name} holds {self.dtype} on {self.device}, but was given {other.dtype} on "
+                f"{other.device}; convert the vector with .to({self.dtype}).to('{self.device}')"
+            )
+        self.products += 1 if other.ndim == 1 else other.shape[1]
+        if other.ndim == 1:
+            return self._matmat(other[:, None])[:, 0]
+        return self._matmat(other)
+
+    def dense(self) -> Tensor:
+        """The D × D matrix itself; for small D.
+
+        Raises:
+            ValueError: if D is over 20,000 (3 GiB in float64).
+        """
+        if self.size > DENSE_LIMIT:
+            raise ValueError(
+                f"{self.name} is {self.size} × {self.size}, too large to form "
+                f"({self.size**2 * 8 / 2**30:.0f} GiB in float64); use products, trace, eigenpairs or "
+                "diagonal instead"
+            )
+        matrix = self @ torch.eye(self.size, dtype=self.dtype, device=self.device)
+        return (matrix + matrix.T) / 2
+
+    def diagonal(self) -> Tensor:
+        """The exact diagonal, (D,). D products unless the structure gives it for less.
+
+        See :func:`noisescape.linops.diagonal` for an estimate with a standard error when D is large.
+        """
+        return self.dense().diagonal().clone()
+
+    def trace(self) -> Tensor:
+        """The exact trace, a scalar. As expensive as :meth:`diagonal`.
+
+        See :func:`noisescape.linops.trace` for an estimate with a standard error when D is large.
+        """
+        return self.diagonal().sum()
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``count`` independent vectors of N(0, A), as rows: (count, D).
+
+        Raises:
+            ValueError: if the operator is not known to be positive semi-definite.
+        """
+        if not self.psd:
+            raise ValueError(f"{self.name} is not known to be positive semi-definite: it is no covariance")
+        values, vectors = torch.linalg.eigh(self.dense())
+        factor = vectors * values.clamp_min(0).sqrt()
+        noise = torch.randn(count, self.size, generator=generator, dtype=self.dtype, device=self.device)
+        return noise @ factor.T
+
+    def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """The k leading eigenpairs where the structure gives them cheaply and exactly, else ``None``."""
+        return None
+
+    def __mul__(self, factor: float) -> SymmetricOperator:
+        return ScaledOperator(self, float(factor))
+
+    __rmul__ = __mul__
+
+    def __add__(self, other: SymmetricOperator) -> SymmetricOperator:
+        return SumOperator(self, other)
+
+    def to_scipy(self) -> LinearOperator:
+        """A ``scipy.sparse.linalg.LinearOperator`` over NumPy arrays, for SciPy's solvers."""
+
+        def matmat(block: np.ndarray) -> np.ndarray:
+            columns = torch.from_numpy(np.ascontiguousarray(block)).to(self.device, self.dtype)
+            return (self @ columns).cpu().numpy()
+
+        numpy_dtype = torch.empty(0, dtype=self.dtype).numpy().dtype
+        return LinearOperator(
+            self.shape, matvec=matmat, rmatvec=matmat, matmat=matmat, rmatmat=matmat, dtype=numpy_dtype
+        )
+
+
+class FunctionOperator(SymmetricOperator):
+    """An operator from a function that multiplies a block of columns, (D, K) → (D, K).
+
+    ``sampler(count, generator)``, if given, returns (count, D) draws of N(0, A).
+    """
+
+    def __init__(
+        self,
+        matmat: Callable[[Tensor], Tensor],
+        size: int,
+        *,
+        dtype: torch.dtype,
+        device: torch.device | str,
+        psd: bool = False,
+        name: str = "operator",
+        sampler: Callable[[int, torch.Generator | None], Tensor] | None = None,
+    ) -> None:
+        super().__init__(size, dtype=dtype, device=device, psd=psd, name=name)
+        self._function = matmat
+        self._sampler = sampler
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self._function(block)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draw ``count`` independent vectors of N(0, A), as rows: (count, D)."""
+        if self._sampler is None:
+            return super().sample(count, generator)
+        return self._sampler(count, generator)
+
+
+class ScaledOperator(SymmetricOperator):
+    """c·A; keeps A's structure."""
+
+    def __init__(self, operator: SymmetricOperator, factor: float) -> None:
+        super().__init__(
+            operator.size,
+            dtype=operator.dtype,
+            device=operator.device,
+            psd=operator.psd and factor >= 0,
+            name=f"{factor:g}·{operator.name}",
+        )
+        self.operator = operator
+        self.factor = factor
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self.factor * (self.operator @ block)
+
+    def diagonal(self) -> Tensor:
+        """c·diag(A)."""
+        return self.factor * self.operator.diagonal()
+
+    def trace(self) -> Tensor:
+        """c·Tr A."""
+        return self.factor * self.operator.trace()
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """√c times draws of N(0, A)."""
+        if not self.psd:
+            return super().sample(count, generator)
+        return self.factor**0.5 * self.operator.sample(count, generator)
+
+    def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
+        """A's leading pairs with scaled eigenvalues."""
+        pairs = self.operator.leading(k) if self.factor >= 0 else None
+        return None if pairs is None else (self.factor * pairs[0], pairs[1])
+
+
+class SumOperator(SymmetricOperator):
+    """A + B."""
+
+    def __init__(self, left: SymmetricOperator, right: SymmetricOperator) -> None:
+        if left.size != right.size:
+            raise ValueError(f"cannot add {left!r} and {right!r}: sizes differ")
+        if (left.dtype, left.device) != (right.dtype, right.device):
+            raise ValueError(f"cannot add {left!r} and {right!r}: dtypes or devices differ")
+        super().__init__(
+            left.size,
+            dtype=left.dtype,
+            device=left.device,
+            psd=left.psd and right.psd,
+            name=f"({left.name} + {right.name})",
+        )
+        self.left, self.right = left, right
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self.left @ block + self.right @ block
+
+    def diagonal(self) -> Tensor:
+        """diag(A) + diag(B)."""
+        return self.left.diagonal() + self.right.diagonal()
+
+    def trace(self) -> Tensor:
+        """Tr A + Tr B."""
+        return self.left.trace() + self.right.trace()
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """The sum of independent draws of N(0, A) and N(0, B)."""
+        if not self.psd:
+            return super().sample(count, generator)
+        return self.left.sample(count, generator) + self.right.sample(count, generator)

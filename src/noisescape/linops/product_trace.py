@@ -1,0 +1,112 @@
+"""Tr(AB) of two operators: the indicator Tr(HΣ) and every alignment built from it."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from noisescape.linops.estimate import Estimate
+from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.probing import (
+    FIRST_STAGE,
+    check_tolerance,
+    in_blocks,
+    mean_of_probes,
+    orthonormal,
+    project_out,
+    rademacher,
+)
+
+
+def product_trace(
+    left: SymmetricOperator,
+    right: SymmetricOperator,
+    *,
+    rtol: float = 0.01,
+    deflate: int = 32,
+    max_products: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Tr(AB), to a relative standard error.
+
+    Let U be orthonormal, P = UUᵀ, Q = I − P. Then
+
+        Tr(AB) = Tr(Uᵀ B A U) + Tr(Uᵀ B Q A U) + Tr(Q A Q B),
+
+    the first two exact from AU and BU, the last by iid probes: E[(Qw)ᵀA(Qw)] over draws w ~ N(0, B) if B
+    is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B: the exact
+    ones where its structure gives them (a gradient covariance knows them from its N × N Gram matrix), a
+    randomised range otherwise. The probes do not depend on U beyond conditioning, so the estimate is
+    unbiased whatever U is; a good U only makes it cheap.
+
+    Args:
+        left: A, symmetric, possibly indefinite.
+        right: B, symmetric. If only A is a covariance the two are exchanged.
+        rtol: stop when stderr ≤ rtol·|value|.
+        deflate: number of columns of U.
+        max_products: bound on the cost.
+        seed: of the probes.
+
+    Returns:
+        An :class:`Estimate`; exact (stderr 0) for small D and where B's rank is within ``deflate``.
+
+    >>> import torch
+    >>> from noisescape.linops import DenseOperator
+    >>> A = DenseOperator(torch.tensor([[2.0, 1.0], [1.0, 0.0]]))
+    >>> product_trace(A, A).value
+    6.0
+    """
+    check_tolerance(rtol, max_products)
+    if left.size != right.size:
+        raise ValueError(f"cannot multiply {left!r} and {right!r}: sizes differ")
+    if (left.dtype, left.device) != (right.dtype, right.device):
+        raise ValueError(f"cannot multiply {left!r} and {right!r}: dtypes or devices differ")
+    if left.psd and not right.psd:
+        left, right = right, left
+
+    if left.size <= deflate + FIRST_STAGE:
+        exact = (left.dense() * right.dense()).sum()
+        return Estimate(float(exact), 0.0, 2 * left.size)
+
+    generator = torch.Generator(left.device).manual_seed(seed)
+    like = torch.empty(0, dtype=left.dtype, device=left.device)
+    pairs = right.leading(deflate)
+    if pairs is not None:
+        values, basis = pairs
+        right_basis = values * basis
+        cost = basis.shape[1]
+    else:
+        basis = orthonormal(right @ rademacher(right.size, deflate, like, generator))
+        right_basis = right @ basis
+        cost = 3 * deflate
+    left_basis = left @ basis
+    exhausted = pairs is not None and basis.shape[1] < deflate
+    carried = (right_basis * left_basis).sum() + (project_out(basis, right_basis) * left_basis).sum()
+
+    if exhausted:  # U spans B's range: nothing is left to probe
+        return Estimate(float(carried), 0.0, cost)
+
+    by_sampling = right.psd and (pairs is not None or _samples_cheaply(right))
+
+    def draw(count: int) -> Tensor:
+        if by_sampling:
+            probes = project_out(basis, right.sample(count, generator).T)
+            return (probes * (left @ probes)).sum(0)
+        probes = project_out(basis, rademacher(left.size, count, like, generator))
+        return ((left @ probes) * project_out(basis, right @ probes)).sum(0)
+
+    per_probe = 1 if by_sampling else 2
+    rest = mean_of_probes(
+        in_blocks(draw),
+        offset=carried,
+        rtol=rtol,
+        max_probes=max(2, (max_products - cost) // per_probe),
+        what=f"Tr({left.name}·{right.name})",
+    )
+    value = float(carried + rest.mean)
+    return Estimate(value, float(rest.stderr), cost + per_probe * rest.probes, rest.dof)
+
+
+def _samples_cheaply(operator: SymmetricOperator) -> bool:
+    """Whether drawing from N(0, A) needs no dense factorisation: a class says so by overriding ``sample``."""
+    return type(operator).sample is not SymmetricOperator.sample

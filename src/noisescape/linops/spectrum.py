@@ -1,0 +1,118 @@
+"""Spectral density by stochastic Lanczos quadrature."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.probing import rademacher
+
+
+@dataclass(frozen=True)
+class SpectralDensity:
+    """The density of a symmetric operator's eigenvalues, smoothed by a Gaussian of width ``bandwidth``.
+
+    Attributes:
+        grid: where the density is given, (P,).
+        density: (1/D) Σ_i N(grid; λ_i, bandwidth²), (P,); integrates to 1.
+        stderr: standard error over probes, (P,).
+        nodes: Ritz values of each probe, (probes, steps).
+        weights: their quadrature weights, (probes, steps); rows sum to 1.
+        bandwidth: of the smoothing.
+        cost: operator products spent.
+    """
+
+    grid: Tensor
+    density: Tensor
+    stderr: Tensor
+    nodes: Tensor
+    weights: Tensor
+    bandwidth: float
+    cost: int
+
+    def moment(self, power: int) -> tuple[float, float]:
+        """Tr(A^power)/D and its standard error over probes; exact quadrature for power < 2·steps."""
+        per_probe = (self.weights * self.nodes**power).sum(1)
+        return float(per_probe.mean()), float(per_probe.std() / len(per_probe) ** 0.5)
+
+
+def spectral_density(
+    operator: SymmetricOperator,
+    *,
+    steps: int = 80,
+    probes: int = 8,
+    points: int = 1024,
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> SpectralDensity:
+    """Stochastic Lanczos quadrature of the eigenvalue density.
+
+    Each sign probe z gives, by ``steps`` Lanczos steps with full re-orthogonalisation, a Gauss quadrature
+    of the density seen from z; the mean over probes estimates the density of A, their spread its error.
+
+    Args:
+        operator: A.
+        steps: Lanczos steps a probe, at most D.
+        probes: at least 2; run side by side as one block of columns.
+        points: of the grid.
+        bandwidth: smoothing width in units of eigenvalues; 1 % of the spectrum's width by default.
+        seed: of the probes.
+
+    Memory: steps × probes vectors of length D.
+
+    Source: Ubaru, Chen & Saad (2017); for networks, Ghorbani, Krishnan & Xiao (2019).
+    """
+    if probes < 2:
+        raise ValueError(f"probes = {probes}, but a standard error needs at least 2")
+    steps = min(steps, operator.size)
+    generator = torch.Generator(operator.device).manual_seed(seed)
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+    starts = rademacher(operator.size, probes, like, generator) / operator.size**0.5
+    nodes, weights = _gauss_quadratures(operator, starts, steps)
+
+    low, high = float(nodes.min()), float(nodes.max())
+    width = max(high - low, 1e-12 * max(abs(low), abs(high)), torch.finfo(operator.dtype).tiny)
+    sigma = 0.01 * width if bandwidth is None else float(bandwidth)
+    if sigma <= 0:
+        raise ValueError(f"bandwidth must be positive, not {sigma}")
+    grid = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64)
+    nodes, weights = nodes.double().cpu(), weights.double().cpu()
+    kernel = torch.exp(-0.5 * ((grid - nodes[..., None]) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
+    curves = (weights[..., None] * kernel).sum(1)
+    return SpectralDensity(
+        grid=grid,
+        density=curves.mean(0),
+        stderr=curves.std(0) / probes**0.5,
+        nodes=nodes,
+        weights=weights,
+        bandwidth=sigma,
+        cost=steps * probes,
+    )
+
+
+def _gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) -> tuple[Tensor, Tensor]:
+    """Lanczos on every column at once: nodes and weights, (probes, steps)."""
+    probes = starts.shape[1]
+    alphas = torch.zeros(probes, steps, dtype=starts.dtype, device=starts.device)
+    betas = torch.zeros(probes, max(steps - 1, 0), dtype=starts.dtype, device=starts.device)
+    basis = [starts]
+    for step in range(steps):
+        product = operator @ basis[-1]
+        alphas[:, step] = (basis[-1] * product).sum(0)
+        if step == steps - 1:
+            break
+        seen = torch.stack(basis)
+        for _ in range(2):  # once is not enough in floating point
+            product = product - (seen * (seen * product).sum(1, keepdim=True)).sum(0)
+        norm = torch.linalg.vector_norm(product, dim=0)
+        # a probe whose Krylov space is exhausted goes on with a zero vector: its further weights vanish
+        scale = alphas[:, : step + 1].abs().amax(1)
+        alive = norm > 10 * torch.finfo(starts.dtype).eps * scale
+        betas[:, step] = torch.where(alive, norm, 0.0)
+        basis.append(torch.where(alive, product / norm.clamp_min(torch.finfo(starts.dtype).tiny), 0.0))
+    tridiagonal = torch.diag_embed(alphas) + torch.diag_embed(betas, 1) + torch.diag_embed(betas, -1)
+    nodes, vectors = torch.linalg.eigh(tridiagonal)
+    return nodes, vectors[:, 0, :].square()

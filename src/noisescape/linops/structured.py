@@ -1,0 +1,123 @@
+"""Operators whose structure is known: the covariances of the simpler dynamics.
+
+Each may carry leading replica dimensions: a (R, D) diagonal is R covariances, and ``sample(1)`` then
+draws one vector for each. Products, traces and dense forms are those of a single matrix.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from noisescape.linops.operator import SymmetricOperator
+
+
+class DiagonalOperator(SymmetricOperator):
+    """diag(d), from d of shape (D,), or (R, D) for R replicas."""
+
+    def __init__(self, values: Tensor, *, name: str = "diagonal") -> None:
+        super().__init__(
+            values.shape[-1],
+            dtype=values.dtype,
+            device=values.device,
+            psd=bool((values >= 0).all()),
+            name=name,
+        )
+        self.values = values
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self.values[:, None] * block
+
+    def diagonal(self) -> Tensor:
+        """d itself."""
+        return self.values.clone()
+
+    def trace(self) -> Tensor:
+        """Σ d, a scalar, or (R,)."""
+        return self.values.sum(-1)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """√d·z, (count, D), or (count, R, D)."""
+        if not self.psd:
+            return super().sample(count, generator)
+        noise = torch.randn(
+            count, *self.values.shape, generator=generator, dtype=self.dtype, device=self.device
+        )
+        return noise * self.values.sqrt()
+
+    def scaled(self, factor: Tensor | float) -> DiagonalOperator:
+        """factor·diag(d), with one factor for each replica."""
+        factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
+        return DiagonalOperator(self.values * factor[..., None], name=self.name)
+
+
+class IsotropicOperator(DiagonalOperator):
+    """s·I, from s of shape () or (R,)."""
+
+    def __init__(self, variance: Tensor, size: int, *, name: str = "isotropic") -> None:
+        super().__init__(variance[..., None].expand(*variance.shape, size), name=name)
+
+    def leading(self, k: int) -> tuple[Tensor, Tensor]:
+        """s, k times, along the first coordinates (every direction leads equally)."""
+        basis = torch.eye(self.size, k, dtype=self.dtype, device=self.device)
+        return self.values[:k].clone(), basis
+
+
+class LowRankOperator(SymmetricOperator):
+    """F Fᵀ, from a factor F of shape (D, k), or (R, D, k) for R replicas."""
+
+    def __init__(self, factor: Tensor, *, name: str = "low-rank") -> None:
+        super().__init__(factor.shape[-2], dtype=factor.dtype, device=factor.device, psd=True, name=name)
+        self.factor = factor
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self.factor @ (self.factor.mT @ block)
+
+    def diagonal(self) -> Tensor:
+        """Row sums of F², (D,) or (R, D)."""
+        return self.factor.square().sum(-1)
+
+    def trace(self) -> Tensor:
+        """‖F‖²_F, a scalar, or (R,)."""
+        return self.factor.square().sum((-2, -1))
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """F z with z ~ N(0, I_k): (count, D), or (count, R, D)."""
+        *replicas, _, rank = self.factor.shape
+        noise = torch.randn(
+            count, *replicas, rank, 1, generator=generator, dtype=self.dtype, device=self.device
+        )
+        return (self.factor @ noise)[..., 0]
+
+    def leading(self, k: int) -> tuple[Tensor, Tensor]:
+        """Exact, from the singular values of F; fewer than k pairs where the rank is lower."""
+        vectors, singular, _ = torch.linalg.svd(self.factor, full_matrices=False)
+        return singular[:k].square(), vectors[:, :k]
+
+    def scaled(self, factor: Tensor | float) -> LowRankOperator:
+        """factor·F Fᵀ, with one factor for each replica."""
+        factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
+        return LowRankOperator(self.factor * factor.sqrt()[..., None, None], name=self.name)
+
+
+class DenseOperator(SymmetricOperator):
+    """A symmetric matrix that is at hand."""
+
+    def __init__(self, matrix: Tensor, *, psd: bool = False, name: str = "matrix") -> None:
+        if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
+            raise ValueError(f"{name} must be square, not of shape {tuple(matrix.shape)}")
+        if not torch.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * float(matrix.abs().max())):
+            raise ValueError(f"{name} is not symmetric; pass (M + M.T) / 2 if that is what is meant")
+        super().__init__(matrix.shape[0], dtype=matrix.dtype, device=matrix.device, psd=psd, name=name)
+        self.matrix = matrix
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self.matrix @ block
+
+    def dense(self) -> Tensor:
+        """A copy of the matrix."""
+        return self.matrix.clone()
+
+    def diagonal(self) -> Tensor:
+        """Read off."""
+        return self.matrix.diagonal().clone()

@@ -1,0 +1,115 @@
+"""Trace and diagonal of an operator, with standard errors."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from noisescape.linops.estimate import Estimate, VectorEstimate
+from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.probing import (
+    FIRST_STAGE,
+    check_tolerance,
+    in_blocks,
+    mean_of_probes,
+    orthonormal,
+    project_out,
+    rademacher,
+)
+
+
+def trace(
+    operator: SymmetricOperator,
+    *,
+    rtol: float = 0.01,
+    deflate: int | Tensor = 10,
+    max_products: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """Tr A, to a relative standard error.
+
+    Tr A = Tr UᵀAU + E[zᵀ(I−UUᵀ)A(I−UUᵀ)z] for any orthonormal U: the first term is exact, the
+    second is averaged over Rademacher probes z that U does not depend on. A good U carries most of the
+    trace of a matrix with few large eigenvalues, as Hessians have.
+
+    Args:
+        operator: A.
+        rtol: stop when stderr ≤ rtol·|value|. A trace near zero by cancellation cannot reach any.
+        deflate: number of columns of U, found by one randomised range-finding pass; or U itself,
+            (D, K) with orthonormal columns (eigenvectors, say).
+        max_products: bound on the cost.
+        seed: of the probes.
+
+    Returns:
+        An :class:`Estimate`; exact (stderr 0) where D is so small that D products cost less.
+
+    Source: Hutchinson (1989); deflation as in Hutch++, Meyer, Musco, Musco & Woodruff (2021).
+
+    >>> import torch
+    >>> from noisescape.linops import DenseOperator
+    >>> trace(DenseOperator(torch.diag(torch.tensor([3.0, 2.0, 1.0])))).value
+    6.0
+    """
+    check_tolerance(rtol, max_products)
+    columns = deflate if isinstance(deflate, int) else deflate.shape[1]
+    if operator.size <= 2 * columns + FIRST_STAGE:
+        return Estimate(float(operator.dense().diagonal().sum()), 0.0, operator.size)
+
+    generator = torch.Generator(operator.device).manual_seed(seed)
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+    cost = 0
+    if isinstance(deflate, Tensor):
+        basis = deflate
+    else:
+        basis = orthonormal(operator @ rademacher(operator.size, columns, like, generator))
+        cost += columns
+    carried = (basis * (operator @ basis)).sum()
+    cost += columns
+
+    def draw(count: int) -> Tensor:
+        probes = project_out(basis, rademacher(operator.size, count, like, generator))
+        return (probes * (operator @ probes)).sum(0)
+
+    rest = mean_of_probes(
+        in_blocks(draw),
+        offset=carried,
+        rtol=rtol,
+        max_probes=max(2, max_products - cost),
+        what=f"trace of {operator.name}",
+    )
+    value = float(carried + rest.mean)
+    return Estimate(value, float(rest.stderr), cost + rest.probes, rest.dof)
+
+
+def diagonal(
+    operator: SymmetricOperator, *, rtol: float = 0.1, max_products: int = 10_000, seed: int = 0
+) -> VectorEstimate:
+    """diag A, (D,), each entry with a standard error.
+
+    diag A = E[z ⊙ Az] over Rademacher z; entry i has variance Σ_{j≠i} A_ij² a probe. The tolerance is
+    on the vector: ‖stderr‖₂ ≤ rtol·‖diag‖₂.
+
+    For operators that know their diagonal (a covariance, say) ``operator.diagonal()`` is exact and cheap.
+
+    Source: Bekas, Kokiopoulou & Saad (2007).
+    """
+    check_tolerance(rtol, max_products)
+    if operator.size <= FIRST_STAGE:
+        exact = operator.dense().diagonal().clone()
+        return VectorEstimate(exact, torch.zeros_like(exact), operator.size)
+
+    generator = torch.Generator(operator.device).manual_seed(seed)
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+
+    def draw(count: int) -> Tensor:
+        probes = rademacher(operator.size, count, like, generator)
+        return (probes * (operator @ probes)).T
+
+    found = mean_of_probes(
+        in_blocks(draw),
+        offset=torch.zeros((), dtype=operator.dtype, device=operator.device),
+        rtol=rtol,
+        max_probes=max_products,
+        what=f"diagonal of {operator.name}",
+    )
+    return VectorEstimate(found.mean, found.stderr, found.probes, found.dof)

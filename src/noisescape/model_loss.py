@@ -1,0 +1,254 @@
+"""The per-sample losses of a PyTorch module as a pure function of one flat parameter vector."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, grad, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.utils._pytree import tree_map
+
+from noisescape.errors import BatchCouplingError
+from noisescape.samples import Batch, TensorSamples, Tree
+
+Loss = Callable[[Any, Any], Tensor]
+
+
+class ModelLoss:
+    """ℓ(θ; inputs, targets) of shape (n,), θ the trainable parameters in ``named_parameters()`` order.
+
+    The module is only ever called through ``torch.func.functional_call``: neither its parameters nor its
+    buffers change. Frozen parameters and buffers are copied once, here; shared parameters count once.
+    """
+
+    broadcasts = False
+
+    def __init__(self, model: nn.Module, loss: Loss | nn.Module) -> None:
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module, not {type(model).__name__}; for a plain function of θ use "
+                "EmpiricalRisk.from_losses"
+            )
+        self.model = model
+        self.loss = loss
+        self.per_sample_loss = per_sample(loss)
+        self._maps_samples: bool | None = None
+        trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not trainable:
+            raise ValueError(
+                "the model has no trainable parameter: every requires_grad is False, or there are none"
+            )
+        _check_uniform(model, trainable)
+        _check_deterministic_modules(model)
+        self.names = list(trainable)
+        self.shapes = [p.shape for p in trainable.values()]
+        self.sizes = [p.numel() for p in trainable.values()]
+        first = next(iter(trainable.values()))
+        self.dtype, self.device = first.dtype, first.device
+        frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
+        self.constants = {
+            name: tensor.detach().clone() for name, tensor in {**frozen, **dict(model.named_buffers())}.items()
+        }
+
+    @property
+    def dimension(self) -> int:
+        """D, the number of trainable parameters."""
+        return sum(self.sizes)
+
+    def flat_parameters(self) -> Tensor:
+        """The module's present trainable parameters as a new flat vector, (D,)."""
+        trainable = dict(self.model.named_parameters())
+        return torch.cat([trainable[name].detach().reshape(-1) for name in self.names])
+
+    def named(self, theta: Tensor) -> dict[str, Tensor]:
+        """θ, (D,), as a dict of parameter tensors (views)."""
+        parts = theta.split(self.sizes)
+        return {
+            name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
+        }
+
+    def outputs(self, theta: Tensor, inputs: Tree) -> Any:
+        """The module's outputs for a batch."""
+        if isinstance(inputs, Mapping):
+            args, kwargs = (), dict(inputs)
+        else:
+            args, kwargs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
+        with _twice_differentiable_attention():
+            return functional_call(self.model, {**self.named(theta), **self.constants}, args, kwargs)
+
+    def losses_of_outputs(self, outputs: Any, targets: Tree) -> Tensor:
+        """Per-sample losses, (n,); anything beyond the first dimension is averaged."""
+        values = self.per_sample_loss(outputs, targets)
+        return values.flatten(1).mean(1) if values.ndim > 1 else values
+
+    def __call__(self, theta: Tensor, inputs: Tree, targets: Tree) -> Tensor:
+        return self.losses_of_outputs(self.outputs(theta, inputs), targets)
+
+    def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
+        """(D,) → (n,), (R, D) → (R, n); replicas are mapped by ``vmap``."""
+        if theta.ndim == 1:
+            return self(theta, batch.inputs, batch.targets)
+        data = 0 if data_per_replica else None
+        return vmap(self, in_dims=(0, data, data))(theta, batch.inputs, batch.targets)
+
+    def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
+        """G, row n the gradient of the batch's n-th loss: (n, D), or (R, n, D)."""
+        if theta.ndim == 2:
+            return torch.stack([self.gradients(row, batch) for row in theta])
+        if self._maps_samples is None:
+            self._maps_samples = self._can_map_samples(theta, batch)
+        if self._maps_samples:
+            return self._mapped_gradients(theta, batch)
+        held = TensorSamples(batch.inputs, batch.targets)
+        rows = []
+        for single in held.batches(1):
+            leaf = theta.detach().requires_grad_()
+            value = self(leaf, single.inputs, single.targets).sum()
+            rows.append(torch.autograd.grad(value, leaf, materialize_grads=True)[0])
+        return torch.stack(rows)
+
+    def _mapped_gradients(self, theta: Tensor, batch: Batch) -> Tensor:
+        def single(inputs: Tree, targets: Tree) -> Tensor:
+            inputs, targets = tree_map(_with_batch_dimension, (inputs, targets))
+            return grad(lambda point: self(point, inputs, targets)[0])(theta.detach())
+
+        return vmap(single)(batch.inputs, batch.targets)
+
+    def _can_map_samples(self, theta: Tensor, batch: Batch) -> bool:
+        """Whether ``vmap`` knows every operation of the model; recurrent modules, for one, it does not."""
+        try:
+            self._mapped_gradients(theta, TensorSamples(batch.inputs, batch.targets).between(0, 1))
+        except (NotImplementedError, RuntimeError, ValueError):
+            return False
+        return True
+
+    def bytes_per_sample(self, batch: Batch) -> int:
+        """Memory a sample's forward pass keeps for the backward pass, counted on a small batch."""
+        leaf = self.flat_parameters().to(self.device, self.dtype).requires_grad_()
+        kept: dict[int, int] = {}
+
+        def count(tensor: Tensor) -> Tensor:
+            storage = tensor.untyped_storage()
+            if storage.data_ptr() != leaf.untyped_storage().data_ptr():
+                kept[storage.data_ptr()] = storage.nbytes()
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+            self.losses(leaf, batch)
+        return max(64, sum(kept.values()) // batch.size)
+
+    def cast(self, dtype: torch.dtype, device: torch.device) -> ModelLoss:
+        """The same function for parameters of another dtype or on another device."""
+        other = copy.copy(self)
+        other.dtype, other.device = dtype, device
+        other.constants = {
+            name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+            for name, tensor in self.constants.items()
+        }
+        return other
+
+    def check(self, theta: Tensor, inputs: Tree, targets: Tree, alone: tuple[Tree, Tree], count: int) -> None:
+        """Refuse a loss that has no per-sample value. ``alone`` is the first of the ``count`` samples given.
+
+        Raises:
+            ValueError: the loss is reduced, or has the wrong shape.
+            BatchCouplingError: evaluating twice, or one sample alone, gives another value.
+        """
+        with torch.no_grad():
+            raw = self.per_sample_loss(self.outputs(theta, inputs), targets)
+            if not isinstance(raw, Tensor):
+                raise TypeError(f"the loss returned {type(raw).__name__}, not a tensor of per-sample losses")
+            if raw.ndim == 0 or raw.shape[0] != count:
+                raise ValueError(
+                    f"the loss of {count} samples has shape {tuple(raw.shape)}: per-sample values of shape "
+                    f"({count},) or ({count}, T) are needed. If it is already reduced, pass it unreduced "
+                    "(reduction='none')"
+                )
+            first, again = self(theta, inputs, targets), self(theta, inputs, targets)
+            single = self(theta, *alone)
+        if not torch.equal(first.nan_to_num(), again.nan_to_num()):
+            raise BatchCouplingError(
+                "two evaluations of the same samples at the same parameters differ: the model draws random "
+                "numbers; call model.eval() or remove the randomness"
+            )
+        tolerance = 1e-2 if self.dtype in (torch.float16, torch.bfloat16) else 1e-3
+        if not torch.allclose(first[:1].nan_to_num(), single.nan_to_num(), rtol=tolerance, atol=tolerance):
+            raise BatchCouplingError(
+                f"the first sample's loss is {float(first[0]):.6g} in a batch of {count} but "
+                f"{float(single[0]):.6g} alone: samples of a batch influence each other (batch statistics?), "
+                "so there is no per-sample gradient; use model.eval() or a normalisation without batch "
+                "statistics"
+            )
+
+
+def per_sample(loss: Loss | nn.Module) -> Loss:
+    """The unreduced form of a loss: ``reduction='none'`` wherever there is such a switch.
+
+    Class weights and ``ignore_index`` keep their unreduced meaning: an ignored target counts as 0.
+    """
+    if isinstance(loss, nn.Module):
+        if hasattr(loss, "reduction"):
+            loss = copy.deepcopy(loss)
+            loss.reduction = "none"
+        return loss
+    if not callable(loss):
+        raise TypeError(f"loss must be callable as loss(outputs, targets), not {type(loss).__name__}")
+    with contextlib.suppress(TypeError, ValueError):
+        if "reduction" in inspect.signature(loss).parameters:
+            return functools.partial(loss, reduction="none")
+    return loss
+
+
+def _with_batch_dimension(tensor: Tensor) -> Tensor:
+    return tensor[None]
+
+
+def _check_uniform(model: nn.Module, trainable: dict[str, nn.Parameter]) -> None:
+    devices = sorted({str(t.device) for t in [*model.parameters(), *model.buffers()]})
+    if len(devices) > 1:
+        raise ValueError(f"mixed devices: the model's tensors are on {', '.join(devices)}; use model.to(...)")
+    dtypes = sorted({str(p.dtype) for p in trainable.values()})
+    if len(dtypes) > 1:
+        raise ValueError(
+            f"the trainable parameters have several dtypes ({', '.join(dtypes)}); one flat vector needs one: "
+            "use model.to(dtype)"
+        )
+
+
+def _check_deterministic_modules(model: nn.Module) -> None:
+    for name, module in model.named_modules():
+        where = f"{type(module).__name__} '{name}'" if name else type(module).__name__
+        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+            raise BatchCouplingError(
+                f"{where} uses batch statistics, so a sample's loss depends on its batch and there is no "
+                "per-sample gradient; call model.eval() (with track_running_stats=True) or use GroupNorm"
+            )
+        rate = module.p if isinstance(module, _DropoutNd) else 0.0
+        if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
+            rate = module.dropout
+        if module.training and rate > 0:
+            raise BatchCouplingError(
+                f"{where} drops units at random (p = {rate:g}): the loss is not a function of θ; call "
+                "model.eval() or set p = 0"
+            )
+
+
+@contextlib.contextmanager
+def _twice_differentiable_attention() -> Iterator[None]:
+    """Attention without its fused kernels, which have neither second nor forward-mode derivatives."""
+    fastpath = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fastpath)
