@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.func import hessian as dense_hessian
 from torch.func import vmap
 
-from noisescape.linops import FunctionOperator
+from noisescape.linops import FunctionOperator, eigenpairs
 
 if TYPE_CHECKING:
     from noisescape.model_loss import ModelLoss
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from noisescape.samples import Batch
 
 OUTPUT_LIMIT = 4096
+SMALL = 32
 _EXPONENTIAL_FAMILY = {
     nn.functional.cross_entropy,
     nn.functional.mse_loss,
@@ -46,6 +47,28 @@ def gauss_newton(risk: EmpiricalRisk, theta: Tensor, *, name: str = "Gauss–New
         name=name,
         sampler=lambda count, generator: risk.gauss_newton_draws(theta, count, generator),
     )
+
+
+def leading_hessian_pairs(
+    risk: EmpiricalRisk, theta: Tensor, k: int, *, guess: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """The k algebraically largest eigenpairs of H: values (k,) decreasing, vectors (D, k); or with a leading R.
+
+    Dense for D ≤ 32, where replicas are solved as one batch; else Lanczos for each θ in turn, or, from a
+    ``guess`` (D, k) near the answer, a few block iterations.
+    """
+    if risk.dimension <= SMALL:
+        basis = torch.eye(risk.dimension, dtype=risk.dtype, device=risk.device)
+        columns = [risk.hessian_product(theta, axis.expand_as(theta).contiguous()) for axis in basis]
+        matrix = torch.stack(columns, dim=-1)
+        values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+        return values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
+    if theta.ndim == 2:
+        guesses = [None] * len(theta) if guess is None else list(guess)
+        found = [leading_hessian_pairs(risk, row, k, guess=near) for row, near in zip(theta, guesses, strict=True)]
+        return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
+    pairs = eigenpairs(hessian(risk, theta), k, guess=guess)
+    return pairs.values, pairs.vectors
 
 
 def is_exponential_family(loss: Any) -> bool:

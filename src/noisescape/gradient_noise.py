@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -79,16 +78,9 @@ class GradientOuterProduct(SymmetricOperator):
 
     def diagonal(self) -> Tensor:
         """The exact diagonal, (D,), in one pass over the per-sample gradients."""
-        total = torch.zeros(self.size, dtype=torch.float64, device=self.device)
-        mean = self.risk.gradient(self.theta) if self.centred else torch.zeros_like(self.theta)
-        for rows in self._chunks():
-            total += (rows - mean).square().sum(0).double()
-        return (self.factor / self.risk.sample_count * total).to(self.dtype)
-
-    def _chunks(self) -> Iterable[Tensor]:
         if self._rows is not None:
-            return [self._rows]
-        return self.risk.per_sample_gradient_chunks(self.theta)
+            return self.factor * self._rows.square().mean(0)
+        return self.factor * gradient_variances(self.risk, self.theta, centred=self.centred)
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws of N(0, A), (count, D): one re-weighted backward pass each.
@@ -142,6 +134,18 @@ class EmpiricalFisher(GradientOuterProduct):
 
     def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, name: str = "empirical Fisher") -> None:
         super().__init__(risk, theta, factor=1.0, centred=False, name=name)
+
+
+def gradient_variances(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = True) -> Tensor:
+    """diag C, the variance of each coordinate over the samples' gradients: (D,) → (D,), (R, D) → (R, D).
+
+    One pass over the per-sample gradients, which are never all held. Uncentred: the second moment.
+    """
+    mean = risk.gradient(theta) if centred else torch.zeros_like(theta)
+    total = torch.zeros_like(theta)
+    for rows in risk.per_sample_gradient_chunks(theta):
+        total += (rows - mean[..., None, :]).square().sum(-2)
+    return total / risk.sample_count
 
 
 def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -7,7 +7,7 @@ from noisescape.linops.probing import ToleranceWarning
 from noisescape.linops.product_trace import product_trace
 from noisescape.linops.spectrum import SpectralDensity, spectral_density
 from noisescape.linops.structured import DenseOperator, DiagonalOperator, IsotropicOperator, LowRankOperator
-from noisescape.linops.trace import diagonal, trace
+from noisescape.linops.trace import diagonal, squared_norm, trace
 
 __all__ = [
     "DenseOperator",
@@ -26,5 +26,6 @@ __all__ = [
     "product_trace",
     "ratio",
     "spectral_density",
+    "squared_norm",
     "trace",
 ]

@@ -57,14 +57,9 @@ def trace(
 
     generator = torch.Generator(operator.device).manual_seed(seed)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    cost = 0
-    if isinstance(deflate, Tensor):
-        basis = deflate
-    else:
-        basis = orthonormal(operator @ rademacher(operator.size, columns, like, generator))
-        cost += columns
+    basis, cost = _basis(operator, deflate, like, generator)
     carried = (basis * (operator @ basis)).sum()
-    cost += columns
+    cost += basis.shape[1]
 
     def draw(count: int) -> Tensor:
         probes = project_out(basis, rademacher(operator.size, count, like, generator))
@@ -79,6 +74,52 @@ def trace(
     )
     value = float(carried + rest.mean)
     return Estimate(value, float(rest.stderr), cost + rest.probes, rest.dof)
+
+
+def squared_norm(
+    operator: SymmetricOperator,
+    *,
+    rtol: float = 0.01,
+    deflate: int | Tensor = 10,
+    max_products: int = 10_000,
+    seed: int = 0,
+) -> Estimate:
+    """‖A‖²_F = Tr A², to a relative standard error.
+
+    ‖AU‖²_F + E‖A(I−UUᵀ)z‖² over Rademacher z; arguments as for :func:`trace`.
+    """
+    check_tolerance(rtol, max_products)
+    columns = deflate if isinstance(deflate, int) else deflate.shape[1]
+    if operator.size <= 2 * columns + FIRST_STAGE:
+        return Estimate(float(operator.dense().square().sum()), 0.0, operator.size)
+
+    generator = torch.Generator(operator.device).manual_seed(seed)
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+    basis, cost = _basis(operator, deflate, like, generator)
+    carried = (operator @ basis).square().sum()
+    cost += basis.shape[1]
+
+    def draw(count: int) -> Tensor:
+        probes = project_out(basis, rademacher(operator.size, count, like, generator))
+        return (operator @ probes).square().sum(0)
+
+    rest = mean_of_probes(
+        in_blocks(draw),
+        offset=carried,
+        rtol=rtol,
+        max_probes=max(2, max_products - cost),
+        what=f"squared norm of {operator.name}",
+    )
+    return Estimate(float(carried + rest.mean), float(rest.stderr), cost + rest.probes, rest.dof)
+
+
+def _basis(
+    operator: SymmetricOperator, deflate: int | Tensor, like: Tensor, generator: torch.Generator
+) -> tuple[Tensor, int]:
+    """The deflated directions and what they cost: given, or one randomised range-finding pass."""
+    if isinstance(deflate, Tensor):
+        return deflate, 0
+    return orthonormal(operator @ rademacher(operator.size, deflate, like, generator)), deflate
 
 
 def diagonal(

@@ -1,0 +1,32 @@
+"""The compared dynamics: each a rule for the noise of θ_{t+1} = θ_t − η(∇L(θ_t) + ε_t)."""
+
+from noisescape.dynamics.base import Dynamics, GaussianLangevin, NoiseState
+from noisescape.dynamics.gd import GD
+from noisescape.dynamics.gld_constant import GLDConstant
+from noisescape.dynamics.gld_diagonal import GLDDiagonal
+from noisescape.dynamics.gld_dynamic import GLDDynamic
+from noisescape.dynamics.gld_full import GLDFull
+from noisescape.dynamics.gld_hessian import GLDHessian
+from noisescape.dynamics.gld_leading import GLDLeading
+from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
+from noisescape.dynamics.matched import MatchedTrace
+from noisescape.dynamics.registry import DYNAMICS, dynamics_by_name
+from noisescape.dynamics.sgd import SGD
+
+__all__ = [
+    "DYNAMICS",
+    "GD",
+    "SGD",
+    "Dynamics",
+    "GLDConstant",
+    "GLDDiagonal",
+    "GLDDynamic",
+    "GLDFull",
+    "GLDHessian",
+    "GLDLeading",
+    "GLDTopEigenvector",
+    "GaussianLangevin",
+    "MatchedTrace",
+    "NoiseState",
+    "dynamics_by_name",
+]

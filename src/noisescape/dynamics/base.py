@@ -1,0 +1,192 @@
+"""What every dynamics is: a rule for the noise ε_t in θ_{t+1} = θ_t − η(∇L(θ_t) + ε_t)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from noisescape.gradient_noise import covariance_factor, gradient_variances
+from noisescape.linops import DiagonalOperator, LowRankOperator, SymmetricOperator
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class NoiseState:
+    """What the noise remembers between steps: how many were taken, and the covariance root in force."""
+
+    step: int = 0
+    root: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Dynamics(ABC):
+    """A noisy gradient descent. ε is gradient noise: an update moves by −ηε, its covariance is η²Σ.
+
+    θ may be one vector (D,) or replicas (R, D); ε has its shape, independent over replicas.
+    """
+
+    name: ClassVar[str]
+
+    def init(self, risk: EmpiricalRisk, theta: Tensor) -> NoiseState:
+        """Check the constants against the risk, before any work, and start afresh.
+
+        Raises:
+            ValueError: a constant that does not fit the risk (B > N without replacement, k > D, ...).
+        """
+        self._check(risk)
+        return NoiseState()
+
+    def _check(self, risk: EmpiricalRisk) -> None:
+        """Raise if a constant does not fit the risk."""
+
+    @abstractmethod
+    def noisy_gradient(
+        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
+    ) -> tuple[Tensor, NoiseState]:
+        """∇L(θ) + ε, and the state after the step."""
+
+    @abstractmethod
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        """Σ at θ, the covariance of ε (gradient noise), (D, D)."""
+
+
+@dataclass(frozen=True)
+class MinibatchNoise(Dynamics):
+    """Noise that is, or is measured against, that of minibatches.
+
+    Args:
+        batch_size: B.
+        replacement: the sampling law of the batches.
+    """
+
+    batch_size: int
+    replacement: bool = field(default=True, kw_only=True)
+
+    def _check(self, risk: EmpiricalRisk) -> None:
+        self.covariance_factor(risk)
+        check_at_least("refresh", getattr(self, "refresh", 1), 1, self.name)
+        k = getattr(self, "k", 1)
+        if not 1 <= k <= risk.dimension:
+            raise ValueError(f"{self.name}: k = {k} directions, but k must lie in 1..D = {risk.dimension}")
+
+    def covariance_factor(self, risk: EmpiricalRisk) -> float:
+        """Σ_B/C."""
+        return covariance_factor(self.batch_size, risk.sample_count, replacement=self.replacement)
+
+    def variances(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+        """diag Σ_B, (D,) or (R, D); its sum is Tr Σ_B."""
+        return self.covariance_factor(risk) * gradient_variances(risk, theta)
+
+
+@dataclass(frozen=True)
+class GaussianLangevin(Dynamics):
+    """ε = R z with z ~ N(0, I) and a root R of the covariance, recomputed every ``refresh`` steps.
+
+    A subclass says how R is found; between refreshes the noise keeps the old R, as in the published code.
+    """
+
+    @property
+    def refresh_interval(self) -> int:
+        """Steps between two computations of the root."""
+        return int(getattr(self, "refresh", 1))
+
+    @abstractmethod
+    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """R at θ: (D,) for a diagonal one, (D, k) for a factor; with a leading R for replicas.
+
+        ``previous`` is the last root: a start for iterative methods.
+        """
+
+    @abstractmethod
+    def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
+        """ε = R z, (D,) or (R, D)."""
+
+    @abstractmethod
+    def trace(self, root: Tensor) -> Tensor:
+        """Tr Σ = ‖R‖²_F, () or (R,)."""
+
+    @abstractmethod
+    def scale(self, root: Tensor, factor: Tensor) -> Tensor:
+        """factor·R with one factor for each replica."""
+
+    @abstractmethod
+    def operator(self, root: Tensor) -> SymmetricOperator:
+        """R Rᵀ as an operator."""
+
+    def noisy_gradient(
+        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
+    ) -> tuple[Tensor, NoiseState]:
+        """∇L(θ) + R z."""
+        root = state.root
+        if root is None or state.step % self.refresh_interval == 0:
+            root = self.root(risk, theta, state.root)
+        noise = self.draw(root, generator)
+        return risk.gradient(theta) + noise, replace(state, step=state.step + 1, root=root)
+
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        """Σ freshly computed at θ."""
+        self._check(risk)
+        return self.operator(self.root(risk, theta, None))
+
+
+@dataclass(frozen=True)
+class DiagonalLangevin(GaussianLangevin):
+    """Gaussian noise with independent coordinates; R is a vector of standard deviations."""
+
+    def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
+        """σ ⊙ z."""
+        return root * _normal(root.shape, root, generator)
+
+    def trace(self, root: Tensor) -> Tensor:
+        """Σ σ²."""
+        return root.square().sum(-1)
+
+    def scale(self, root: Tensor, factor: Tensor) -> Tensor:
+        """factor·σ."""
+        return root * factor[..., None]
+
+    def operator(self, root: Tensor) -> SymmetricOperator:
+        """diag(σ²)."""
+        return DiagonalOperator(root.square(), name=f"{self.name} covariance")
+
+
+@dataclass(frozen=True)
+class LowRankLangevin(GaussianLangevin):
+    """Gaussian noise within a few directions; R is a factor (D, k)."""
+
+    def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
+        """R z, z ~ N(0, I_k)."""
+        noise = _normal((*root.shape[:-2], root.shape[-1], 1), root, generator)
+        return (root @ noise)[..., 0]
+
+    def trace(self, root: Tensor) -> Tensor:
+        """‖R‖²_F."""
+        return root.square().sum((-2, -1))
+
+    def scale(self, root: Tensor, factor: Tensor) -> Tensor:
+        """factor·R."""
+        return root * factor[..., None, None]
+
+    def operator(self, root: Tensor) -> SymmetricOperator:
+        """R Rᵀ."""
+        return LowRankOperator(root, name=f"{self.name} covariance")
+
+
+def rescale_factor(wanted: Tensor, present: Tensor) -> Tensor:
+    """√(wanted / present), 0 where there is no noise to scale."""
+    tiny = torch.finfo(present.dtype).tiny
+    return torch.where(present > tiny, (wanted / present.clamp_min(tiny)).sqrt(), 0.0)
+
+
+def check_at_least(name: str, value: float, least: float, dynamics: str) -> None:
+    """Refuse a constant below its least sensible value."""
+    if not value >= least:
+        raise ValueError(f"{dynamics}: {name} must be at least {least:g}, not {value:g}")
+
+
+def _normal(shape: Any, like: Tensor, generator: torch.Generator) -> Tensor:
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=like.device)

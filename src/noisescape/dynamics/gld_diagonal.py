@@ -1,0 +1,29 @@
+"""Langevin dynamics with the diagonal of SGD's covariance."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from noisescape.dynamics.base import DiagonalLangevin, MinibatchNoise
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class GLDDiagonal(MinibatchNoise, DiagonalLangevin):
+    """ε ~ N(0, diag Σ_B(θ_t)): each coordinate's own variance, no correlations.
+
+    Args:
+        batch_size: B of the matched SGD.
+        replacement: its sampling law.
+        refresh: steps between two computations of the diagonal.
+    """
+
+    refresh: int = field(default=1, kw_only=True)
+    name: ClassVar[str] = "gld-diagonal"
+
+    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """√diag Σ_B."""
+        return (self.variances(risk, theta)).sqrt()

@@ -1,0 +1,44 @@
+"""The Gaussian counterpart of SGD with its whole covariance, at the price of one backward pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics.base import MinibatchNoise, NoiseState
+from noisescape.linops import SymmetricOperator
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class GLDFull(MinibatchNoise):
+    """ε ~ N(0, Σ_B(θ_t)) exactly: ∇L + ε = Gᵀ(1/N + w), w = s(z − mean z)/N, z ~ N(0, I_N).
+
+    s² = N/B with replacement, N(N−B)/(B(N−1)) without, so that Cov ε = (s²/N)·C = Σ_B. No covariance is
+    ever computed: the noisy gradient is the gradient of a re-weighted loss.
+
+    Args:
+        batch_size: B of the matched SGD.
+        replacement: its sampling law.
+    """
+
+    name: ClassVar[str] = "gld-full"
+
+    def noisy_gradient(
+        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
+    ) -> tuple[Tensor, NoiseState]:
+        """Gᵀ(1/N + w)."""
+        number = risk.sample_count
+        scale = (number * self.covariance_factor(risk)) ** 0.5
+        noise = torch.randn(
+            *theta.shape[:-1], number, generator=generator, dtype=theta.dtype, device=theta.device
+        )
+        weights = (1 + scale * (noise - noise.mean(-1, keepdim=True))) / number
+        return risk.weighted_gradient(theta, weights), replace(state, step=state.step + 1)
+
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        """Σ_B."""
+        return risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)

@@ -1,0 +1,31 @@
+"""Langevin dynamics along the first eigenvector of the Hessian."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from torch import Tensor
+
+from noisescape.curvature import leading_hessian_pairs
+from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class GLDTopEigenvector(MinibatchNoise, LowRankLangevin):
+    """ε ~ N(0, Tr Σ_B(θ_t)·u₁u₁ᵀ), u₁ the first eigenvector of H(θ_t): the largest Tr(HΣ) at this trace.
+
+    Args:
+        batch_size: B of the matched SGD.
+        replacement: its sampling law.
+        refresh: steps between two computations.
+    """
+
+    refresh: int = field(default=10, kw_only=True)
+    name: ClassVar[str] = "gld-top-eigenvector"
+
+    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """√(Tr Σ_B)·u₁."""
+        _, vectors = leading_hessian_pairs(risk, theta, 1, guess=previous)
+        return self.scale(vectors, (self.variances(risk, theta).sum(-1)).sqrt())

@@ -1,0 +1,61 @@
+"""Any Gaussian dynamics scaled to a given noise trace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics.base import GaussianLangevin, check_at_least, rescale_factor
+from noisescape.linops import SymmetricOperator
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class MatchedTrace(GaussianLangevin):
+    """The noise of ``inner``, rescaled at every refresh so that Tr Σ = ``trace_target``.
+
+    Args:
+        inner: the dynamics that gives the shape.
+        trace_target: Tr Σ of the gradient noise; for updates of trace τ a step it is τ/η².
+    """
+
+    inner: GaussianLangevin
+    trace_target: float
+
+    @property
+    def name(self) -> str:  # type: ignore[override]
+        """The inner dynamics' name: its shape is what is studied."""
+        return self.inner.name
+
+    @property
+    def refresh_interval(self) -> int:
+        """The inner dynamics'."""
+        return self.inner.refresh_interval
+
+    def _check(self, risk: EmpiricalRisk) -> None:
+        self.inner._check(risk)
+        check_at_least("trace_target", self.trace_target, 0.0, self.name)
+
+    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """The inner root times √(target / its trace)."""
+        root = self.inner.root(risk, theta, previous)
+        present = self.inner.trace(root)
+        return self.inner.scale(root, rescale_factor(torch.full_like(present, self.trace_target), present))
+
+    def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
+        """As the inner dynamics."""
+        return self.inner.draw(root, generator)
+
+    def trace(self, root: Tensor) -> Tensor:
+        """As the inner dynamics."""
+        return self.inner.trace(root)
+
+    def scale(self, root: Tensor, factor: Tensor) -> Tensor:
+        """As the inner dynamics."""
+        return self.inner.scale(root, factor)
+
+    def operator(self, root: Tensor) -> SymmetricOperator:
+        """As the inner dynamics."""
+        return self.inner.operator(root)

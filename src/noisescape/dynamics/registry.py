@@ -1,0 +1,62 @@
+"""Dynamics by name, for command lines and configuration files."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from typing import Any
+
+from noisescape.dynamics.base import Dynamics
+from noisescape.dynamics.gd import GD
+from noisescape.dynamics.gld_constant import GLDConstant
+from noisescape.dynamics.gld_diagonal import GLDDiagonal
+from noisescape.dynamics.gld_dynamic import GLDDynamic
+from noisescape.dynamics.gld_full import GLDFull
+from noisescape.dynamics.gld_hessian import GLDHessian
+from noisescape.dynamics.gld_leading import GLDLeading
+from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
+from noisescape.dynamics.sgd import SGD
+
+DYNAMICS: dict[str, type[Dynamics]] = {
+    kind.name: kind
+    for kind in (
+        GD,
+        SGD,
+        GLDConstant,
+        GLDDynamic,
+        GLDDiagonal,
+        GLDLeading,
+        GLDHessian,
+        GLDTopEigenvector,
+        GLDFull,
+    )
+}
+"""Every dynamics of the comparison, by name."""
+
+
+def dynamics_by_name(name: str, **constants: Any) -> Dynamics:
+    """The dynamics called ``name``, with those of the ``constants`` that it takes.
+
+    One set of constants can thus serve a whole comparison: GD ignores ``batch_size``, say.
+
+    Raises:
+        ValueError: unknown name (the message has the nearest ones), or a constant it needs is missing.
+
+    >>> dynamics_by_name("sgd", batch_size=20, k=20)
+    SGD(batch_size=20, replacement=True)
+    """
+    if name not in DYNAMICS:
+        near = difflib.get_close_matches(name, DYNAMICS, n=2, cutoff=0.4)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise ValueError(f"unknown dynamics '{name}'{hint} Known: {', '.join(DYNAMICS)}")
+    kind = DYNAMICS[name]
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    missing = [
+        field.name
+        for field in fields
+        if field.default is dataclasses.MISSING and field.name not in constants
+    ]
+    if missing:
+        raise ValueError(f"dynamics '{name}' needs {', '.join(missing)}")
+    taken = {field.name: constants[field.name] for field in fields if field.name in constants}
+    return kind(**taken)

@@ -1,0 +1,255 @@
+"""Tr(HΣ), what it is compared with, and the conditions under which the noise's shape matters."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from noisescape.linops import Eigenpairs, Estimate, eigenpairs, product_trace, ratio, squared_norm, trace
+from noisescape.risk import EmpiricalRisk
+from noisescape.theory import decay_exponent, indicator_bounds, projection_coefficient
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """What :func:`measure` found at one θ. Σ is gradient noise at batch size B; C is that at B = 1.
+
+    Exact figures have standard error 0 (up to rounding). Those read off eigenpairs carry the residual norm,
+    a bound rather than a standard deviation.
+
+    Attributes:
+        loss: L.
+        gradient_norm: ‖ḡ‖₂.
+        trace_h: TrH.
+        trace_sigma: TrΣ.
+        trace_h_sigma: Tr(HΣ), the indicator.
+        isotropic_reference: TrH·TrΣ/D = Tr(HΣ̄).
+        anisotropy: Tr(HΣ)/Tr(HΣ̄); over 1, the noise's shape helps it escape.
+        lower_bound: a·λ₁²D/(TrH)² ≤ anisotropy, for PSD H.
+        upper_bound: D·λ₁/TrH ≥ anisotropy, for PSD H.
+        projection_coefficient: a = u₁ᵀΣu₁·TrH/(λ₁TrΣ) of condition (2).
+        decay_exponent: d = log(λ₁/λ_{k+1})/log D of condition (1); asked for is d > ½.
+        alignment: Tr(HΣ)/(‖H‖_F‖Σ‖_F), the cosine between H and Σ.
+        noise_scale: TrC/‖ḡ‖², the simple gradient noise scale, in samples.
+        curvature_noise_scale: Tr(HC)/(ḡᵀHḡ), in samples; NaN where ḡᵀHḡ is 0.
+        hessian: leading eigenpairs of H, k + 1 of them where D allows.
+        noise: leading eigenpairs of Σ, up to k.
+        dimension: D.
+        sample_count: N.
+        batch_size: B.
+        replacement: the sampling law.
+        k: of condition (1).
+    """
+
+    loss: Estimate
+    gradient_norm: Estimate
+    trace_h: Estimate
+    trace_sigma: Estimate
+    trace_h_sigma: Estimate
+    isotropic_reference: Estimate
+    anisotropy: Estimate
+    lower_bound: Estimate
+    upper_bound: Estimate
+    projection_coefficient: Estimate
+    decay_exponent: Estimate
+    alignment: Estimate
+    noise_scale: Estimate
+    curvature_noise_scale: Estimate
+    hessian: Eigenpairs
+    noise: Eigenpairs
+    dimension: int
+    sample_count: int
+    batch_size: int
+    replacement: bool
+    k: int
+
+    def estimates(self) -> dict[str, Estimate]:
+        """All scalar figures by name."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if isinstance(getattr(self, field.name), Estimate)
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers, for JSON: value, stderr, low, high of every figure; eigenvalues; settings."""
+        figures = {}
+        for name, found in self.estimates().items():
+            low, high = found.interval()
+            figures[name] = {"value": found.value, "stderr": found.stderr, "low": low, "high": high}
+        return {
+            **figures,
+            "hessian_eigenvalues": self.hessian.values.tolist(),
+            "noise_eigenvalues": self.noise.values.tolist(),
+            **{name: getattr(self, name) for name in _SETTINGS},
+        }
+
+    def table(self) -> Table:
+        """A rich table: figure, value with standard error, 95 % interval, meaning."""
+        law = "with" if self.replacement else "without"
+        table = Table(
+            title=f"D = {self.dimension}, N = {self.sample_count}, B = {self.batch_size} {law} replacement",
+            title_justify="left",
+        )
+        table.add_column("figure")
+        table.add_column("value ± standard error", justify="right")
+        table.add_column("95 % interval", justify="right")
+        table.add_column("meaning", ratio=1)
+        for name, found in self.estimates().items():
+            low, high = found.interval()
+            interval = f"{low:.4g} … {high:.4g}" if found.stderr else "exact"
+            symbol, meaning = _MEANING[name]
+            table.add_row(symbol, str(found), interval, meaning)
+        for symbol, pairs in (("λ(H)", self.hessian), ("λ(Σ)", self.noise)):
+            leading = ", ".join(f"{value:.3g}" for value in pairs.values[:5].tolist())
+            table.add_row(symbol, leading, "", "leading eigenvalues")
+        return table
+
+    def __str__(self) -> str:
+        text = io.StringIO()
+        Console(file=text, width=110).print(self.table())
+        return text.getvalue().rstrip()
+
+
+_SETTINGS = ("dimension", "sample_count", "batch_size", "replacement", "k")
+_MEANING = {
+    "loss": ("L", "empirical risk"),
+    "gradient_norm": ("‖ḡ‖", "0 at a minimum"),
+    "trace_h": ("Tr H", "total curvature"),
+    "trace_sigma": ("Tr Σ", "size of the gradient noise"),
+    "trace_h_sigma": ("Tr(HΣ)", "the escaping indicator"),
+    "isotropic_reference": ("Tr(HΣ̄)", "the same for isotropic noise of equal trace"),
+    "anisotropy": ("Tr(HΣ)/Tr(HΣ̄)", "over 1: the shape of the noise helps escaping"),
+    "lower_bound": ("lower bound", "a·λ₁²D/(Tr H)², for PSD H"),
+    "upper_bound": ("upper bound", "D·λ₁/Tr H, for PSD H"),
+    "projection_coefficient": ("a", "noise along u₁ relative to curvature (condition 2)"),
+    "decay_exponent": ("d", "λ_{k+1} = λ₁·D^{−d}; condition 1 asks for d > ½"),
+    "alignment": ("cos(H, Σ)", "Tr(HΣ)/(‖H‖‖Σ‖)"),
+    "noise_scale": ("B simple", "Tr C/‖ḡ‖², in samples"),
+    "curvature_noise_scale": ("B noise", "Tr(HC)/ḡᵀHḡ, in samples"),
+}
+
+
+def measure(
+    risk: EmpiricalRisk,
+    theta: Tensor,
+    *,
+    batch_size: int,
+    replacement: bool = True,
+    k: int = 20,
+    rtol: float = 0.01,
+    seed: int = 0,
+) -> Measurement:
+    """Measure the indicator Tr(HΣ_B) at θ and all that says whether the noise's shape matters.
+
+    Args:
+        risk: L.
+        theta: where, (D,).
+        batch_size: B of the noise.
+        replacement: its sampling law.
+        k: leading eigenpairs; cut to D − 1 for small D.
+        rtol: relative standard error asked of the stochastic figures (TrH, Tr(HΣ), the norms).
+        seed: of the probes.
+
+    Raises:
+        NonFiniteLossError: the loss at θ is not finite.
+        ValueError: B, k or rtol out of range.
+
+    >>> points = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    >>> bowl = EmpiricalRisk.from_losses(lambda w: ((w - points) ** 2).sum(1), torch.zeros(3))
+    >>> measure(bowl, torch.zeros(3), batch_size=5).trace_h.value
+    6.0
+    """
+    if k < 1:
+        raise ValueError(f"k must be at least 1, not {k}")
+    covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
+    loss = float(risk.loss(theta))
+    gradient = risk.gradient(theta)
+    hessian = risk.hessian(theta)
+    dimension = risk.dimension
+    k = max(1, min(k, dimension - 1))
+
+    curvature = eigenpairs(hessian, min(k + 1, dimension), seed=seed)
+    trace_h = trace(hessian, rtol=rtol, deflate=curvature.vectors, seed=seed)
+    trace_h_sigma = product_trace(hessian, covariance, rtol=rtol, seed=seed + 1)
+    trace_sigma = Estimate(float(covariance.trace()), 0.0)
+    reference = trace_h.scaled(trace_sigma.value / dimension)
+    noise = _noise_eigenpairs(covariance, k, seed)
+
+    top = Estimate(float(curvature.values[0]), float(curvature.residuals[0]), curvature.cost)
+    first = curvature.vectors[:, 0]
+    top_noise = float(first @ (covariance @ first))
+    coefficient = projection_coefficient(top_noise, top.value, trace_h.value, trace_sigma.value)
+    bounds = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
+    relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
+
+    norm_h = squared_norm(hessian, rtol=2 * rtol, deflate=curvature.vectors, seed=seed + 2)
+    norm_sigma = squared_norm(covariance, rtol=2 * rtol, deflate=noise.vectors, seed=seed + 3)
+    squared_gradient = float(gradient @ gradient)
+    bent_gradient = float(gradient @ (hessian @ gradient))
+    per_sample = 1 / covariance.factor if covariance.factor else math.nan
+
+    return Measurement(
+        loss=Estimate(loss, 0.0),
+        gradient_norm=Estimate(squared_gradient**0.5, 0.0),
+        trace_h=trace_h,
+        trace_sigma=trace_sigma,
+        trace_h_sigma=trace_h_sigma,
+        isotropic_reference=reference,
+        anisotropy=ratio(trace_h_sigma, reference),
+        lower_bound=_with_relative_error(bounds.lower, relative, trace_h),
+        upper_bound=_with_relative_error(bounds.upper, relative, trace_h),
+        projection_coefficient=_with_relative_error(coefficient, relative, trace_h),
+        decay_exponent=_decay(curvature, k, dimension),
+        alignment=ratio(ratio(trace_h_sigma, _root(norm_h)), _root(norm_sigma)),
+        noise_scale=_quotient(trace_sigma.scaled(per_sample), squared_gradient),
+        curvature_noise_scale=_quotient(trace_h_sigma.scaled(per_sample), bent_gradient),
+        hessian=curvature,
+        noise=noise,
+        dimension=dimension,
+        sample_count=risk.sample_count,
+        batch_size=batch_size,
+        replacement=replacement,
+        k=k,
+    )
+
+
+def _noise_eigenpairs(covariance: Any, k: int, seed: int) -> Eigenpairs:
+    known = covariance.leading(k)
+    if known is not None and len(known[0]) < k:  # the rank is lower: all there are
+        values, vectors = known
+        return Eigenpairs(values, vectors, torch.zeros_like(values), 0)
+    return eigenpairs(covariance, k, seed=seed)
+
+
+def _decay(curvature: Eigenpairs, k: int, dimension: int) -> Estimate:
+    if dimension == 1:
+        return Estimate(math.nan, math.nan)
+    top, after = float(curvature.values[0]), float(curvature.values[k])
+    value = decay_exponent(top, after, dimension)
+    if math.isinf(value):
+        return Estimate(value, 0.0, curvature.cost)
+    relative = math.hypot(float(curvature.residuals[0]) / top, float(curvature.residuals[k]) / after)
+    return Estimate(value, relative / math.log(dimension), curvature.cost)
+
+
+def _with_relative_error(value: float, relative: float, source: Estimate) -> Estimate:
+    return Estimate(value, abs(value) * relative, source.cost, source.dof)
+
+
+def _root(squared: Estimate) -> Estimate:
+    """√x by the delta method."""
+    root = squared.value**0.5
+    return Estimate(root, squared.stderr / (2 * root) if root else 0.0, squared.cost, squared.dof)
+
+
+def _quotient(numerator: Estimate, denominator: float) -> Estimate:
+    return numerator.scaled(1 / denominator) if denominator else Estimate(math.nan, math.nan)

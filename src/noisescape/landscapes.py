@@ -1,0 +1,79 @@
+"""Closed-form landscapes: quadratics with known noise, and the paper's two-dimensional toy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from noisescape.risk import EmpiricalRisk
+
+Geometry = Literal["published", "isotropic", "rotated"]
+GEOMETRIES: dict[Geometry, tuple[float, float]] = {
+    "published": (10.0, 100.0),
+    "isotropic": (55.0, 55.0),
+    "rotated": (100.0, 10.0),
+}
+"""Coefficients of u² and v² in the sharp basin. All have the same trace of curvature."""
+
+SHARP_MINIMUM = (1.0, 1.0)
+FLAT_MINIMUM = (-1.0, -1.0)
+_ALONG = 0.5**0.5
+
+
+def quadratic(hessian: Tensor, slopes: Tensor) -> EmpiricalRisk:
+    """ℓ_n(θ) = ½θᵀHθ + b_nᵀθ with the b_n centred: L = ½θᵀHθ, minimum 0, C = cov(b) everywhere.
+
+    Args:
+        hessian: H, (D, D), symmetric.
+        slopes: b, (N, D); their mean is subtracted.
+
+    >>> quadratic(torch.eye(2), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).noise_covariance(
+    ...     torch.zeros(2), 1
+    ... ).dense()
+    tensor([[1., 0.],
+            [0., 0.]])
+    """
+    centred = slopes - slopes.mean(0)
+
+    def losses(theta: Tensor) -> Tensor:
+        return 0.5 * ((theta @ hessian) * theta).sum(-1, keepdim=True) + theta @ centred.mT
+
+    return EmpiricalRisk.from_losses(losses, torch.zeros_like(hessian[0]), vectorized=True)
+
+
+def toy_points(replicas: int, count: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
+    """Data of the toy, (R, N, 2): x = R·(√10 z₁, z₂)·10⁻², the sd-√10 axis along u = (1, −1)/√2."""
+    z = torch.randn(replicas, count, 2, generator=generator, dtype=dtype, device=generator.device) * 1e-2
+    along_u, along_v = 10**0.5 * z[..., 0], z[..., 1]
+    return torch.stack([along_u + along_v, along_v - along_u], dim=-1) * _ALONG
+
+
+def toy_2d(points: Tensor, geometry: Geometry = "published") -> EmpiricalRisk:
+    """ℓ(w; x) = min{p·u² + q·v², ‖w − x + (1,1)‖²}: a sharp basin at (1, 1) and a flat one at (−1, −1).
+
+    (u, v) are the components of w − x − (1, 1) along (1, −1)/√2 and (1, 1)/√2. In the published geometry
+    (p, q) = (10, 100): the steep direction v is also the one that leads to the flat basin. ``"rotated"``
+    turns the basin by 90° against its data, (100, 10); ``"isotropic"`` has (55, 55).
+
+    Args:
+        points: x, (R, N, 2), data of their own for R replicas, or (N, 2).
+        geometry: of the sharp basin.
+    """
+    if geometry not in GEOMETRIES:
+        raise ValueError(f"unknown geometry '{geometry}'; known: {', '.join(GEOMETRIES)}")
+    p, q = GEOMETRIES[geometry]
+
+    def losses(w: Tensor) -> Tensor:
+        offset = w[..., None, :] - points
+        x, y = offset[..., 0], offset[..., 1]
+        # with s = x + y and t = x − y: v² = (s−2)²/2, u² = t²/2, ‖w − x + (1,1)‖² = ((s+2)² + t²)/2
+        s, t = x + y, x - y
+        across = t.square()
+        sharp = p * across + q * (s - 2).square()
+        flat = (s + 2).square() + across
+        return 0.5 * torch.minimum(sharp, flat)
+
+    start = torch.tensor(SHARP_MINIMUM, dtype=points.dtype, device=points.device)
+    return EmpiricalRisk.from_losses(losses, start, vectorized=True)

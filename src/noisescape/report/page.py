@@ -1,0 +1,127 @@
+"""A self-contained HTML page: tables, figures and interactive plots, with nothing fetched."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar
+
+from jinja2 import Environment, StrictUndefined
+
+# a sign, digits and what may follow them (error bars, powers of ten, ranges), then perhaps a short unit
+_NUMBER = re.compile(
+    r"[-−+±<>≤≥≈~]?\s?[(\[]?[-−+]?[.\d∞][\d\s.,eE^+\-−–±×·/()\[\]⁰¹²³⁴⁵⁶⁷⁸⁹⁻]*([a-zµ%]{1,3})?", re.ASCII
+)
+_NO_NUMBER = {"", "-", "−", "–", "—", "nan", "inf", "-inf", "n/a"}
+# a link may lead elsewhere; nothing else may
+_EXTERNAL = re.compile(r"""<(?!a\s)[^>]*\b(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Table:
+    """Cells as text; a column of numbers is set to the right."""
+
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    caption: str
+
+    kind: ClassVar[str] = "table"
+
+    def __post_init__(self) -> None:
+        for index, row in enumerate(self.rows):
+            if len(row) != len(self.columns):
+                raise ValueError(f"row {index} has {len(row)} cells for {len(self.columns)} columns: {row!r}")
+
+    @property
+    def numeric(self) -> tuple[bool, ...]:
+        """For each column, whether its cells are numbers."""
+        return tuple(_are_numbers([row[index] for row in self.rows]) for index in range(len(self.columns)))
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A still picture: the text of an SVG, or the path of one."""
+
+    svg: str | Path
+    caption: str
+
+    kind: ClassVar[str] = "figure"
+
+    @property
+    def data_uri(self) -> str:
+        """The picture as an address that holds it.
+
+        Inside an image element the ids of two SVGs cannot clash, and neither scripts nor
+        references to other hosts are followed.
+        """
+        text = self.svg.read_text(encoding="utf-8") if isinstance(self.svg, Path) else self.svg
+        if "<svg" not in text:
+            raise ValueError(f"not an SVG: {text[:60]!r}; give its text as str, or its path as pathlib.Path")
+        return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
+
+
+@dataclass(frozen=True)
+class Interactive:
+    """A plot as an HTML fragment that expects plotly.js in the page. The fragment is trusted, not escaped."""
+
+    html: str
+    caption: str
+
+    kind: ClassVar[str] = "interactive"
+
+    def __post_init__(self) -> None:
+        if _EXTERNAL.search(self.html):
+            raise ValueError("the fragment fetches from the network: render it with include_plotlyjs=False")
+
+    @classmethod
+    def from_plotly(cls, figure: Any, caption: str) -> Interactive:
+        """The fragment of a ``plotly.graph_objects.Figure``."""
+        html: str = figure.to_html(
+            full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+        )
+        return cls(html, caption)
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading, paragraphs (parted by blank lines), and what there is to look at."""
+
+    title: str
+    text: str
+    items: Sequence[Table | Figure | Interactive] = ()
+
+
+def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
+    """The page. ``facts`` say how it came about (experiment, seed, versions) and fold away at its end."""
+    interactive = any(item.kind == "interactive" for section in sections for item in section.items)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters["paragraphs"] = _paragraphs
+    source = resources.files("noisescape.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
+    return environment.from_string(source).render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        facts=facts,
+        plotlyjs=_plotlyjs() if interactive else None,
+    )
+
+
+def _plotlyjs() -> str:
+    from plotly.offline import get_plotlyjs  # 4 MB of text, for the pages that need it
+
+    return str(get_plotlyjs())
+
+
+def _paragraphs(text: str) -> list[str]:
+    return [paragraph.strip() for paragraph in re.split(r"\n\s*\n", text) if paragraph.strip()]
+
+
+def _are_numbers(cells: Sequence[str]) -> bool:
+    given = [cell.strip() for cell in cells if cell.strip().lower() not in _NO_NUMBER]
+    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)

@@ -1,0 +1,321 @@
+"""A run's directory: what was asked, what was measured, and whether it finished.
+
+::
+
+    run.json                  experiment, resolved configuration, seed, versions, start time
+    metrics.parquet           one tidy table
+    checkpoints/*.safetensors
+    figures/*.png, *.svg
+    report.html
+    summary.json              written last: its presence marks the run complete
+
+Every file appears whole or not at all, so a run that was killed can always be read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import json
+import math
+import os
+import platform
+import secrets
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, moved onto it once the block has succeeded.
+
+    After an exception, or a kill at any moment, ``path`` is what it was before: the old whole file
+    or nothing. The temporary name keeps the suffix, since writers choose a format by it.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    ...     target.exists()
+    False
+    >>> target.read_text()
+    'whole'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(
+                f"nothing was written for {path}: write to the path that atomic_path yields"
+            )
+        # without the sync a power cut could leave the new name on data that never reached the disk
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's directory. Make one with `create`, find one again with `open`."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, path: str | Path, *, experiment: str, config: Mapping[str, Any], seed: int) -> Run:
+        """A new run at ``path``, which must not exist yet or be empty."""
+        path = Path(path)
+        info = {
+            "experiment": experiment,
+            "config": config,
+            "seed": seed,
+            "versions": _versions(),
+            "platform": platform.platform(),
+            "threads": torch.get_num_threads(),
+            "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        text = _strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            occupied = any(path.iterdir())
+            if not occupied:
+                _write_text(path / "run.json", text)
+        except FileExistsError:
+            raise FileExistsError(f"{path} is a file: choose another place for the run's directory") from None
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"cannot write a run to {path} ({error.strerror}): choose a directory that you can write to",
+            ) from error
+        if occupied:
+            raise FileExistsError(
+                f"{path} already exists and is not empty: choose another directory, or remove this one"
+            )
+        return cls(path)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """The run at ``path``, complete or not."""
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise FileNotFoundError(f"no such directory: {path}")
+        if not (run.path / "run.json").is_file():
+            raise FileNotFoundError(f"{path} is not a run's directory: it holds no run.json")
+        _ = run.info
+        return run
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """What ``run.json`` says: experiment, config, seed, versions, platform, threads, started."""
+        info = _read_json(self.path / "run.json")
+        if missing := {"experiment", "config", "seed"} - info.keys():
+            raise ValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
+        return info
+
+    @property
+    def complete(self) -> bool:
+        """Whether the run reached its end."""
+        return (self.path / "summary.json").is_file()
+
+    def write_metrics(self, table: pa.Table) -> None:
+        """Write the table of metrics, in place of an earlier one."""
+        with atomic_path(self.path / "metrics.parquet") as temporary:
+            pq.write_table(table, temporary, compression="zstd")
+
+    def metrics(self) -> pa.Table:
+        """The table of metrics."""
+        path = self._existing("metrics.parquet", "it wrote no metrics before it stopped")
+        # not read_table, which takes a parent directory named "lr=0.1" for a partition and adds a column
+        with pq.ParquetFile(path) as file:
+            return file.read()
+
+    def write_summary(self, summary: Mapping[str, Any]) -> None:
+        """Write the summary, which marks the run complete: call this last."""
+        _write_text(self.path / "summary.json", _strict_json(summary))
+
+    def summary(self) -> dict[str, Any]:
+        """The summary of a complete run; a number that was not finite is None."""
+        return _read_json(self._existing("summary.json", "it did not finish"))
+
+    def write_tensors(
+        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+    ) -> Path:
+        """Write tensors (and strings that say what they are) to ``checkpoints/NAME.safetensors``."""
+        # safetensors takes neither strided tensors nor two that share memory, as tied weights do
+        owned = {
+            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
+            for key, tensor in tensors.items()
+        }
+        path = self._file("checkpoints", name, "safetensors")
+        with atomic_path(path) as temporary:
+            save_file(owned, temporary, metadata=dict(metadata) if metadata else None)
+        return path
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """The tensors of a checkpoint, on the CPU."""
+        return load_file(self._checkpoint(name))
+
+    def tensors_metadata(self, name: str) -> dict[str, str]:
+        """The strings that were stored beside a checkpoint's tensors."""
+        with safe_open(self._checkpoint(name), framework="pt") as file:
+            return dict(file.metadata() or {})
+
+    def save_figure(self, name: str, figure: Figure) -> Path:
+        """Save a figure as ``figures/NAME.png`` and ``.svg``, close it, and return the SVG's path."""
+        import matplotlib.pyplot as plt  # slow to import, and a run without figures has no use for it
+
+        png, svg = self._file("figures", name, "png"), self._file("figures", name, "svg")
+        try:
+            # a fixed salt and no date: the same figure gives the same bytes
+            with (
+                plt.rc_context({"svg.hashsalt": name}),
+                atomic_path(png) as temporary_png,
+                atomic_path(svg) as temporary_svg,
+            ):
+                figure.savefig(temporary_png, dpi=150, bbox_inches="tight")
+                figure.savefig(temporary_svg, bbox_inches="tight", metadata={"Date": None})
+        finally:
+            plt.close(figure)
+        return svg
+
+    def write_report(self, html: str) -> Path:
+        """Write ``report.html``."""
+        path = self.path / "report.html"
+        _write_text(path, html)
+        return path
+
+    def _file(self, folder: str, name: str, suffix: str) -> Path:
+        if not name or name.startswith(".") or any(separator in name for separator in "/\\"):
+            raise ValueError(f"{name!r} cannot name a file: give a plain name, without directories or suffix")
+        directory = self.path / folder
+        directory.mkdir(exist_ok=True)
+        return directory / f"{name}.{suffix}"
+
+    def _existing(self, name: str, otherwise: str) -> Path:
+        path = self.path / name
+        if not path.is_file():
+            raise FileNotFoundError(f"the run {self.path} has no {name}: {otherwise}")
+        return path
+
+    def _checkpoint(self, name: str) -> Path:
+        present = sorted(path.stem for path in (self.path / "checkpoints").glob("[!.]*.safetensors"))
+        return self._existing(f"checkpoints/{name}.safetensors", f"there are {present}")
+
+
+def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
+    """A path for a new run that nothing holds yet: ``runs/EXPERIMENT-YYYYmmdd-HHMMSS``, local time."""
+    first = Path(root) / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    later = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
+    return next(path for path in itertools.chain([first], later) if not path.exists())
+
+
+def tidy(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    """Rows with the same keys as a table: one column a key, of one type.
+
+    Whole and decimal numbers share a column of decimals; None is a missing value, and a column of
+    nothing else holds decimals. One-element tensors and NumPy scalars count as numbers.
+
+    >>> tidy([{"name": "gd", "loss": 1}, {"name": "sgd", "loss": torch.tensor(0.5)}]).to_pydict()
+    {'name': ['gd', 'sgd'], 'loss': [1.0, 0.5]}
+    """
+    columns: dict[str, list[Any]] = {}
+    for index, row in enumerate(rows):
+        if index == 0:
+            columns = {key: [] for key in row}
+        elif row.keys() != columns.keys():
+            differing = sorted(map(str, row.keys() ^ columns.keys()))
+            raise ValueError(
+                f"row {index} and row 0 differ in the keys {differing}: use None for what is missing"
+            )
+        for key, value in row.items():
+            columns[key].append(_scalar(value))
+    return pa.table({key: _column(key, values) for key, values in columns.items()})
+
+
+_ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, Tensor | np.ndarray | np.generic) and math.prod(value.shape) == 1:
+        return value.item()
+    return value
+
+
+def _column(key: str, values: list[Any]) -> pa.Array:
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int, float} and kinds != {int}:
+        return pa.array([None if value is None else float(value) for value in values], pa.float64())
+    if len(kinds) == 1 and (arrow_type := _ARROW_TYPES.get(next(iter(kinds)))) is not None:
+        return pa.array(values, arrow_type)
+    names = sorted(kind.__name__ for kind in kinds)
+    raise TypeError(f"column {key!r} holds {names}: a column holds numbers, or text, or true and false")
+
+
+def _versions() -> dict[str, str]:
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}
+    for package in ("noisescape", "numpy", "scipy"):
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:  # imported from a source tree, not installed
+            versions[package] = "unknown"
+    return versions
+
+
+def _strict_json(value: Mapping[str, Any]) -> str:
+    return json.dumps(_plain(value, "value"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _plain(value: Any, where: str) -> Any:
+    """``value`` in JSON's own types; what is not finite becomes None, for strict JSON has no NaN."""
+    if isinstance(value, Tensor | np.ndarray | np.generic):
+        value = value.tolist()
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Path | torch.device | torch.dtype):
+        return str(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
+    raise TypeError(
+        f"{where} is a {type(value).__name__}, which JSON cannot hold: give numbers, text, lists or dicts"
+    )
+
+
+def _write_text(path: Path, text: str) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"{path} cannot be read as JSON ({error}): restore it, or run the experiment again"
+        ) from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} holds a {type(value).__name__}, not an object: run the experiment again")
+    return value

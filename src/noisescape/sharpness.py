@@ -1,0 +1,58 @@
+"""Expected sharpness: how much the loss rises under random perturbations of the parameters."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noisescape.linops import Estimate
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class Sharpness:
+    """Expected sharpness at scale δ, two ways.
+
+    Attributes:
+        signed: E[L(θ+ν) − L(θ)], ν ~ N(0, δ²I): (δ²/2)·TrH to second order.
+        absolute: E|L(θ+ν) − L(θ)|, the quantity of the published code: larger wherever the sign varies.
+        delta: δ.
+    """
+
+    signed: Estimate
+    absolute: Estimate
+    delta: float
+
+    def __str__(self) -> str:
+        return f"E[ΔL] = {self.signed}, E|ΔL| = {self.absolute} at δ = {self.delta:g}"
+
+
+def expected_sharpness(
+    risk: EmpiricalRisk, theta: Tensor, *, delta: float = 1e-2, draws: int = 100, seed: int = 0
+) -> Sharpness:
+    """Average the rise of the loss over ``draws`` Gaussian perturbations of standard deviation δ.
+
+    Costs are counted in evaluations of the loss. A perturbation with a non-finite loss makes both figures
+    non-finite, which is what they are.
+
+    Raises:
+        ValueError: draws < 2 or δ ≤ 0.
+    """
+    if draws < 2:
+        raise ValueError(f"draws = {draws}, but a standard error needs at least 2")
+    if not delta > 0:
+        raise ValueError(f"delta must be positive, not {delta}")
+    generator = torch.Generator(theta.device).manual_seed(seed)
+    base = risk.loss(theta).double()
+    rises = torch.empty(draws, dtype=torch.float64)
+    for draw in range(draws):
+        noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
+        rises[draw] = (risk.unchecked_losses(theta + delta * noise).mean().double() - base).cpu()
+    return Sharpness(_mean(rises), _mean(rises.abs()), delta)
+
+
+def _mean(values: Tensor) -> Estimate:
+    count = len(values)
+    return Estimate(float(values.mean()), float(values.std() / count**0.5), count + 1, count - 1)

@@ -1,0 +1,215 @@
+"""Run a dynamics: many replicas at once, recorders at chosen steps, divergence as an outcome."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics import Dynamics
+from noisescape.progress import steps_bar
+from noisescape.recorders import Recorder, loss
+from noisescape.risk import EmpiricalRisk
+
+RUNAWAY = 1e8
+"""A replica with a coordinate beyond this, or not finite, has diverged."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one recorder saw: values[i] at steps[i], each a scalar or one value a replica.
+
+    Attributes:
+        steps: (T,).
+        values: (T,), or (T, R) with replicas; NaN for replicas that had diverged.
+    """
+
+    steps: Tensor
+    values: Tensor
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """The outcome of :func:`simulate`.
+
+    Attributes:
+        dynamics: what was run.
+        lr: η, or the schedule.
+        steps: asked for.
+        seed: of the noise.
+        records: by recorder name.
+        theta: the final parameters, (D,) or (R, D); NaN rows for diverged replicas.
+        diverged_at: step after which a replica left every bound, (R,) or a scalar; −1 if it never did.
+    """
+
+    dynamics: Dynamics
+    lr: float | Callable[[int], float]
+    steps: int
+    seed: int
+    records: Mapping[str, Record]
+    theta: Tensor
+    diverged_at: Tensor
+
+    @property
+    def diverged(self) -> Tensor:
+        """Whether each replica diverged, bool, (R,) or a scalar."""
+        return self.diverged_at >= 0
+
+    def rows(self, **labels: Any) -> Iterable[dict[str, Any]]:
+        """The records as tidy rows: dynamics, replica, step, metric, value, and the labels given."""
+        for metric, record in self.records.items():
+            values = record.values if record.values.ndim == 2 else record.values[:, None]
+            for step, per_replica in zip(record.steps.tolist(), values.tolist(), strict=True):
+                for replica, value in enumerate(per_replica):
+                    yield {
+                        **labels,
+                        "dynamics": self.dynamics.name,
+                        "replica": replica,
+                        "step": step,
+                        "metric": metric,
+                        "value": value,
+                    }
+
+
+def simulate(
+    risk: EmpiricalRisk,
+    dynamics: Dynamics,
+    theta: Tensor,
+    *,
+    lr: float | Callable[[int], float],
+    steps: int,
+    replicas: int | None = None,
+    record: Mapping[str, Recorder] | None = None,
+    every: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+    on_step: Callable[[int], None] | None = None,
+) -> Trajectory:
+    """θ_{t+1} = θ_t − η_t(∇L(θ_t) + ε_t) for ``steps`` steps.
+
+    Args:
+        risk: L.
+        dynamics: the law of ε.
+        theta: the start, (D,), or (R, D).
+        lr: η, or a function of the step (0-based).
+        steps: how many.
+        replicas: R copies of a single ``theta`` with independent noise, all moved at once. Closed-form
+            risks broadcast; models are mapped by ``torch.func.vmap``, which pays for small ones.
+        record: recorders by name, by default ``{"loss": loss}``. Each is called as
+            ``recorder(risk, theta)`` and returns a scalar, one value a replica (R,), or a mapping of
+            such. A :func:`~noisescape.recorders.at_steps` recorder brings its own steps.
+        every: how often plain recorders are called: at steps 0, every, 2·every, … and at the end.
+            Default: 100 times.
+        seed: of the noise; the same seed gives the same run on the same machine.
+        progress: show a bar on the terminal's error stream.
+        on_step: called after every step with the number of steps done.
+
+    A replica that leaves every bound is recorded as diverged: its later values are NaN, the others go on.
+
+    Raises:
+        ValueError: constants that do not fit the risk; a start that is not finite; steps or lr ≤ 0.
+
+    >>> from noisescape import EmpiricalRisk, GD
+    >>> bowl = EmpiricalRisk.from_losses(lambda w: (w**2).sum(0, keepdim=True), torch.ones(2))
+    >>> simulate(bowl, GD(), torch.ones(2), lr=0.25, steps=2, progress=False).theta
+    tensor([0.2500, 0.2500])
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, not {steps}")
+    schedule = lr if callable(lr) else _constant(lr)
+    if replicas is not None:
+        if theta.ndim != 1:
+            raise ValueError("replicas copies a single θ (D,); a start of shape (R, D) already has its replicas")
+        if replicas < 1:
+            raise ValueError(f"replicas must be at least 1, not {replicas}")
+        theta = theta.expand(replicas, -1)
+    theta = theta.detach().clone()
+    if not bool(torch.isfinite(theta).all()):
+        raise ValueError("the starting θ is not finite")
+    state = dynamics.init(risk, theta)
+    generator = torch.Generator(theta.device).manual_seed(seed)
+    book = _Book({"loss": loss} if record is None else record, every or max(1, steps // 100), steps)
+    start = theta.clone()
+    diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
+    book.write(0, risk, theta, diverged_at)
+
+    with steps_bar(dynamics.name, steps, shown=progress) as advance:
+        for step in range(steps):
+            try:
+                slope, state = dynamics.noisy_gradient(risk, theta, state, generator)
+                theta = theta - schedule(step) * slope
+            except (ArithmeticError, RuntimeError):
+                # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
+                if theta.ndim == 2 or bool(torch.isfinite(risk.unchecked_losses(theta)).all()):
+                    raise
+                theta = torch.full_like(theta, torch.nan)
+            lost = ~(theta.abs().amax(-1) < RUNAWAY)  # also true for NaN
+            if bool(lost.any()):
+                diverged_at = torch.where(lost & (diverged_at < 0), step + 1, diverged_at)
+                # diverged replicas idle at the start, where every derivative is finite
+                theta = torch.where(lost[..., None], start, theta)
+                if bool((diverged_at >= 0).all()):
+                    book.close(step + 1)
+                    break
+            book.write(step + 1, risk, theta, diverged_at)
+            advance(1)
+            if on_step is not None:
+                on_step(step + 1)
+
+    theta = torch.where((diverged_at >= 0)[..., None], torch.nan, theta)
+    return Trajectory(dynamics, lr, steps, seed, book.records(), theta, diverged_at.cpu())
+
+
+class _Book:
+    """Collects what the recorders return."""
+
+    def __init__(self, recorders: Mapping[str, Recorder], every: int, steps: int) -> None:
+        if every < 1:
+            raise ValueError(f"every must be at least 1, not {every}")
+        self._recorders = recorders
+        self._every = every
+        self._steps = steps
+        self._seen: dict[str, tuple[list[int], list[Tensor]]] = {}
+
+    def write(self, step: int, risk: EmpiricalRisk, theta: Tensor, diverged_at: Tensor) -> None:
+        for name, recorder in self._recorders.items():
+            if self._due(recorder, step):
+                outcome = recorder(risk, theta)
+                parts = outcome if isinstance(outcome, Mapping) else {"": outcome}
+                for part, value in parts.items():
+                    full = torch.as_tensor(value, dtype=torch.float64).cpu()
+                    full = full.expand(diverged_at.shape) if full.ndim == 0 else full
+                    full = torch.where(diverged_at.cpu() >= 0, torch.nan, full)
+                    self._append("/".join(filter(None, (name, part))), step, full)
+
+    def close(self, step: int) -> None:
+        """Everything diverged: a last NaN shows where the curves end."""
+        for steps, values in self._seen.values():
+            steps.append(step)
+            values.append(torch.full_like(values[-1], torch.nan))
+
+    def records(self) -> dict[str, Record]:
+        return {
+            name: Record(torch.tensor(steps), torch.stack(values))
+            for name, (steps, values) in self._seen.items()
+        }
+
+    def _due(self, recorder: Recorder, step: int) -> bool:
+        chosen = getattr(recorder, "steps", None)
+        if chosen is not None:
+            return step in chosen
+        return step % self._every == 0 or step == self._steps
+
+    def _append(self, name: str, step: int, value: Tensor) -> None:
+        steps, values = self._seen.setdefault(name, ([], []))
+        steps.append(step)
+        values.append(value)
+
+
+def _constant(lr: float) -> Callable[[int], float]:
+    if not lr > 0:
+        raise ValueError(f"lr must be positive, not {lr}")
+    return lambda _step: lr

@@ -1,0 +1,49 @@
+"""The two conditions under which anisotropic noise beats isotropic noise, as measurable numbers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+def projection_coefficient(
+    top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float
+) -> float:
+    """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): how much of the noise lies along the top eigenvector, in units of its share
+    of the curvature. 1 if Σ ∝ H; D/(condition) small for isotropic noise."""
+    return top_noise * trace_h / (top_curvature * trace_sigma)
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """lower ≤ Tr(HΣ)/Tr(HΣ̄) ≤ upper, exact for PSD H."""
+
+    lower: float
+    upper: float
+
+
+def indicator_bounds(coefficient: float, top_curvature: float, trace_h: float, dimension: int) -> Bounds:
+    """a·λ₁²·D/(TrH)² ≤ Tr(HΣ)/Tr(HΣ̄) ≤ D·λ₁/TrH, for PSD H.
+
+    Rank-one noise along u₁ attains the upper bound.
+
+    >>> indicator_bounds(1.0, 2.0, 3.0, 2)
+    Bounds(lower=0.8888888888888888, upper=1.3333333333333333)
+    """
+    return Bounds(
+        lower=coefficient * top_curvature**2 * dimension / trace_h**2,
+        upper=dimension * top_curvature / trace_h,
+    )
+
+
+def decay_exponent(top: float, next_after_k: float, dimension: int) -> float:
+    """d with λ_{k+1} = λ₁·D^{−d}: condition (1) asks for d > ½ at some k ≪ D.
+
+    Infinite where λ_{k+1} ≤ 0.
+
+    >>> decay_exponent(100.0, 1.0, 10_000)
+    0.5
+    """
+    if next_after_k <= 0:
+        return math.inf
+    return math.log(top / next_after_k) / math.log(dimension)

@@ -1,0 +1,49 @@
+"""Noisy gradient descent on a quadratic, exactly as it is run: in discrete steps."""
+
+from __future__ import annotations
+
+import torch
+from scipy.linalg import solve_discrete_lyapunov
+from torch import Tensor
+
+
+def expected_excess_loss(hessian: Tensor, covariance: Tensor, *, lr: float, steps: int) -> Tensor:
+    """E L_k − L_0 for L = ½θᵀHθ from θ₀ = 0 under θ ← θ − η(Hθ + ε), Cov ε = Σ constant.
+
+    (η/2) Σ_j S_jj (1 − (1−ηλ_j)^{2k})/(2 − ηλ_j) with S = UᵀΣU in H's eigenbasis: no small-η limit, so it
+    holds where ηλ is near 1 as in the 2-D toy, and shows divergence where ηλ > 2.
+
+    Args:
+        hessian: H, (D, D), symmetric.
+        covariance: Σ of the *gradient* noise, (D, D).
+        lr: η.
+        steps: k.
+
+    >>> expected_excess_loss(torch.tensor([[2.0]]), torch.tensor([[1.0]]), lr=0.5, steps=10)
+    tensor(0.2500)
+    """
+    values, vectors = torch.linalg.eigh(hessian)
+    spread = torch.einsum("ij,ik,kj->j", vectors, covariance, vectors)
+    ratio = (1 - lr * values) ** 2
+    near_one = (1 - ratio).abs() < 1e-9
+    series = torch.where(
+        near_one, torch.as_tensor(float(steps), dtype=values.dtype), (1 - ratio**steps) / (1 - ratio)
+    )
+    return lr**2 / 2 * (values * spread * series).sum()
+
+
+def stationary_covariance(hessian: Tensor, covariance: Tensor, *, lr: float) -> Tensor:
+    """X = (I−ηH)X(I−ηH) + η²Σ, the covariance of θ after many steps, (D, D), by SciPy.
+
+    Raises:
+        ValueError: not 0 < ηλ < 2 for every eigenvalue of H: nothing stationary exists.
+    """
+    values = torch.linalg.eigvalsh(hessian)
+    if float(values.min()) <= 0 or float(values.max()) * lr >= 2:
+        raise ValueError(
+            f"no stationary law: eigenvalues span {float(values.min()):.3g} .. {float(values.max()):.3g}, but "
+            f"must lie strictly between 0 and 2/lr = {2 / lr:.3g}"
+        )
+    contraction = (torch.eye(len(hessian), dtype=hessian.dtype) - lr * hessian.cpu()).numpy()
+    found = solve_discrete_lyapunov(contraction, (lr**2 * covariance).cpu().numpy())
+    return torch.as_tensor(found, dtype=hessian.dtype, device=hessian.device)

@@ -1,0 +1,26 @@
+"""Fixtures shared by the tests; the builders are in ``cases.py``."""
+
+from __future__ import annotations
+
+import pytest
+from cases import CASES, Case, bowl_risk
+
+from noisescape.risk import EmpiricalRisk
+
+
+@pytest.fixture
+def mlp() -> Case:
+    """A tiny classifier, N = 11, D = 31."""
+    return CASES["mlp cross-entropy"]
+
+
+@pytest.fixture
+def conv() -> Case:
+    """A tiny conv net, N = 9, D = 47."""
+    return CASES["conv"]
+
+
+@pytest.fixture(params=[False, True], ids=["mapped", "vectorized"])
+def bowl_risks(request: pytest.FixtureRequest) -> EmpiricalRisk:
+    """The same closed form given as a function of one θ and of many."""
+    return bowl_risk(vectorized=request.param)
