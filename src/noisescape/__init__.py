@@ -1,1 +1,76 @@
+"""The laboratory for gradient noise: measure it, shape it, and watch it escape sharp minima."""
+
+from noisescape import landscapes, linops, recorders, theory
+from noisescape.dynamics import (
+    DYNAMICS,
+    GD,
+    SGD,
+    Dynamics,
+    GLDConstant,
+    GLDDiagonal,
+    GLDDynamic,
+    GLDFull,
+    GLDHessian,
+    GLDLeading,
+    GLDTopEigenvector,
+    MatchedTrace,
+    dynamics_by_name,
+)
+from noisescape.errors import BatchCouplingError, NonFiniteLossError
+from noisescape.indicators import Measurement, measure
+from noisescape.linops import (
+    Eigenpairs,
+    Estimate,
+    SpectralDensity,
+    SymmetricOperator,
+    diagonal,
+    eigenpairs,
+    product_trace,
+    spectral_density,
+    squared_norm,
+    trace,
+)
 from noisescape.risk import EmpiricalRisk
+from noisescape.sharpness import Sharpness, expected_sharpness
+from noisescape.simulate import Trajectory, simulate
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "DYNAMICS",
+    "GD",
+    "SGD",
+    "BatchCouplingError",
+    "Dynamics",
+    "Eigenpairs",
+    "EmpiricalRisk",
+    "Estimate",
+    "GLDConstant",
+    "GLDDiagonal",
+    "GLDDynamic",
+    "GLDFull",
+    "GLDHessian",
+    "GLDLeading",
+    "GLDTopEigenvector",
+    "MatchedTrace",
+    "Measurement",
+    "NonFiniteLossError",
+    "Sharpness",
+    "SpectralDensity",
+    "SymmetricOperator",
+    "Trajectory",
+    "diagonal",
+    "dynamics_by_name",
+    "eigenpairs",
+    "expected_sharpness",
+    "landscapes",
+    "linops",
+    "measure",
+    "product_trace",
+    "recorders",
+    "simulate",
+    "spectral_density",
+    "squared_norm",
+    "theory",
+    "trace",
+]

@@ -58,10 +58,7 @@ def leading_hessian_pairs(
     ``guess`` (D, k) near the answer, a few block iterations.
     """
     if risk.dimension <= SMALL:
-        basis = torch.eye(risk.dimension, dtype=risk.dtype, device=risk.device)
-        columns = [risk.hessian_product(theta, axis.expand_as(theta).contiguous()) for axis in basis]
-        matrix = torch.stack(columns, dim=-1)
-        values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
+        values, vectors = torch.linalg.eigh(risk.dense_hessian(theta))
         return values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
     if theta.ndim == 2:
         guesses = [None] * len(theta) if guess is None else list(guess)

@@ -1,7 +1,12 @@
-"""The per-sample losses of a closed-form landscape, θ ↦ ℓ(θ)."""
+"""The per-sample losses of a closed-form landscape.
+
+Their "samples" are positions 0 .. N − 1 in the vector of losses, which is evaluated whole unless a minibatch
+asks for less.
+"""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -11,29 +16,20 @@ from torch.func import jvp, vmap
 from noisescape.samples import Batch, TensorSamples
 
 
-class FunctionLoss:
-    """ℓ(θ) of shape (N,); its "samples" are the positions 0 .. N − 1 in that vector.
-
-    Replicas (R, D) are broadcast if the function is ``vectorized``, mapped by ``vmap`` otherwise.
-    """
+class ClosedForm(ABC):
+    """ℓ(θ) of shape (N,), from code rather than from a model and data."""
 
     broadcasts = True
 
-    def __init__(self, losses: Callable[[Tensor], Tensor], start: Tensor, *, vectorized: bool) -> None:
+    def __init__(self, start: Tensor) -> None:
+        if start.ndim != 1 or not start.is_floating_point():
+            raise ValueError(
+                f"parameters must be a flat floating-point vector (D,), not {start.dtype} of shape "
+                f"{tuple(start.shape)}"
+            )
         self.start = start.detach().clone()
-        self.vectorized = vectorized
         self.dtype, self.device = start.dtype, start.device
         self.dimension = start.numel()
-        self._losses = losses
-        self._of_replicas = losses if vectorized else vmap(losses)
-        rows = self.start[None] if vectorized else self.start
-        with torch.no_grad():
-            values = losses(rows)
-        if not isinstance(values, Tensor) or values.ndim != rows.ndim or values.shape[-1] == 0:
-            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            expected = "(R, N) for θ of shape (R, D)" if vectorized else "(N,) for θ of shape (D,)"
-            raise ValueError(f"losses returned {found}; expected per-sample losses {expected} with N ≥ 1")
-        self.positions = torch.arange(values.shape[-1], device=self.device)
 
     def flat_parameters(self) -> Tensor:
         """A copy of the starting point, (D,)."""
@@ -43,26 +39,59 @@ class FunctionLoss:
         """The positions, as samples."""
         return TensorSamples(self.positions, self.positions)
 
+    def bytes_per_sample(self, _batch: Batch) -> int:
+        """A closed form is evaluated whole; a nominal figure."""
+        return 64
+
+    def _count(self, values: Tensor) -> None:
+        """Number the losses found at the start."""
+        if values.shape[-1] == 0:
+            raise ValueError("there are no losses: an empirical risk is a mean over at least one sample")
+        self.positions = torch.arange(values.shape[-1], device=self.device)
+
+    @property
+    @abstractmethod
+    def probes_single(self) -> bool:
+        """Whether a single θ (D,) can be evaluated."""
+
+    @abstractmethod
     def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
         """(D,) → (n,), (R, D) → (R, n) at the batch's positions."""
-        if theta.ndim == 2:
-            values = self._of_replicas(theta)
-        elif self.vectorized:
-            values = self._losses(theta[None])
-            if len(values) != 1:
-                raise ValueError(
-                    f"this risk holds {len(values)} replicas with data of their own; θ must have shape "
-                    f"({len(values)}, {self.dimension})"
-                )
-            values = values[0]
-        else:
-            values = self._losses(theta)
+
+    @abstractmethod
+    def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
+        """G, (n, D) or (R, n, D)."""
+
+
+class LossVector(ClosedForm):
+    """From θ ↦ ℓ(θ), (D,) → (N,); replicas are mapped by ``vmap``."""
+
+    def __init__(self, losses: Callable[[Tensor], Tensor], start: Tensor) -> None:
+        super().__init__(start)
+        self._losses = losses
+        with torch.no_grad():
+            values = losses(self.start)
+        if not isinstance(values, Tensor) or values.ndim != 1:
+            found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+            raise ValueError(
+                f"losses returned {found} for θ of shape ({self.dimension},); expected one loss a sample, (N,)"
+            )
+        self._count(values)
+
+    @property
+    def probes_single(self) -> bool:
+        """Always."""
+        return True
+
+    def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
+        """The whole vector, or its entries at the batch's positions."""
+        values = self._losses(theta) if theta.ndim == 1 else vmap(self._losses)(theta)
         if batch.inputs is self.positions:
             return values
         return values.gather(-1, batch.inputs) if data_per_replica else values[..., batch.inputs]
 
     def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
-        """G, (n, D) or (R, n, D), by whichever of forward and reverse mode needs fewer passes."""
+        """By whichever of forward and reverse mode needs fewer passes."""
         if self.dimension <= batch.size:
             columns = []
             for axis in torch.eye(self.dimension, dtype=self.dtype, device=self.device):
@@ -77,6 +106,63 @@ class FunctionLoss:
         ]
         return torch.stack(rows, dim=-2)
 
-    def bytes_per_sample(self, _batch: Batch) -> int:
-        """A closed form is evaluated whole; a nominal figure."""
-        return 64
+
+class SampleLoss(ClosedForm):
+    """From (θ, x) ↦ ℓ(θ; x), broadcasting over leading dimensions; data (N, ...), or (R, N, ...).
+
+    All per-sample gradients are one reverse pass: each sample gets a θ of its own.
+    """
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], data: Tensor, start: Tensor) -> None:
+        super().__init__(start)
+        if data.device != self.device:
+            raise ValueError(
+                f"mixed devices: parameters are on {self.device}, data on {data.device}; move one with .to()"
+            )
+        self._loss = loss
+        self._data = data
+        with torch.no_grad():
+            values = loss(self.start[None], data)
+        if values.ndim not in (1, 2) or values.shape != data.shape[: values.ndim]:
+            raise ValueError(
+                f"loss of θ (1, {self.dimension}) and data {tuple(data.shape)} has shape "
+                f"{tuple(values.shape)}; expected one value a sample: the data's leading (N,) or (R, N)"
+            )
+        self._data_per_replica = values.ndim == 2
+        self._count(values)
+
+    @property
+    def probes_single(self) -> bool:
+        """Unless every replica has data of its own."""
+        return not self._data_per_replica
+
+    def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
+        """ℓ(θ; x) at the batch's samples."""
+        self._check_replicas(theta)
+        return self._loss(theta[..., None, :], self._chosen(batch, data_per_replica))
+
+    def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
+        """One reverse pass over a θ for each sample."""
+        self._check_replicas(theta)
+        data = self._chosen(batch, False)
+        shape = (*theta.shape[:-1], batch.size, self.dimension)
+        # parameters as planes: a loss that takes them apart then reads contiguous memory
+        planes = theta.detach()[..., None, :].expand(shape).movedim(-1, 0).contiguous()
+        leaf = planes.movedim(0, -1).requires_grad_()
+        values = self._loss(leaf, data)
+        return torch.autograd.grad(values.sum(), leaf, materialize_grads=True)[0]
+
+    def _chosen(self, batch: Batch, gathered: bool) -> Tensor:
+        if batch.inputs is self.positions:
+            return self._data
+        if self._data_per_replica and gathered:
+            rows = torch.arange(len(self._data), device=self.device)[:, None]
+            return self._data[rows, batch.inputs]
+        return self._data[:, batch.inputs] if self._data_per_replica else self._data[batch.inputs]
+
+    def _check_replicas(self, theta: Tensor) -> None:
+        if self._data_per_replica and theta.shape[:-1] != self._data.shape[:1]:
+            raise ValueError(
+                f"this risk holds {len(self._data)} replicas with data of their own; θ must have shape "
+                f"({len(self._data)}, {self.dimension}), not {tuple(theta.shape)}"
+            )

@@ -141,11 +141,18 @@ def gradient_variances(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = Tr
 
     One pass over the per-sample gradients, which are never all held. Uncentred: the second moment.
     """
-    mean = risk.gradient(theta) if centred else torch.zeros_like(theta)
+    mean = torch.zeros_like(theta)
     total = torch.zeros_like(theta)
+    seen = 0
     for rows in risk.per_sample_gradient_chunks(theta):
-        total += (rows - mean[..., None, :]).square().sum(-2)
-    return total / risk.sample_count
+        # the deviations of each chunk from its own mean, then those of the means (Chan's update)
+        count = rows.shape[-2]
+        centre = rows.mean(-2) if centred else mean
+        total += (rows - centre[..., None, :]).square().sum(-2)
+        total += (centre - mean).square() * (seen * count / (seen + count))
+        mean = mean + (centre - mean) * (count / (seen + count))
+        seen += count
+    return total / seen
 
 
 def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -35,22 +35,24 @@ def quadratic(hessian: Tensor, slopes: Tensor) -> EmpiricalRisk:
     tensor([[1., 0.],
             [0., 0.]])
     """
-    centred = slopes - slopes.mean(0)
 
-    def losses(theta: Tensor) -> Tensor:
-        return 0.5 * ((theta @ hessian) * theta).sum(-1, keepdim=True) + theta @ centred.mT
+    def loss(theta: Tensor, slope: Tensor) -> Tensor:
+        return 0.5 * ((theta @ hessian) * theta).sum(-1) + (theta * slope).sum(-1)
 
-    return EmpiricalRisk.from_losses(losses, torch.zeros_like(hessian[0]), vectorized=True)
+    return EmpiricalRisk.from_sample_loss(loss, slopes - slopes.mean(0), torch.zeros_like(hessian[0]))
 
 
 def toy_points(replicas: int, count: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
     """Data of the toy, (R, N, 2): x = R·(√10 z₁, z₂)·10⁻², the sd-√10 axis along u = (1, −1)/√2."""
-    z = torch.randn(replicas, count, 2, generator=generator, dtype=dtype, device=generator.device) * 1e-2
-    along_u, along_v = 10**0.5 * z[..., 0], z[..., 1]
-    return torch.stack([along_u + along_v, along_v - along_u], dim=-1) * _ALONG
+    z = torch.randn(2, replicas, count, generator=generator, dtype=dtype, device=generator.device) * 1e-2
+    along_u, along_v = 10**0.5 * z[0], z[1]
+    # coordinates are stored as planes, so that taking one of them is contiguous
+    return torch.stack([along_u + along_v, along_v - along_u]).movedim(0, -1) * _ALONG
 
 
-def toy_2d(points: Tensor, geometry: Geometry = "published") -> EmpiricalRisk:
+def toy_2d(
+    points: Tensor, geometry: Geometry = "published", *, kind: type[EmpiricalRisk] = EmpiricalRisk
+) -> EmpiricalRisk:
     """ℓ(w; x) = min{p·u² + q·v², ‖w − x + (1,1)‖²}: a sharp basin at (1, 1) and a flat one at (−1, −1).
 
     (u, v) are the components of w − x − (1, 1) along (1, −1)/√2 and (1, 1)/√2. In the published geometry
@@ -60,20 +62,22 @@ def toy_2d(points: Tensor, geometry: Geometry = "published") -> EmpiricalRisk:
     Args:
         points: x, (R, N, 2), data of their own for R replicas, or (N, 2).
         geometry: of the sharp basin.
+        kind: the class of risk to build.
     """
     if geometry not in GEOMETRIES:
         raise ValueError(f"unknown geometry '{geometry}'; known: {', '.join(GEOMETRIES)}")
     p, q = GEOMETRIES[geometry]
 
-    def losses(w: Tensor) -> Tensor:
-        offset = w[..., None, :] - points
-        x, y = offset[..., 0], offset[..., 1]
-        # with s = x + y and t = x − y: v² = (s−2)²/2, u² = t²/2, ‖w − x + (1,1)‖² = ((s+2)² + t²)/2
-        s, t = x + y, x - y
-        across = t.square()
-        sharp = p * across + q * (s - 2).square()
-        flat = (s + 2).square() + across
+    def loss(w: Tensor, x: Tensor) -> Tensor:
+        # with s and t the sum and difference of the offset's coordinates, v² = (s−2)²/2, u² = t²/2 and
+        # ‖w − x + (1,1)‖² = ((s+2)² + t²)/2
+        w1, w2 = w.unbind(-1)
+        x1, x2 = x.unbind(-1)
+        sum_x = x1 + x2
+        across = ((w1 - w2) - (x1 - x2)).square()
+        sharp = p * across + q * ((w1 + w2 - 2) - sum_x).square()
+        flat = across + ((w1 + w2 + 2) - sum_x).square()
         return 0.5 * torch.minimum(sharp, flat)
 
     start = torch.tensor(SHARP_MINIMUM, dtype=points.dtype, device=points.device)
-    return EmpiricalRisk.from_losses(losses, start, vectorized=True)
+    return kind.from_sample_loss(loss, points, start)

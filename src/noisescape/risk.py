@@ -18,7 +18,7 @@ from torch.func import grad
 from noisescape import curvature
 from noisescape.differentiation import column_blocks, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
-from noisescape.function_loss import FunctionLoss
+from noisescape.function_loss import ClosedForm, LossVector, SampleLoss
 from noisescape.gradient_noise import EmpiricalFisher, NoiseCovariance
 from noisescape.linops import SymmetricOperator
 from noisescape.model_loss import Loss, ModelLoss
@@ -83,21 +83,13 @@ class EmpiricalRisk:
 
     @classmethod
     def from_losses(
-        cls,
-        losses: Callable[[Tensor], Tensor],
-        parameters: Tensor,
-        *,
-        vectorized: bool = False,
-        memory_budget: int | None = None,
+        cls, losses: Callable[[Tensor], Tensor], parameters: Tensor, *, memory_budget: int | None = None
     ) -> EmpiricalRisk:
-        """A risk from a plain function of the parameters: a closed-form landscape, say.
+        """A risk from a plain function of the parameters.
 
         Args:
-            losses: θ ↦ ℓ(θ), (D,) → (N,), differentiable by PyTorch.
+            losses: θ ↦ ℓ(θ), (D,) → (N,), differentiable by PyTorch; replicas are mapped by ``vmap``.
             parameters: θ₀, (D,): what :meth:`parameters` returns; fixes D, dtype and device.
-            vectorized: whether ``losses`` also maps (R, D) → (R, N), treating each row on its own. Faster
-                for replicas, and lets each replica have data of its own. Otherwise rows are mapped by
-                ``torch.func.vmap``.
             memory_budget: as for the class.
 
         >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
@@ -105,12 +97,40 @@ class EmpiricalRisk:
         >>> risk.gradient(torch.tensor([1.0, 3.0]))
         tensor([0., 6.])
         """
-        if parameters.ndim != 1 or not parameters.is_floating_point():
-            raise ValueError(
-                f"parameters must be a flat floating-point vector (D,), not {parameters.dtype} of shape "
-                f"{tuple(parameters.shape)}"
-            )
-        function = FunctionLoss(losses, parameters, vectorized=vectorized)
+        return cls._closed_form(LossVector(losses, parameters), memory_budget)
+
+    @classmethod
+    def from_sample_loss(
+        cls,
+        loss: Callable[[Tensor, Tensor], Tensor],
+        data: Tensor,
+        parameters: Tensor,
+        *,
+        memory_budget: int | None = None,
+    ) -> EmpiricalRisk:
+        """A risk from the loss of one sample, ℓ(θ; x), written so that it broadcasts.
+
+        Faster than :meth:`from_losses` for replicas and per-sample gradients, and replicas may have data of
+        their own.
+
+        Args:
+            loss: (θ, x) ↦ ℓ, with θ of shape (..., D) and x of shape (..., *sample) ↦ (...).
+            data: x of all samples, (N, *sample), or (R, N, *sample): a data set for each replica.
+            parameters: θ₀, (D,).
+            memory_budget: as for the class.
+
+        >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
+        >>> risk = EmpiricalRisk.from_sample_loss(
+        ...     lambda w, x: ((w - x) ** 2).sum(-1), points, torch.zeros(2)
+        ... )
+        >>> risk.per_sample_gradients(torch.tensor([1.0, 3.0]))
+        tensor([[ 2.,  6.],
+                [-2.,  6.]])
+        """
+        return cls._closed_form(SampleLoss(loss, data, parameters), memory_budget)
+
+    @classmethod
+    def _closed_form(cls, function: ClosedForm, memory_budget: int | None) -> EmpiricalRisk:
         samples = function.samples()
         budget = _check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
         risk = cls.__new__(cls)
@@ -119,7 +139,7 @@ class EmpiricalRisk:
 
     def _assemble(
         self,
-        function: ModelLoss | FunctionLoss,
+        function: ModelLoss | ClosedForm,
         samples: Samples,
         parameters: Callable[[], Tensor],
         memory_budget: int,
@@ -403,6 +423,21 @@ class EmpiricalRisk:
             total += torch.cat(parts, dim=-1)
         return total
 
+    def dense_hessian(self, theta: Tensor) -> Tensor:
+        """H formed column by column from one graph: (D,) → (D, D), or (R, D) → (R, D, D). For small D."""
+        self._check_theta(theta)
+        total = theta.new_zeros(*theta.shape, self.dimension)
+        for batch in self._batches(passes=4):
+            leaf = theta.detach().requires_grad_()
+            mean = self._function.losses(leaf, batch).sum() / self.sample_count
+            (slope,) = torch.autograd.grad(mean, leaf, create_graph=True, materialize_grads=True)
+            columns = [
+                pull_back(slope, leaf, axis.expand_as(theta))
+                for axis in torch.eye(self.dimension, dtype=self.dtype, device=self.device)
+            ]
+            total += torch.stack(columns, dim=-1)
+        return (total + total.mT) / 2
+
     def gauss_newton_product(self, theta: Tensor, directions: Tensor) -> Tensor:
         """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n v, with J_n the Jacobian of sample n's outputs f.
 
@@ -544,8 +579,8 @@ class EmpiricalRisk:
         """
         batch = self._probe_batch(1)
         theta = self.parameters()
-        if self._function.broadcasts and self._function.vectorized:  # may hold data for R replicas only
-            return True
+        if isinstance(self._function, ClosedForm) and not self._function.probes_single:
+            return False
         generator = torch.Generator(self.device).manual_seed(0)
         direction = torch.randn(self.dimension, generator=generator, dtype=self.dtype, device=self.device)
         direction /= torch.linalg.vector_norm(direction)

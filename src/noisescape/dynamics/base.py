@@ -95,11 +95,15 @@ class GaussianLangevin(Dynamics):
         return int(getattr(self, "refresh", 1))
 
     @abstractmethod
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
-        """R at θ: (D,) for a diagonal one, (D, k) for a factor; with a leading R for replicas.
+    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """R at θ up to a scale: (D,) for a diagonal one, (D, k) for a factor; replicas lead.
 
         ``previous`` is the last root: a start for iterative methods.
         """
+
+    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """R at θ, with its scale."""
+        return self.shape(risk, theta, previous)
 
     @abstractmethod
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
@@ -174,6 +178,16 @@ class LowRankLangevin(GaussianLangevin):
     def operator(self, root: Tensor) -> SymmetricOperator:
         """R Rᵀ."""
         return LowRankOperator(root, name=f"{self.name} covariance")
+
+
+@dataclass(frozen=True)
+class MatchedToMinibatch(MinibatchNoise, GaussianLangevin):
+    """Gaussian noise of a shape of its own, scaled to Tr Σ_B."""
+
+    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """The shape times √(Tr Σ_B / its trace); 0 where the shape is."""
+        shape = self.shape(risk, theta, previous)
+        return self.scale(shape, rescale_factor(self.variances(risk, theta).sum(-1), self.trace(shape)))
 
 
 def rescale_factor(wanted: Tensor, present: Tensor) -> Tensor:

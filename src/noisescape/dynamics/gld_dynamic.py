@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from noisescape.dynamics.base import DiagonalLangevin, MinibatchNoise
+from noisescape.dynamics.base import DiagonalLangevin, MatchedToMinibatch
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class GLDDynamic(MinibatchNoise, DiagonalLangevin):
+class GLDDynamic(MatchedToMinibatch, DiagonalLangevin):
     """ε ~ N(0, σ_t²I), σ_t² = Tr Σ_B(θ_t)/D: SGD's magnitude without its shape.
 
     Args:
@@ -24,7 +25,6 @@ class GLDDynamic(MinibatchNoise, DiagonalLangevin):
     refresh: int = field(default=1, kw_only=True)
     name: ClassVar[str] = "gld-dynamic"
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
-        """√(Tr Σ_B/D) everywhere."""
-        variance = self.variances(risk, theta).mean(-1, keepdim=True)
-        return variance.sqrt().expand_as(theta)
+    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """1 everywhere."""
+        return torch.ones_like(theta)

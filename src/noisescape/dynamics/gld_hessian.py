@@ -8,12 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from noisescape.curvature import leading_hessian_pairs
-from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise, rescale_factor
+from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class GLDHessian(MinibatchNoise, LowRankLangevin):
+class GLDHessian(MatchedToMinibatch, LowRankLangevin):
     """ε ~ N(0, c·H_k), H_k the PSD part of rank ≤ k of H(θ_t), c such that the trace is Tr Σ_B.
 
     The k algebraically largest eigenvalues are taken and negative ones dropped. (The published code takes
@@ -30,9 +30,7 @@ class GLDHessian(MinibatchNoise, LowRankLangevin):
     refresh: int = field(default=10, kw_only=True)
     name: ClassVar[str] = "gld-hessian"
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
-        """U√(cλ₊); all zero where H has no positive eigenvalue."""
+    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """U√λ₊; all zero where H has no positive eigenvalue."""
         values, vectors = leading_hessian_pairs(risk, theta, self.k, guess=previous)
-        root = vectors * values.clamp_min(0).sqrt()[..., None, :]
-        wanted = self.variances(risk, theta).sum(-1)
-        return self.scale(root, rescale_factor(wanted, self.trace(root)))
+        return vectors * values.clamp_min(0).sqrt()[..., None, :]

@@ -8,12 +8,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from noisescape.curvature import leading_hessian_pairs
-from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
+from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class GLDTopEigenvector(MinibatchNoise, LowRankLangevin):
+class GLDTopEigenvector(MatchedToMinibatch, LowRankLangevin):
     """ε ~ N(0, Tr Σ_B(θ_t)·u₁u₁ᵀ), u₁ the first eigenvector of H(θ_t): the largest Tr(HΣ) at this trace.
 
     Args:
@@ -25,7 +25,6 @@ class GLDTopEigenvector(MinibatchNoise, LowRankLangevin):
     refresh: int = field(default=10, kw_only=True)
     name: ClassVar[str] = "gld-top-eigenvector"
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
-        """√(Tr Σ_B)·u₁."""
-        _, vectors = leading_hessian_pairs(risk, theta, 1, guess=previous)
-        return self.scale(vectors, (self.variances(risk, theta).sum(-1)).sqrt())
+    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """u₁."""
+        return leading_hessian_pairs(risk, theta, 1, guess=previous)[1]

@@ -38,11 +38,15 @@ class MatchedTrace(GaussianLangevin):
         self.inner._check(risk)
         check_at_least("trace_target", self.trace_target, 0.0, self.name)
 
+    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+        """As the inner dynamics."""
+        return self.inner.shape(risk, theta, previous)
+
     def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
-        """The inner root times √(target / its trace)."""
-        root = self.inner.root(risk, theta, previous)
-        present = self.inner.trace(root)
-        return self.inner.scale(root, rescale_factor(torch.full_like(present, self.trace_target), present))
+        """The inner shape times √(target / its trace)."""
+        shape = self.shape(risk, theta, previous)
+        present = self.trace(shape)
+        return self.scale(shape, rescale_factor(torch.full_like(present, self.trace_target), present))
 
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
         """As the inner dynamics."""

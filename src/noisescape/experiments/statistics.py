@@ -1,0 +1,51 @@
+"""Intervals for what replicas and seeds say."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from noisescape.linops import Estimate
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A success rate with its 95 % Wilson interval."""
+
+    rate: float
+    low: float
+    high: float
+    n: int
+
+
+def wilson(successes: int, trials: int) -> Rate:
+    """The share of successes.
+
+    >>> wilson(0, 100).high < 0.04
+    True
+    """
+    interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
+    return Rate(successes / trials, float(interval.low), float(interval.high), trials)
+
+
+def mean_over(values: Sequence[float]) -> Estimate:
+    """Mean and standard error of independent values, NaN left out; infinite error for fewer than two."""
+    finite = np.asarray([value for value in values if math.isfinite(value)], dtype=float)
+    if len(finite) == 0:
+        return Estimate(math.nan, math.nan)
+    if len(finite) == 1:
+        return Estimate(float(finite[0]), math.inf, dof=1)
+    return Estimate(float(finite.mean()), float(finite.std(ddof=1) / len(finite) ** 0.5), dof=len(finite) - 1)
+
+
+def derived_seed(*key: int) -> int:
+    """An independent seed for each key, by NumPy's seed sequences.
+
+    >>> derived_seed(0, 1) != derived_seed(1, 0)
+    True
+    """
+    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1)
