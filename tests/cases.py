@@ -146,9 +146,7 @@ def _frozen_first_layer() -> nn.Module:
 
 
 def _conv() -> nn.Module:
-    return nn.Sequential(
-        nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3)
-    )
+    return nn.Sequential(nn.Conv2d(1, 2, 3), nn.MaxPool2d(2), nn.ReLU(), nn.Flatten(), nn.Linear(8, 3))
 
 
 def _batch_norm_in_eval() -> nn.Module:
@@ -284,7 +282,9 @@ CASES: dict[str, Case] = {
     ),
     "conv": Case(_conv, _IMAGES, classes(9, of=3, seed=5), nn.CrossEntropyLoss()),
     "frozen layer": Case(_frozen_first_layer, normal(9, 3, seed=1), classes(9, of=3, seed=2)),
-    "tied weights": Case(Tied, normal(9, 4, seed=1), normal(9, 4, seed=2), nn.functional.mse_loss, squared_by_hand),
+    "tied weights": Case(
+        Tied, normal(9, 4, seed=1), normal(9, 4, seed=2), nn.functional.mse_loss, squared_by_hand
+    ),
     "batch norm in eval": Case(_batch_norm_in_eval, normal(9, 3, seed=1), classes(9, of=3, seed=2)),
     "sequence": Case(Tagger, classes(7, 4, of=5, seed=1), classes(7, 4, of=4, seed=2)),
     "tuple inputs": Case(TwoInputs, (normal(9, 2, seed=1), normal(9, 3, seed=3)), classes(9, of=3, seed=2)),
@@ -304,10 +304,15 @@ POINTS = normal(6, 3, seed=21)
 SCALES = torch.tensor([1.0, 4.0, 0.5], dtype=F64)
 
 
+def bowl_of_sample(theta: Tensor, point: Tensor) -> Tensor:
+    """ℓ(θ; p) = Σ_i s_i (θ_i − p_i)² + cos(Σ_i θ_i p_i), broadcasting."""
+    scales = SCALES.to(theta.dtype)
+    return (scales * (theta - point) ** 2).sum(-1) + torch.cos((theta * point).sum(-1))
+
+
 def bowl(theta: Tensor) -> Tensor:
-    """ℓ_n = Σ_i s_i (θ_i − p_ni)² + cos(Σ_i θ_i p_ni): (D,) → (N,), or (R, D) → (R, N)."""
-    offset = theta[..., None, :] - POINTS.to(theta.dtype)
-    return (SCALES.to(theta.dtype) * offset**2).sum(-1) + torch.cos(theta @ POINTS.to(theta.dtype).T)
+    """All its losses: (D,) → (N,)."""
+    return bowl_of_sample(theta, POINTS.to(theta.dtype))
 
 
 def bowl_gradients(theta: Tensor) -> Tensor:
@@ -321,8 +326,11 @@ def bowl_hessian(theta: Tensor) -> Tensor:
     return torch.diag(2 * SCALES) - bend
 
 
-def bowl_risk(*, vectorized: bool, **options: Any) -> EmpiricalRisk:
-    return EmpiricalRisk.from_losses(bowl, torch.zeros(3, dtype=F64), vectorized=vectorized, **options)
+def bowl_risk(kind: str = "of a sample") -> EmpiricalRisk:
+    start = torch.zeros(3, dtype=F64)
+    if kind == "of all samples":
+        return EmpiricalRisk.from_losses(bowl, start)
+    return EmpiricalRisk.from_sample_loss(bowl_of_sample, POINTS, start)
 
 
 # ---------------------------------------------------------------------- matrices

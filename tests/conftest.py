@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from cases import CASES, Case, bowl_risk
 
+from cases import CASES, Case, bowl_risk
 from noisescape.risk import EmpiricalRisk
 
 
@@ -20,7 +20,7 @@ def conv() -> Case:
     return CASES["conv"]
 
 
-@pytest.fixture(params=[False, True], ids=["mapped", "vectorized"])
+@pytest.fixture(params=["of all samples", "of a sample"])
 def bowl_risks(request: pytest.FixtureRequest) -> EmpiricalRisk:
-    """The same closed form given as a function of one θ and of many."""
-    return bowl_risk(vectorized=request.param)
+    """The same closed form, given by the vector of losses and by the loss of one sample."""
+    return bowl_risk(request.param)

@@ -14,10 +14,10 @@ from functools import cache
 
 import pytest
 import torch
-from cases import F64, normal, symmetric
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from cases import F64, normal, symmetric
 from noisescape.linops import product_trace
 from noisescape.risk import EmpiricalRisk
 

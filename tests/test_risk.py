@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import copy
+import itertools
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
 from cases import (
     CASES,
     F64,
@@ -14,17 +21,12 @@ from cases import (
     bowl,
     bowl_gradients,
     bowl_hessian,
+    bowl_of_sample,
     bowl_risk,
     classes,
     cubed,
     normal,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from torch import Tensor, nn
-from torch.testing import assert_close
-from torch.utils.data import DataLoader, Dataset, TensorDataset
-
 from noisescape.risk import EmpiricalRisk
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -130,8 +132,8 @@ REPLICATED = {
     "attention": CASES["attention"],
     "lstm": CASES["lstm"],
     "no forward mode": CASES["no forward mode"],
-    "closed form, mapped": bowl_risk(vectorized=False),
-    "closed form, vectorized": bowl_risk(vectorized=True),
+    "losses as one vector": bowl_risk("of all samples"),
+    "loss of a sample": bowl_risk("of a sample"),
 }
 
 
@@ -187,33 +189,55 @@ def test_metrics_of_replicas_are_those_of_each(mlp: Case) -> None:
     assert torch.equal(risk.accuracy(theta), torch.stack([risk.accuracy(row) for row in theta]))
 
 
-def test_vectorized_landscape_may_hold_data_of_its_own_for_each_replica() -> None:
+def test_replicas_of_a_closed_form_may_have_data_of_their_own() -> None:
     points = normal(4, 6, 3, seed=5)
-
-    def losses(theta: Tensor) -> Tensor:
-        return ((theta[:, None, :] - points) ** 2).sum(-1)
-
-    risk = EmpiricalRisk.from_losses(losses, torch.zeros(3, dtype=F64), vectorized=True)
+    risk = EmpiricalRisk.from_sample_loss(bowl_of_sample, points, torch.zeros(3, dtype=F64))
     theta, indices = normal(4, 3, seed=6), torch.tensor([[0, 1], [2, 2], [5, 4], [3, 0]])
-    rows = 2 * (theta[:, None, :] - points)
-    close(risk.gradient(theta), rows.mean(1))
-    close(risk.per_sample_gradients(theta), rows)
-    batches = torch.stack([rows[r, indices[r]].mean(0) for r in range(4)])
-    close(risk.minibatch_gradient(theta, indices), batches)
-    close(risk.hessian_product(theta, theta), 2 * theta)
+    weights = normal(4, 6, seed=7)
+    alone = [EmpiricalRisk.from_sample_loss(bowl_of_sample, p, torch.zeros(3, dtype=F64)) for p in points]
+
+    def each(compute) -> Tensor:
+        return torch.stack(
+            [compute(one, row, r) for r, (one, row) in enumerate(zip(alone, theta, strict=True))]
+        )
+
+    close(risk.losses(theta), each(lambda one, row, r: one.losses(row)))
+    close(risk.gradient(theta), each(lambda one, row, r: one.gradient(row)))
+    close(risk.per_sample_gradients(theta), each(lambda one, row, r: one.per_sample_gradients(row)))
+    rows = torch.tensor([5, 0])
+    close(risk.per_sample_gradients(theta, rows), risk.per_sample_gradients(theta)[:, rows])
+    close(
+        risk.weighted_gradient(theta, weights),
+        each(lambda one, row, r: one.weighted_gradient(row, weights[r])),
+    )
+    close(
+        risk.minibatch_gradient(theta, indices),
+        each(lambda one, row, r: one.minibatch_gradient(row, indices[r])),
+    )
+    close(risk.minibatch_gradient(theta, rows), each(lambda one, row, r: one.minibatch_gradient(row, rows)))
+    close(risk.hessian_product(theta, theta), each(lambda one, row, r: one.hessian_product(row, row)))
+    close(
+        risk.directional_derivatives(theta, theta),
+        each(lambda one, row, r: one.directional_derivatives(row, row)),
+    )
     with pytest.raises(ValueError, match=r"4 replicas with data of their own"):
         risk.losses(theta[0])
+    with pytest.raises(ValueError, match=r"4 replicas with data of their own"):
+        risk.losses(theta[:2])
 
 
-@pytest.mark.parametrize("vectorized", [False, True], ids=["mapped", "vectorized"])
+@pytest.mark.parametrize("kind", ["of all samples", "of a sample"])
 @pytest.mark.parametrize("count", [2, 9], ids=["N < D", "N > D"])
-def test_closed_form_without_forward_mode_falls_back_to_reverse_mode(count: int, vectorized: bool) -> None:
-    points = normal(count, 3, seed=5)
+def test_closed_form_without_forward_mode_falls_back_to_reverse_mode(count: int, kind: str) -> None:
+    points, start = normal(count, 3, seed=5), torch.ones(3, dtype=F64)
 
-    def with_function(theta: Tensor) -> Tensor:
-        return cubed(theta[..., None, :] - points).sum(-1)
+    def loss(theta: Tensor, point: Tensor) -> Tensor:
+        return cubed(theta - point).sum(-1)
 
-    risk = EmpiricalRisk.from_losses(with_function, torch.ones(3, dtype=F64), vectorized=vectorized)
+    if kind == "of a sample":
+        risk = EmpiricalRisk.from_sample_loss(loss, points, start)
+    else:
+        risk = EmpiricalRisk.from_losses(lambda theta: loss(theta, points), start)
     theta, direction = normal(3, seed=6), normal(3, seed=7)
     rows = 3 * (theta - points) ** 2
     close(risk.per_sample_gradients(theta), rows)
@@ -282,7 +306,7 @@ _REFERENCE = _everything(_CE.risk(), _CE.theta)
 
 def _split(cuts: list[int], total: int) -> list[int]:
     edges = [0, *sorted(set(cuts)), total]
-    return [b - a for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    return [b - a for a, b in itertools.pairwise(edges)]
 
 
 def _loader(batch_size: int) -> DataLoader:
@@ -331,7 +355,11 @@ def test_results_do_not_depend_on_how_the_data_is_held_or_chunked(
     for name, expected in _REFERENCE.items():
         scale = float(expected.abs().max())
         assert_close(
-            found[name].to(F64), expected, rtol=tolerance, atol=tolerance * scale, msg=lambda m, n=name: f"{n}: {m}"
+            found[name].to(F64),
+            expected,
+            rtol=tolerance,
+            atol=tolerance * scale,
+            msg=lambda m, n=name: f"{n}: {m}",
         )
 
 
@@ -647,7 +675,7 @@ def test_to_double_converts_class_weights_of_the_loss(mlp: Case) -> None:
 
 
 def test_replicas_that_diverged_pass_through_as_non_finite() -> None:
-    risk = bowl_risk(vectorized=True)
+    risk = bowl_risk()
     theta = torch.stack([torch.zeros(3, dtype=F64), torch.full((3,), 1e200, dtype=F64)])
     assert risk.loss(theta).isfinite().tolist() == [True, False]
 

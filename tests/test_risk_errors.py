@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from cases import CASES, F64, Tagger, bowl, bowl_risk, classes, normal
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 from torch.utils.data.sampler import BatchSampler
 
+from cases import CASES, F64, Tagger, bowl, bowl_risk, classes, normal
 from noisescape.errors import BatchCouplingError, NonFiniteLossError
 from noisescape.linops import (
     DenseOperator,
@@ -34,7 +34,9 @@ def linear() -> nn.Module:
 
 
 def build(model: nn.Module | None = None, loss=CE, data=None, **options) -> EmpiricalRisk:
-    return EmpiricalRisk(linear() if model is None else model, loss, (X, Y) if data is None else data, **options)
+    return EmpiricalRisk(
+        linear() if model is None else model, loss, (X, Y) if data is None else data, **options
+    )
 
 
 class FunctionalDropout(nn.Linear):
@@ -117,9 +119,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"samples of a batch influence each other",
     ),
     "outputs broadcast against targets": (
-        lambda: build(
-            nn.Linear(3, 1).to(F64), lambda out, y: (out - y) ** 2, (X, normal(10, seed=3))
-        ),
+        lambda: build(nn.Linear(3, 1).to(F64), lambda out, y: (out - y) ** 2, (X, normal(10, seed=3))),
         ValueError,
         r"\(2, 2\)",
     ),
@@ -154,9 +154,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         r"inputs and targets disagree on the number of samples: first dimensions are \[7, 10\]",
     ),
-    "tensor without samples": (
-        lambda: build(data=(X, torch.tensor(1))), ValueError, r"no sample dimension"
-    ),
+    "tensor without samples": (lambda: build(data=(X, torch.tensor(1))), ValueError, r"no sample dimension"),
     "one tensor only": (lambda: build(data=X), (TypeError, ValueError), r"pair \(inputs, targets\)"),
     "unknown kind of data": (lambda: build(data=42), TypeError, r"map-style data set or a re-iterable.*int"),
     "batches that are no pairs": (
@@ -175,7 +173,9 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"DataLoader shuffles.*shuffle=False",
     ),
     "loader whose batch sampler shuffles": (
-        lambda: build(data=_shuffled_batches()), ValueError, r"DataLoader shuffles"
+        lambda: build(data=_shuffled_batches()),
+        ValueError,
+        r"DataLoader shuffles",
     ),
     "data on another device": (
         lambda: build(data=(X.to("meta"), Y)),
@@ -184,7 +184,9 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "model on two devices": (lambda: build(_partly_on_meta()), ValueError, r"mixed devices.*cpu, meta"),
     "model of two dtypes": (
-        lambda: build(_two_dtypes()), ValueError, r"several dtypes \(torch\.float32, torch\.float64\)"
+        lambda: build(_two_dtypes()),
+        ValueError,
+        r"several dtypes \(torch\.float32, torch\.float64\)",
     ),
     "data of another dtype than the model": (
         lambda: build(nn.Linear(3, 3)),
@@ -193,23 +195,45 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "chunk size of zero": (lambda: build(chunk_size=0), ValueError, r"chunk_size must be at least 1, not 0"),
     "negative memory budget": (
-        lambda: build(memory_budget=-1), ValueError, r"memory_budget must be at least 1, not -1"
+        lambda: build(memory_budget=-1),
+        ValueError,
+        r"memory_budget must be at least 1, not -1",
     ),
     "function that returns one number": (
         lambda: EmpiricalRisk.from_losses(lambda w: w.sum(), torch.zeros(2)),
         ValueError,
-        r"losses returned \(\); expected per-sample losses \(N,\)",
+        r"losses returned \(\) .*expected one loss a sample, \(N,\)",
     ),
-    "function not vectorized as claimed": (
-        lambda: EmpiricalRisk.from_losses(lambda w: w.sum(-1), torch.zeros(2), vectorized=True),
+    "loss of a sample that does not broadcast": (
+        lambda: EmpiricalRisk.from_sample_loss(
+            lambda w, x: ((w - x) ** 2).sum(), X, torch.zeros(3, dtype=F64)
+        ),
         ValueError,
-        r"expected per-sample losses \(R, N\)",
+        r"has shape \(\); expected one value a sample",
+    ),
+    "closed form of no data": (
+        lambda: EmpiricalRisk.from_sample_loss(
+            lambda w, x: ((w - x) ** 2).sum(-1), X[:0], torch.zeros(3, dtype=F64)
+        ),
+        ValueError,
+        r"at least one sample",
+    ),
+    "closed form with data on another device": (
+        lambda: EmpiricalRisk.from_sample_loss(
+            lambda w, x: ((w - x) ** 2).sum(-1), X.to("meta"), torch.zeros(3, dtype=F64)
+        ),
+        ValueError,
+        r"mixed devices: parameters are on cpu, data on meta",
     ),
     "function that returns no tensor": (
-        lambda: EmpiricalRisk.from_losses(lambda w: [1.0], torch.zeros(2)), ValueError, r"returned list"
+        lambda: EmpiricalRisk.from_losses(lambda w: [1.0], torch.zeros(2)),
+        ValueError,
+        r"returned list",
     ),
     "matrix of parameters": (
-        lambda: EmpiricalRisk.from_losses(bowl, torch.zeros(2, 3)), ValueError, r"flat floating-point.*\(2, 3\)"
+        lambda: EmpiricalRisk.from_losses(bowl, torch.zeros(2, 3)),
+        ValueError,
+        r"flat floating-point.*\(2, 3\)",
     ),
     "integer parameters": (
         lambda: EmpiricalRisk.from_losses(bowl, torch.zeros(3, dtype=torch.int64)),
@@ -224,19 +248,31 @@ STREAM = MLP.risk(memory_budget=1)
 
 
 USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
-    "θ of the wrong length": (lambda: RISK.loss(THETA[:-1]), ValueError, r"θ must have shape \(31,\) or \(R, 31\)"),
+    "θ of the wrong length": (
+        lambda: RISK.loss(THETA[:-1]),
+        ValueError,
+        r"θ must have shape \(31,\) or \(R, 31\)",
+    ),
     "θ of too many dimensions": (
-        lambda: RISK.gradient(THETA[None, None]), ValueError, r"θ must have shape.*\(1, 1, 31\)"
+        lambda: RISK.gradient(THETA[None, None]),
+        ValueError,
+        r"θ must have shape.*\(1, 1, 31\)",
     ),
     "θ of the wrong dtype": (
-        lambda: RISK.loss(THETA.float()), ValueError, r"θ is torch\.float32 but the risk is torch\.float64.*\.to\("
+        lambda: RISK.loss(THETA.float()),
+        ValueError,
+        r"θ is torch\.float32 but the risk is torch\.float64.*\.to\(",
     ),
     "θ on another device": (
-        lambda: RISK.loss(THETA.to("meta")), ValueError, r"mixed devices: θ is on meta, the risk on cpu"
+        lambda: RISK.loss(THETA.to("meta")),
+        ValueError,
+        r"mixed devices: θ is on meta, the risk on cpu",
     ),
     "θ that is no tensor": (lambda: RISK.loss(THETA.tolist()), TypeError, r"flat torch\.Tensor.*list"),
     "replicas where one θ is needed": (
-        lambda: RISK.hessian(THETA[None]), ValueError, r"θ must have shape \(31,\), not \(1, 31\)"
+        lambda: RISK.hessian(THETA[None]),
+        ValueError,
+        r"θ must have shape \(31,\), not \(1, 31\)",
     ),
     "non-finite loss": (
         lambda: _nan_sample().loss(torch.ones(12, dtype=F64)),
@@ -244,31 +280,45 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"1 of 10 losses are not finite, the first that of sample 4 \(nan\)",
     ),
     "diverged θ": (
-        lambda: bowl_risk(vectorized=True).losses(torch.full((3,), 1e200, dtype=F64)),
+        lambda: bowl_risk().losses(torch.full((3,), 1e200, dtype=F64)),
         NonFiniteLossError,
         r"6 of 6 losses are not finite.*smaller learning rate",
     ),
     "weights of the wrong length": (
-        lambda: RISK.weighted_gradient(THETA, torch.ones(7, dtype=F64)), ValueError, r"\(11,\), not \(7,\)"
+        lambda: RISK.weighted_gradient(THETA, torch.ones(7, dtype=F64)),
+        ValueError,
+        r"\(11,\), not \(7,\)",
     ),
     "block of weights of the wrong length": (
-        lambda: RISK.weighted_gradient(THETA, torch.ones(7, 2, dtype=F64)), ValueError, r"\(11, 2\), not \(7, 2\)"
+        lambda: RISK.weighted_gradient(THETA, torch.ones(7, 2, dtype=F64)),
+        ValueError,
+        r"\(11, 2\), not \(7, 2\)",
     ),
     "weights of too many dimensions": (
-        lambda: RISK.weighted_gradient(THETA, torch.ones(11, 2, 11, dtype=F64)), ValueError, r"weights must have"
+        lambda: RISK.weighted_gradient(THETA, torch.ones(11, 2, 11, dtype=F64)),
+        ValueError,
+        r"weights must have",
     ),
     "direction of the wrong length": (
-        lambda: RISK.hessian_product(THETA, THETA[:-1]), ValueError, r"directions must have shape \(31,\).*\(30,\)"
+        lambda: RISK.hessian_product(THETA, THETA[:-1]),
+        ValueError,
+        r"directions must have shape \(31,\).*\(30,\)",
     ),
     "one direction for many replicas": (
-        lambda: RISK.directional_derivatives(THETA.repeat(2, 1), THETA), ValueError, r"with replicas, directions"
+        lambda: RISK.directional_derivatives(THETA.repeat(2, 1), THETA),
+        ValueError,
+        r"with replicas, directions",
     ),
     "index out of range": (
-        lambda: RISK.minibatch_gradient(THETA, torch.tensor([0, 11])), IndexError, r"0\.\.10"
+        lambda: RISK.minibatch_gradient(THETA, torch.tensor([0, 11])),
+        IndexError,
+        r"0\.\.10",
     ),
     "negative index": (lambda: RISK.minibatch_gradient(THETA, torch.tensor([-1])), IndexError, r"0\.\.10"),
     "empty minibatch": (
-        lambda: RISK.minibatch_gradient(THETA, torch.tensor([], dtype=torch.long)), ValueError, r"at least one index"
+        lambda: RISK.minibatch_gradient(THETA, torch.tensor([], dtype=torch.long)),
+        ValueError,
+        r"at least one index",
     ),
     "a batch for each replica, but one θ": (
         lambda: RISK.minibatch_gradient(THETA, torch.tensor([[0, 1], [2, 3]])),
@@ -287,7 +337,9 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     ),
     "B = 0": (lambda: RISK.noise_covariance(THETA, 0), ValueError, r"batch_size must be at least 1, not 0"),
     "per-sample gradients beyond the budget": (
-        lambda: STREAM.per_sample_gradients(THETA), ValueError, r"per_sample_gradient_chunks"
+        lambda: STREAM.per_sample_gradients(THETA),
+        ValueError,
+        r"per_sample_gradient_chunks",
     ),
     "data that changes between passes": (
         lambda: _risk_on_shrunken_data().loss(torch.ones(12, dtype=F64)),
@@ -319,19 +371,22 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"data in memory, not a stream",
     ),
     "Gauss–Newton of a closed form": (
-        lambda: bowl_risk(vectorized=True).gauss_newton(torch.zeros(3, dtype=F64))
-        @ torch.zeros(3, dtype=F64),
+        lambda: bowl_risk().gauss_newton(torch.zeros(3, dtype=F64)) @ torch.zeros(3, dtype=F64),
         ValueError,
         r"EmpiricalRisk\(model, loss, data\)",
     ),
     "accuracy of a closed form": (
-        lambda: bowl_risk(vectorized=True).accuracy(torch.zeros(3, dtype=F64)), ValueError, r"model with outputs"
+        lambda: bowl_risk().accuracy(torch.zeros(3, dtype=F64)),
+        ValueError,
+        r"model with outputs",
     ),
     "Gauss–Newton of a model with two outputs": (
-        lambda: build(TwoOutputs(3, 3).to(F64), lambda out, y: CE(out[0], y, reduction="none")).gauss_newton(
-            torch.ones(12, dtype=F64)
-        )
-        @ torch.ones(12, dtype=F64),
+        lambda: (
+            build(TwoOutputs(3, 3).to(F64), lambda out, y: CE(out[0], y, reduction="none")).gauss_newton(
+                torch.ones(12, dtype=F64)
+            )
+            @ torch.ones(12, dtype=F64)
+        ),
         TypeError,
         r"return one tensor, not tuple",
     ),
@@ -341,7 +396,9 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"not convex in the model's outputs",
     ),
     "metric that is already averaged": (
-        lambda: RISK.metric(THETA, lambda out, y: out.mean()), ValueError, r"one value a sample, \(11,\)"
+        lambda: RISK.metric(THETA, lambda out, y: out.mean()),
+        ValueError,
+        r"one value a sample, \(11,\)",
     ),
 }
 
@@ -352,44 +409,82 @@ OPERATORS: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "k of zero": (lambda: eigenpairs(A, 0), ValueError, r"k = 0 eigenpairs.*1\.\.40"),
     "k over D": (lambda: eigenpairs(A, 41), ValueError, r"k = 41 .*1\.\.40"),
     "unknown end of the spectrum": (
-        lambda: eigenpairs(A, 1, which="LM"), ValueError, r"which must be one of.*largest.*'LM'"
+        lambda: eigenpairs(A, 1, which="LM"),
+        ValueError,
+        r"which must be one of.*largest.*'LM'",
     ),
     "rtol of zero": (lambda: trace(A, rtol=0), ValueError, r"rtol .*must be positive, not 0"),
     "negative rtol": (lambda: product_trace(A, A, rtol=-0.1), ValueError, r"rtol .*-0\.1"),
     "rtol that is no number": (lambda: diagonal(A, rtol=float("nan")), ValueError, r"rtol .*nan"),
-    "too small a budget": (lambda: trace(A, max_products=1), ValueError, r"max_products must allow at least 2"),
+    "too small a budget": (
+        lambda: trace(A, max_products=1),
+        ValueError,
+        r"max_products must allow at least 2",
+    ),
     "sizes that differ": (lambda: product_trace(A, SMALL), ValueError, r"cannot multiply.*sizes differ"),
     "dtypes that differ": (
-        lambda: product_trace(SMALL, DiagonalOperator(torch.ones(3))), ValueError, r"cannot multiply.*dtypes"
+        lambda: product_trace(SMALL, DiagonalOperator(torch.ones(3))),
+        ValueError,
+        r"cannot multiply.*dtypes",
     ),
     "sum of sizes that differ": (lambda: A + SMALL, ValueError, r"cannot add.*sizes differ"),
     "sum of dtypes that differ": (
-        lambda: SMALL + DiagonalOperator(torch.ones(3)), ValueError, r"cannot add.*dtypes"
+        lambda: SMALL + DiagonalOperator(torch.ones(3)),
+        ValueError,
+        r"cannot add.*dtypes",
     ),
     "one probe": (lambda: spectral_density(A, probes=1), ValueError, r"standard error needs at least 2"),
-    "bandwidth of zero": (lambda: spectral_density(A, bandwidth=0), ValueError, r"bandwidth must be positive"),
+    "bandwidth of zero": (
+        lambda: spectral_density(A, bandwidth=0),
+        ValueError,
+        r"bandwidth must be positive",
+    ),
     "vector of the wrong length": (
-        lambda: A @ torch.ones(3, dtype=F64), ValueError, r"matrix is 40 × 40; it multiplies a vector \(40,\)"
+        lambda: A @ torch.ones(3, dtype=F64),
+        ValueError,
+        r"matrix is 40 × 40; it multiplies a vector \(40,\)",
     ),
     "row vector": (lambda: A @ torch.ones(1, 40, dtype=F64), ValueError, r"columns \(40, K\).*\(1, 40\)"),
     "vector of the wrong dtype": (
-        lambda: A @ torch.ones(40), ValueError, r"holds torch\.float64 on cpu, but was given torch\.float32"
+        lambda: A @ torch.ones(40),
+        ValueError,
+        r"holds torch\.float64 on cpu, but was given torch\.float32",
     ),
     "vector on another device": (
-        lambda: A @ torch.ones(40, dtype=F64, device="meta"), ValueError, r"on cpu, but was given .* meta"
+        lambda: A @ torch.ones(40, dtype=F64, device="meta"),
+        ValueError,
+        r"on cpu, but was given .* meta",
     ),
-    "array of numpy": (lambda: A @ torch.ones(40, dtype=F64).numpy(), TypeError, r"takes a torch\.Tensor.*ndarray"),
-    "draws from an indefinite matrix": (lambda: A.sample(1), ValueError, r"not known to be positive semi-definite"),
+    "array of numpy": (
+        lambda: A @ torch.ones(40, dtype=F64).numpy(),
+        TypeError,
+        r"takes a torch\.Tensor.*ndarray",
+    ),
+    "draws from an indefinite matrix": (
+        lambda: A.sample(1),
+        ValueError,
+        r"not known to be positive semi-definite",
+    ),
     "matrix that is not square": (
-        lambda: DenseOperator(torch.ones(2, 3)), ValueError, r"must be square, not of shape \(2, 3\)"
+        lambda: DenseOperator(torch.ones(2, 3)),
+        ValueError,
+        r"must be square, not of shape \(2, 3\)",
     ),
     "matrix that is not symmetric": (
-        lambda: DenseOperator(torch.tensor([[0.0, 1.0], [2.0, 0.0]])), ValueError, r"not symmetric; pass"
+        lambda: DenseOperator(torch.tensor([[0.0, 1.0], [2.0, 0.0]])),
+        ValueError,
+        r"not symmetric; pass",
     ),
     "matrix too large to form": (
-        lambda: DiagonalOperator(torch.ones(20_001)).dense(), ValueError, r"20001 × 20001, too large to form"
+        lambda: DiagonalOperator(torch.ones(20_001)).dense(),
+        ValueError,
+        r"20001 × 20001, too large to form",
     ),
-    "level of an interval": (lambda: Estimate(1.0, 0.1).interval(95), ValueError, r"strictly between 0 and 1, not 95"),
+    "level of an interval": (
+        lambda: Estimate(1.0, 0.1).interval(95),
+        ValueError,
+        r"strictly between 0 and 1, not 95",
+    ),
 }
 
 MISTAKES = {**CONSTRUCTION, **USE, **OPERATORS}

@@ -13,9 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad
 
 from noisescape import curvature
+from noisescape.curvature import HESSIAN_PASSES
 from noisescape.differentiation import column_blocks, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
 from noisescape.function_loss import ClosedForm, LossVector, SampleLoss
@@ -387,55 +387,47 @@ class EmpiricalRisk:
 
     # ------------------------------------------------------------------ second derivatives
 
+    def gradient_graphs(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        """(θ as a leaf, this chunk's share of ∇L(θ) as a function of it), chunk by chunk.
+
+        Differentiating the second with respect to the first gives Hessian products.
+        """
+        self._check_theta(theta)
+        for batch in self._batches(passes=HESSIAN_PASSES):
+            leaf = theta.detach().clone().requires_grad_()
+            share = self._function.losses(leaf, batch).sum() / self.sample_count
+            (slope,) = torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)
+            yield leaf, slope
+
     def hessian_product(self, theta: Tensor, directions: Tensor) -> Tensor:
-        """Hv, the derivative of the gradient along v.
+        """Hv, the derivative of the gradient along v, by two reverse passes.
 
         Args:
             theta: (D,), or (R, D).
             directions: (D,), or a block (D, K) with a single θ, or (R, D) with replicas.
 
         Returns:
-            As ``directions``.
-
-        Forward-over-reverse where every operation of the model has a forward derivative (checked once, on
-        one sample), reverse-over-reverse otherwise.
+            As ``directions``. For several products at one θ, :meth:`hessian` keeps the first pass.
         """
-        self._check_theta(theta)
         self._check_block(theta, directions)
         total = torch.zeros_like(directions)
-        for batch in self._batches(passes=4):
-
-            def mean_loss(point: Tensor, batch: Batch = batch) -> Tensor:
-                return self._function.losses(point, batch).sum() / self.sample_count
-
-            parts = []
-            for block in column_blocks(directions, self._columns_at_once(batch.size), theta):
-                if self.forward_mode:
-                    parts.append(push_forward(grad(mean_loss), theta, block))
-                else:
-                    leaf = theta.detach().requires_grad_()
-                    (slope,) = torch.autograd.grad(
-                        mean_loss(leaf), leaf, create_graph=True, materialize_grads=True
-                    )
-                    columns = block.ndim > theta.ndim
-                    bent = pull_back(slope, leaf, block.mT if columns else block)
-                    parts.append(bent.mT if columns else bent)
-            total += torch.cat(parts, dim=-1)
+        for leaf, slope in self.gradient_graphs(theta):
+            total += self.bend(leaf, slope, directions)
         return total
+
+    def bend(self, leaf: Tensor, slope: Tensor, directions: Tensor) -> Tensor:
+        """One chunk's share of Hv, from its :meth:`gradient_graphs`."""
+        if directions.ndim == leaf.ndim:
+            return pull_back(slope, leaf, directions)
+        columns = self._columns_at_once(self.chunk_size(passes=HESSIAN_PASSES))
+        return torch.cat([pull_back(slope, leaf, block.mT).mT for block in directions.split(columns, 1)], dim=1)
 
     def dense_hessian(self, theta: Tensor) -> Tensor:
         """H formed column by column from one graph: (D,) → (D, D), or (R, D) → (R, D, D). For small D."""
-        self._check_theta(theta)
+        axes = torch.eye(self.dimension, dtype=self.dtype, device=self.device)
         total = theta.new_zeros(*theta.shape, self.dimension)
-        for batch in self._batches(passes=4):
-            leaf = theta.detach().requires_grad_()
-            mean = self._function.losses(leaf, batch).sum() / self.sample_count
-            (slope,) = torch.autograd.grad(mean, leaf, create_graph=True, materialize_grads=True)
-            columns = [
-                pull_back(slope, leaf, axis.expand_as(theta))
-                for axis in torch.eye(self.dimension, dtype=self.dtype, device=self.device)
-            ]
-            total += torch.stack(columns, dim=-1)
+        for leaf, slope in self.gradient_graphs(theta):
+            total += torch.stack([pull_back(slope, leaf, axis.expand_as(theta)) for axis in axes], dim=-1)
         return (total + total.mT) / 2
 
     def gauss_newton_product(self, theta: Tensor, directions: Tensor) -> Tensor:
@@ -487,9 +479,9 @@ class EmpiricalRisk:
     # ------------------------------------------------------------------ operators
 
     def hessian(self, theta: Tensor) -> SymmetricOperator:
-        """H = ∇²L(θ), matrix-free. Cost of a product: about two gradients."""
+        """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two."""
         self._check_theta(theta, replicas=False)
-        return curvature.hessian(self, theta)
+        return curvature.Hessian(self, theta)
 
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
@@ -573,14 +565,14 @@ class EmpiricalRisk:
 
     @functools.cached_property
     def forward_mode(self) -> bool:
-        """Whether forward-mode derivatives of the loss and of its gradient exist and agree with reverse mode.
+        """Whether the losses have forward-mode derivatives, and those agree with reverse mode.
 
         Decided once, on one sample at the module's own parameters.
         """
-        batch = self._probe_batch(1)
-        theta = self.parameters()
         if isinstance(self._function, ClosedForm) and not self._function.probes_single:
             return False
+        batch = self._probe_batch(1)
+        theta = self.parameters()
         generator = torch.Generator(self.device).manual_seed(0)
         direction = torch.randn(self.dimension, generator=generator, dtype=self.dtype, device=self.device)
         direction /= torch.linalg.vector_norm(direction)
@@ -589,21 +581,13 @@ class EmpiricalRisk:
             return self._function.losses(point, batch).sum()
 
         leaf = theta.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(loss(leaf), leaf, create_graph=True, materialize_grads=True)
-        bent = pull_back(slope, leaf, direction)
+        (slope,) = torch.autograd.grad(loss(leaf), leaf, materialize_grads=True)
         try:
             forward = push_forward(loss, theta, direction)
-            forward_bent = push_forward(grad(loss), theta, direction)
         except (NotImplementedError, RuntimeError):
             return False
         tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
-        slope = slope.detach()
-        first_error = (forward - slope @ direction).abs()
-        second_error = torch.linalg.vector_norm(forward_bent - bent)
-        return bool(
-            (first_error <= tolerance * (torch.linalg.vector_norm(slope) + 1e-12))
-            & (second_error <= tolerance * (torch.linalg.vector_norm(bent) + 1e-12))
-        )
+        return bool((forward - slope @ direction).abs() <= tolerance * (torch.linalg.vector_norm(slope) + 1e-12))
 
     def _probe_batch(self, size: int) -> Batch:
         return next(self._samples.batches(self.sample_count if self._function.broadcasts else size))
@@ -617,6 +601,10 @@ class EmpiricalRisk:
         if self._chunk_size is not None:
             return self._chunk_size
         return min(self.sample_count, max(1, self.memory_budget // (passes * self.bytes_per_sample)))
+
+    def fits_whole(self, passes: int) -> bool:
+        """Whether all samples are evaluated together at that multiple of the forward pass's memory."""
+        return isinstance(self._samples, TensorSamples) and self.chunk_size(passes=passes) >= self.sample_count
 
     def _gradient_rows(self) -> int:
         """How many per-sample gradients are held together within the memory budget."""

@@ -92,12 +92,12 @@ class Run:
             "threads": torch.get_num_threads(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        text = _strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
+        text = strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
         try:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(path.iterdir())
             if not occupied:
-                _write_text(path / "run.json", text)
+                write_text(path / "run.json", text)
         except FileExistsError:
             raise FileExistsError(f"{path} is a file: choose another place for the run's directory") from None
         except OSError as error:
@@ -135,6 +135,18 @@ class Run:
         """Whether the run reached its end."""
         return (self.path / "summary.json").is_file()
 
+    def facts(self) -> dict[str, str]:
+        """What a reader needs to repeat the run, as text: for the end of a report."""
+        info = self.info
+        return {
+            "experiment": str(info["experiment"]),
+            "seed": str(info["seed"]),
+            "configuration": json.dumps(info["config"], indent=2),
+            "versions": ", ".join(f"{name} {version}" for name, version in info["versions"].items()),
+            "platform": str(info["platform"]),
+            "started": str(info["started"]),
+        }
+
     def write_metrics(self, table: pa.Table) -> None:
         """Write the table of metrics, in place of an earlier one."""
         with atomic_path(self.path / "metrics.parquet") as temporary:
@@ -149,7 +161,7 @@ class Run:
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, which marks the run complete: call this last."""
-        _write_text(self.path / "summary.json", _strict_json(summary))
+        write_text(self.path / "summary.json", strict_json(summary))
 
     def summary(self) -> dict[str, Any]:
         """The summary of a complete run; a number that was not finite is None."""
@@ -199,7 +211,7 @@ class Run:
     def write_report(self, html: str) -> Path:
         """Write ``report.html``."""
         path = self.path / "report.html"
-        _write_text(path, html)
+        write_text(path, html)
         return path
 
     def _file(self, folder: str, name: str, suffix: str) -> Path:
@@ -279,7 +291,7 @@ def _versions() -> dict[str, str]:
     return versions
 
 
-def _strict_json(value: Mapping[str, Any]) -> str:
+def strict_json(value: Mapping[str, Any]) -> str:
     return json.dumps(_plain(value, "value"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -304,7 +316,7 @@ def _plain(value: Any, where: str) -> Any:
     )
 
 
-def _write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str) -> None:
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

@@ -95,15 +95,12 @@ class GaussianLangevin(Dynamics):
         return int(getattr(self, "refresh", 1))
 
     @abstractmethod
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
-        """R at θ up to a scale: (D,) for a diagonal one, (D, k) for a factor; replicas lead.
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+        """R at θ up to a scale: (D,) for a diagonal one, (D, k) for a factor; replicas lead."""
 
-        ``previous`` is the last root: a start for iterative methods.
-        """
-
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """R at θ, with its scale."""
-        return self.shape(risk, theta, previous)
+        return self.shape(risk, theta)
 
     @abstractmethod
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
@@ -127,14 +124,14 @@ class GaussianLangevin(Dynamics):
         """∇L(θ) + R z."""
         root = state.root
         if root is None or state.step % self.refresh_interval == 0:
-            root = self.root(risk, theta, state.root)
+            root = self.root(risk, theta)
         noise = self.draw(root, generator)
         return risk.gradient(theta) + noise, replace(state, step=state.step + 1, root=root)
 
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
         """Σ freshly computed at θ."""
         self._check(risk)
-        return self.operator(self.root(risk, theta, None))
+        return self.operator(self.root(risk, theta))
 
 
 @dataclass(frozen=True)
@@ -184,9 +181,9 @@ class LowRankLangevin(GaussianLangevin):
 class MatchedToMinibatch(MinibatchNoise, GaussianLangevin):
     """Gaussian noise of a shape of its own, scaled to Tr Σ_B."""
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """The shape times √(Tr Σ_B / its trace); 0 where the shape is."""
-        shape = self.shape(risk, theta, previous)
+        shape = self.shape(risk, theta)
         return self.scale(shape, rescale_factor(self.variances(risk, theta).sum(-1), self.trace(shape)))
 
 

@@ -26,6 +26,6 @@ class GLDConstant(DiagonalLangevin):
     def _check(self, risk: EmpiricalRisk) -> None:
         check_at_least("rho", self.rho, 0.0, self.name)
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """ρ everywhere."""
-        return torch.full_like(theta, self.rho) if previous is None else previous
+        return torch.full_like(theta, self.rho)

@@ -24,6 +24,6 @@ class GLDDiagonal(MinibatchNoise, DiagonalLangevin):
     refresh: int = field(default=1, kw_only=True)
     name: ClassVar[str] = "gld-diagonal"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """√diag Σ_B."""
         return (self.variances(risk, theta)).sqrt()

@@ -25,6 +25,6 @@ class GLDDynamic(MatchedToMinibatch, DiagonalLangevin):
     refresh: int = field(default=1, kw_only=True)
     name: ClassVar[str] = "gld-dynamic"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """1 everywhere."""
         return torch.ones_like(theta)

@@ -30,7 +30,7 @@ class GLDHessian(MatchedToMinibatch, LowRankLangevin):
     refresh: int = field(default=10, kw_only=True)
     name: ClassVar[str] = "gld-hessian"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """U√λ₊; all zero where H has no positive eigenvalue."""
-        values, vectors = leading_hessian_pairs(risk, theta, self.k, guess=previous)
+        values, vectors = leading_hessian_pairs(risk, theta, self.k)
         return vectors * values.clamp_min(0).sqrt()[..., None, :]

@@ -30,7 +30,7 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
     rescale: bool = field(default=False, kw_only=True)
     name: ClassVar[str] = "gld-leading"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """U√λ of the k leading eigenpairs of Σ_B."""
         factor = self.covariance_factor(risk)
         if theta.ndim == 2:

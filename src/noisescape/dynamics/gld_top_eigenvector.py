@@ -25,6 +25,6 @@ class GLDTopEigenvector(MatchedToMinibatch, LowRankLangevin):
     refresh: int = field(default=10, kw_only=True)
     name: ClassVar[str] = "gld-top-eigenvector"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """u₁."""
-        return leading_hessian_pairs(risk, theta, 1, guess=previous)[1]
+        return leading_hessian_pairs(risk, theta, 1)[1]

@@ -38,13 +38,13 @@ class MatchedTrace(GaussianLangevin):
         self.inner._check(risk)
         check_at_least("trace_target", self.trace_target, 0.0, self.name)
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """As the inner dynamics."""
-        return self.inner.shape(risk, theta, previous)
+        return self.inner.shape(risk, theta)
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None) -> Tensor:
+    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """The inner shape times √(target / its trace)."""
-        shape = self.shape(risk, theta, previous)
+        shape = self.shape(risk, theta)
         present = self.trace(shape)
         return self.scale(shape, rescale_factor(torch.full_like(present, self.trace_target), present))
 

@@ -190,7 +190,7 @@ def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor
     if not isinstance(dynamics, MatchedTrace):
         return torch.zeros(len(start))
     hessian = risk.dense_hessian(start)
-    root = dynamics.root(risk, start, None)
+    root = dynamics.root(risk, start)
     if root.ndim == start.ndim:  # standard deviations
         return (hessian.diagonal(dim1=-2, dim2=-1) * root.square()).sum(-1)
     return ((hessian @ root) * root).sum((-2, -1))

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh, lobpcg
+from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
 
 from noisescape.linops.operator import SymmetricOperator
@@ -43,7 +42,6 @@ def eigenpairs(
     tol: float | None = None,
     max_products: int = 20_000,
     seed: int = 0,
-    guess: Tensor | None = None,
 ) -> Eigenpairs:
     """The k largest (smallest, largest-in-magnitude) eigenpairs.
 
@@ -57,8 +55,6 @@ def eigenpairs(
         tol: relative accuracy of a Ritz value asked of ARPACK; 1e-3 in float32, 1e-9 in float64.
         max_products: bound on the cost.
         seed: of the starting vector.
-        guess: vectors near the wanted ones, (D, k), as from a matrix that has since moved a little. They are
-            then refined by block iterations (LOBPCG), which multiply k columns at a time.
 
     Raises:
         ValueError: k outside 1..D or an unknown ``which``.
@@ -80,8 +76,6 @@ def eigenpairs(
             return _with_residuals(operator, known[0], known[1], start)
     if operator.size <= DENSE_BELOW or k > operator.size // 3:
         values, vectors = torch.linalg.eigh(operator.dense())
-    elif guess is not None and which != "magnitude":
-        values, vectors = _refine(operator, guess, which, tol, max_products)
     else:
         values, vectors = _arpack(operator, k, which, tol, max_products, seed)
     sort_key = values.abs() if which == "magnitude" else values
@@ -111,28 +105,6 @@ def _arpack(
             f"{len(error.eigenvalues)} of {k} eigenpairs of {operator!r} converged to {tol:g} within "
             f"{max_products} products; ask for fewer, a looser tol or more products"
         ) from error
-    to_torch = {"dtype": operator.dtype, "device": operator.device}
-    return torch.as_tensor(values, **to_torch), torch.as_tensor(np.ascontiguousarray(vectors), **to_torch)
-
-
-def _refine(
-    operator: SymmetricOperator, guess: Tensor, which: Which, tol: float | None, max_products: int
-) -> tuple[Tensor, Tensor]:
-    k = guess.shape[1]
-    relative = tol or (1e-9 if operator.dtype == torch.float64 else 1e-3)
-    start = guess.double().cpu().numpy()
-    # directions of zero weight carry no guess; any independent columns will do
-    start += 1e-6 * np.random.default_rng(0).standard_normal(start.shape)
-    scale = float(torch.linalg.vector_norm(operator @ torch.nn.functional.normalize(guess[:, 0], dim=0)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # residuals are returned, and say the same
-        values, vectors = lobpcg(
-            operator.to_scipy(),
-            np.linalg.qr(start)[0],
-            tol=relative * max(scale, 1e-30),
-            maxiter=max(1, max_products // k),
-            largest=which == "largest",
-        )
     to_torch = {"dtype": operator.dtype, "device": operator.device}
     return torch.as_tensor(values, **to_torch), torch.as_tensor(np.ascontiguousarray(vectors), **to_torch)
 

@@ -1,5 +1,6 @@
-"""A run told as one HTML page that opens offline."""
+"""A run told as figures and one HTML page that opens offline."""
 
+from noisescape.report.experiments import write_report
 from noisescape.report.page import Figure, Interactive, Section, Table, render
 
-__all__ = ["Figure", "Interactive", "Section", "Table", "render"]
+__all__ = ["Figure", "Interactive", "Section", "Table", "render", "write_report"]

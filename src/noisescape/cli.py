@@ -1,0 +1,238 @@
+"""The command line: reads options, calls the library, prints. No logic of its own."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+
+from noisescape import __version__
+from noisescape.experiments.digits import DigitsConfig, run_digits
+from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
+from noisescape.indicators import measure as measure_risk
+from noisescape.report import write_report
+from noisescape.risk import EmpiricalRisk
+from noisescape.runs import Run, default_run_path, strict_json, write_text
+from noisescape.tables import TABLES
+
+app = typer.Typer(
+    help="The laboratory for gradient noise.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+)
+reproduce = typer.Typer(help="Reproduce an experiment.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(reproduce, name="reproduce")
+
+Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
+Out = Annotated[
+    Path | None, typer.Option(help="Directory of the run; runs/EXPERIMENT-TIME by default.", show_default=False)
+]
+Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary to standard output, nothing else.")]
+Jobs = Annotated[
+    int | None, typer.Option(min=1, help="Processes; one a core by default.", show_default=False)
+]
+TOY, DIGITS = Toy2DConfig(), DigitsConfig()
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """The laboratory for gradient noise: measure it, shape it, and watch it escape sharp minima."""
+    if version:
+        typer.echo(f"noisescape {__version__}")
+        raise typer.Exit
+
+
+@reproduce.command("toy-2d")
+def toy_2d(
+    preset: Annotated[str, typer.Option(help="corrected, or as-published.")] = TOY.preset,
+    replicas: Annotated[int, typer.Option(help="Replicas of each dynamics.")] = TOY.replicas,
+    control_replicas: Annotated[
+        int, typer.Option(help="Replicas in each control geometry; 0 for none.")
+    ] = TOY.control_replicas,
+    steps: Annotated[int, typer.Option(help="Steps of each replica.")] = TOY.steps,
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """The paper's 2-D toy: which noise escapes the sharp basin, at equal trace."""
+
+    def work(path: Path, progress: bool) -> Run:
+        config = Toy2DConfig(
+            preset=preset,  # type: ignore[arg-type]  # checked there
+            replicas=replicas,
+            control_replicas=control_replicas,
+            steps=steps,
+            seed=seed,
+            device=device,
+        )
+        return run_toy_2d(config, path, jobs=jobs, progress=progress)
+
+    _experiment("toy-2d", work, out, device, quiet, as_json)
+
+
+@reproduce.command("digits")
+def digits(
+    seeds: Annotated[int, typer.Option(help="Independent repetitions.")] = DIGITS.seeds,
+    gd_steps: Annotated[int, typer.Option(help="Gradient-descent steps to the minimum.")] = DIGITS.gd_steps,
+    steps: Annotated[int, typer.Option(help="Steps of each dynamics from there.")] = DIGITS.steps,
+    batch_size: Annotated[int, typer.Option(help="B of the minibatch noise.")] = DIGITS.batch_size,
+    dynamics: Annotated[
+        str, typer.Option(help="Names of the compared dynamics, separated by commas.")
+    ] = ",".join(DIGITS.dynamics),
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Escape from a sharp minimum of a small network on real images."""
+
+    def work(path: Path, progress: bool) -> Run:
+        config = DigitsConfig(
+            seeds=seeds,
+            gd_steps=gd_steps,
+            steps=steps,
+            batch_size=batch_size,
+            dynamics=tuple(name.strip() for name in dynamics.split(",")),
+            seed=seed,
+            device=device,
+        )
+        return run_digits(config, path, jobs=jobs, progress=progress)
+
+    _experiment("digits", work, out, device, quiet, as_json)
+
+
+@app.command()
+def demo(seed: Seed = 0, out: Out = None, jobs: Jobs = None, quiet: Quiet = False) -> None:
+    """The main job: toy-2d and digits, a summary of each, and the paths of their reports."""
+    with _plain_errors():
+        root = out or default_run_path("demo")
+        runs = [
+            run_toy_2d(Toy2DConfig(seed=seed), root / "toy-2d", jobs=jobs, progress=not quiet),
+            run_digits(DigitsConfig(seed=seed), root / "digits", jobs=jobs, progress=not quiet),
+        ]
+        for run in runs:
+            _show(run, write_report(run), quiet)
+
+
+@app.command()
+def measure(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="MODULE:FUNCTION, a function without arguments that returns an EmpiricalRisk, or (risk, theta)."
+        ),
+    ],
+    batch_size: Annotated[int, typer.Option(help="B of the minibatch noise.")],
+    without_replacement: Annotated[
+        bool, typer.Option("--without-replacement", help="Batches drawn without replacement.")
+    ] = False,
+    k: Annotated[int, typer.Option(help="Leading eigenpairs.")] = 20,
+    rtol: Annotated[float, typer.Option(help="Relative standard error of the stochastic figures.")] = 0.01,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the figures to this JSON file.", show_default=False)
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Move the risk there first.", show_default=False)
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure Tr(HΣ) and its company on your own model: noisescape measure my_module:make_risk --batch-size 128."""
+    with _plain_errors():
+        risk, theta = _load(target)
+        if device is not None:
+            risk, theta = risk.to(_device(device)), theta.to(device)
+        found = measure_risk(
+            risk, theta, batch_size=batch_size, replacement=not without_replacement, k=k, rtol=rtol, seed=seed
+        )
+        if out is not None:
+            write_text(out, strict_json(found.to_dict()))
+        if as_json:
+            typer.echo(strict_json(found.to_dict()))
+        elif not quiet:
+            Console().print(found.table())
+
+
+@app.command()
+def report(
+    run: Annotated[Path, typer.Argument(help="Directory of a complete run.")],
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Draw a run's figures and its report.html anew."""
+    with _plain_errors():
+        found = Run.open(run)
+        path = write_report(found)
+        if as_json:
+            typer.echo(strict_json({"report": str(path), **found.summary()}))
+        else:
+            _show(found, path, quiet)
+
+
+def _experiment(
+    name: str, work: Callable[[Path, bool], Run], out: Path | None, device: str, quiet: bool, as_json: bool
+) -> None:
+    with _plain_errors():
+        _device(device)
+        run = work(out or default_run_path(name), not quiet)
+        path = write_report(run)
+        if as_json:
+            typer.echo(strict_json({**run.summary(), "run": str(run.path), "report": str(path)}))
+        else:
+            _show(run, path, quiet)
+
+
+def _show(run: Run, report_path: Path, quiet: bool) -> None:
+    console = Console()
+    if not quiet:
+        console.print(TABLES[run.info["experiment"]](run.summary()))
+    console.print(f"report: {report_path}", soft_wrap=True)
+
+
+def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:
+    module_name, colon, function_name = target.partition(":")
+    if not (module_name and colon and function_name):
+        raise ValueError(f"'{target}' is not MODULE:FUNCTION, e.g. my_module:make_risk")
+    sys.path.insert(0, str(Path.cwd()))
+    module = importlib.import_module(module_name)
+    if not hasattr(module, function_name):
+        public = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise ValueError(f"{module_name} has no function '{function_name}'; it has: {', '.join(public)}")
+    made = getattr(module, function_name)()
+    risk, theta = made if isinstance(made, tuple) else (made, None)
+    if not isinstance(risk, EmpiricalRisk):
+        raise TypeError(f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)")
+    return risk, risk.parameters() if theta is None else theta
+
+
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise ValueError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from None
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device '{name}' asked for, but PyTorch sees no GPU here; use --device cpu")
+    return device
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Mistakes are told in one line, without a traceback."""
+    try:
+        yield
+    except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError) as error:
+        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1) from error

@@ -1,0 +1,252 @@
+"""Figures and report of the escape study on digits."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure as MplFigure
+from torch import Tensor
+
+from noisescape.report.page import Figure, Section, Table, render
+from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
+from noisescape.runs import Run
+
+Rows = Sequence[Mapping[str, Any]]
+
+
+def write_digits_report(run: Run) -> None:
+    """Draw the figures and write ``report.html`` into the run directory."""
+    summary = run.summary()
+    rows = run.metrics().to_pylist()
+    config = run.info["config"]
+    delta = float(config["sharpness_delta"])
+    with house_style():
+        curves = run.save_figure("learning_curves", draw_curves(rows))
+        sharpness = run.save_figure("sharpness", draw_sharpness(rows, delta))
+        descent = run.save_figure("indicator", draw_descent(rows))
+        spectra = run.save_figure("spectra", draw_spectra(run.tensors("spectra"), int(config["seeds"])))
+    page = render(
+        title="Escape from a sharp minimum: a small network on digits",
+        lead=_lead(summary),
+        sections=[
+            Section(
+                "What each noise did",
+                f"From the same minimum, {config['steps']} steps at learning rate {config['lr']:g}, batch size "
+                f"{config['batch_size']}. Mean ± standard error over {config['seeds']} seeds; Δ is the change of "
+                "expected sharpness from the minimum within a seed. A few seeds decide large effects only: read "
+                "the intervals, not the third digit.",
+                [_final_table(summary)],
+            ),
+            Section(
+                "Sharpness",
+                f"Expected sharpness E[L(θ+ν) − L(θ)] with ν ~ N(0, δ²I), δ = {delta:g}: it falls where a dynamics "
+                "leaves for flatter ground. Bands span the seeds.",
+                [Figure(sharpness, "Expected sharpness along the trajectories.")],
+            ),
+            Section(
+                "Learning curves",
+                "Training loss rises where noise keeps the iterate off the floor of a narrow valley.",
+                [Figure(curves, "Training loss and test accuracy along the trajectories.")],
+            ),
+            Section(
+                "The indicator",
+                "Tr(HΣ) of minibatch noise along gradient descent to the minimum, against its isotropic reference "
+                "TrH·TrΣ/D: the same amount of noise without its shape.",
+                [Figure(descent, "Tr(HΣ) and its isotropic reference."), _measurement_table(summary)],
+            ),
+            Section(
+                "Spectra at the minimum",
+                "Left: eigenvalue density of the Hessian. Right: its leading eigenvalues beside those of the noise "
+                "covariance, both relative to their largest.",
+                [Figure(spectra, "Spectra of the Hessian and of the noise covariance.")],
+            ),
+        ],
+        facts=run.facts(),
+    )
+    run.write_report(page)
+
+
+def draw_curves(rows: Rows) -> MplFigure:
+    """Training loss and test accuracy of every dynamics."""
+    figure = new_figure(9.6, 3.8)
+    left, right = figure.subplots(1, 2)
+    for name in _dynamics(rows):
+        _band(left, rows, name, "loss")
+        _band(right, rows, name, "test_accuracy")
+    left.set(xlabel="step", ylabel="training loss")
+    right.set(xlabel="step", ylabel="test accuracy")
+    _legend(figure, left)
+    return figure
+
+
+def draw_sharpness(rows: Rows, delta: float) -> MplFigure:
+    """Signed and absolute expected sharpness of every dynamics."""
+    figure = new_figure(9.6, 3.8)
+    axes = figure.subplots(1, 2, sharey=True)
+    for axis, kind, symbol in zip(axes, ("signed", "absolute"), ("E[ΔL]", "E|ΔL|"), strict=True):
+        for name in _dynamics(rows):
+            _band(axis, rows, name, f"sharpness/{kind}", marker="o")
+        axis.set(xlabel="step", title=f"{kind}: {symbol} at δ = {delta:g}")
+    axes[0].set_ylabel("expected sharpness (loss units)")
+    axes[0].set_ylim(bottom=0)
+    _legend(figure, axes[0])
+    return figure
+
+
+def draw_descent(rows: Rows) -> MplFigure:
+    """Tr(HΣ) and its isotropic reference along gradient descent, every seed."""
+    figure = new_figure(6.4, 3.6)
+    axis = figure.subplots()
+    seeds = sorted({row["seed"] for row in rows})
+    for series, label, colour in (
+        ("trace_h_sigma/value", "Tr(HΣ)", "#d62728"),
+        ("trace_h_sigma/reference", "isotropic: TrH·TrΣ/D", "#3b6fb6"),
+    ):
+        for seed in seeds:
+            steps, values = _series(rows, "descent", "gd", series, seed)
+            axis.plot(
+                steps, values, "o-", color=colour, alpha=0.8, markersize=4, label=label if seed == seeds[0] else None
+            )
+    axis.set(xlabel="gradient-descent step", ylabel="loss units per (learning rate)²·step", yscale="log")
+    axis.set_ylabel("Tr(HΣ), log scale")
+    axis.legend(loc="center right")
+    return figure
+
+
+def draw_spectra(tensors: Mapping[str, Tensor], seeds: int) -> MplFigure:
+    """Density of H and leading eigenvalues of H and Σ at the minima."""
+    figure = new_figure(9.6, 3.6)
+    left, right = figure.subplots(1, 2)
+    for seed in range(seeds):
+        grid, density = (tensors[f"seed-{seed}/{part}"].numpy() for part in ("density_grid", "density"))
+        left.plot(grid, np.maximum(density, 1e-6), linewidth=1.2, label=f"seed {seed}")
+        for part, style, label in (("hessian", "o-", "H"), ("noise", "s--", "Σ")):
+            values = tensors[f"seed-{seed}/{part}_eigenvalues"].numpy()
+            colour = "#8f5fbf" if part == "hessian" else "#e58606"
+            right.plot(
+                np.arange(1, len(values) + 1),
+                values / values[0],
+                style,
+                color=colour,
+                alpha=0.8,
+                markersize=4,
+                label=label if seed == 0 else None,
+            )
+    left.set(xlabel="eigenvalue of H", ylabel="density (log scale)", yscale="log", ylim=(1e-5, None))
+    left.legend()
+    right.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue / largest", yscale="log")
+    right.legend()
+    return figure
+
+
+def _band(axis: Axes, rows: Rows, name: str, metric: str, marker: str | None = None) -> None:
+    """Mean over seeds, with the span of the seeds behind it."""
+    seeds = sorted({row["seed"] for row in rows})
+    series = [_series(rows, "escape", name, metric, seed) for seed in seeds]
+    steps = series[0][0]
+    values = np.array([np.interp(steps, own, seen) if len(own) else np.full(len(steps), np.nan) for own, seen in series])
+    axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[name], alpha=0.1, linewidth=0)
+    axis.plot(
+        steps,
+        values.mean(0),
+        line_style(name),
+        color=COLOURS[name],
+        linewidth=1.5,
+        label=LABELS[name],
+        marker=marker,
+        markersize=4,
+    )
+
+
+def _series(rows: Rows, phase: str, name: str, metric: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    chosen = sorted(
+        (row["step"], row["value"])
+        for row in rows
+        if (row["phase"], row["dynamics"], row["metric"], row["seed"]) == (phase, name, metric, seed)
+    )
+    return np.array([step for step, _ in chosen]), np.array([value for _, value in chosen], dtype=float)
+
+
+def _dynamics(rows: Rows) -> list[str]:
+    present = {row["dynamics"] for row in rows if row["phase"] == "escape"}
+    return [name for name in LABELS if name in present]
+
+
+def _legend(figure: MplFigure, axis: Axes) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+
+
+def _pm(found: Mapping[str, Any], digits: int = 3, scale: float = 1.0) -> str:
+    if found["value"] is None:
+        return "diverged"
+    spread = "?" if found["stderr"] is None else f"{found['stderr'] * scale:.{digits}f}"
+    return f"{found['value'] * scale:.{digits}f} ± {spread}"
+
+
+def _final_table(summary: Mapping[str, Any]) -> Table:
+    rows = [
+        [
+            LABELS[name],
+            _pm(found["loss"]),
+            _pm(found["test_accuracy"], 1, 100),
+            _pm(found["sharpness/signed"], 2, 1000),
+            _pm(found["sharpness/absolute"], 2, 1000),
+            _pm(summary["sharpness_change"][name], 2, 1000),
+            _pm(found["noise_trace"], 2),
+        ]
+        for name, found in summary["final"].items()
+    ]
+    columns = [
+        "noise",
+        "training loss",
+        "test accuracy, %",
+        "E[ΔL] × 10³",
+        "E|ΔL| × 10³",
+        "Δ E[ΔL] × 10³",
+        "Tr Σ at the end",
+    ]
+    return Table(columns, rows, "At the last step; mean ± standard error over seeds.")
+
+
+def _measurement_table(summary: Mapping[str, Any]) -> Table:
+    figures = [
+        ("trace_h_sigma", "Tr(HΣ)"),
+        ("isotropic_reference", "Tr(HΣ̄)"),
+        ("anisotropy", "ratio"),
+        ("upper_bound", "upper bound D·λ₁/TrH"),
+        ("projection_coefficient", "a"),
+        ("decay_exponent", "d"),
+        ("alignment", "cos(H, Σ)"),
+        ("gradient_norm", "‖ḡ‖"),
+        ("trace_h", "Tr H"),
+        ("trace_sigma", "Tr Σ"),
+    ]
+    rows = [
+        [label, *(f"{found[name]['value']:.4g} ± {found[name]['stderr']:.2g}" for found in summary["minimum"])]
+        for name, label in figures
+    ]
+    columns = ["at the minimum", *(f"seed {seed}" for seed in range(len(summary["minimum"])))]
+    return Table(columns, rows, "Measured at the minimum; ± is the standard error of the estimate.")
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    change = summary["sharpness_change"]
+    flatter = [LABELS[name] for name, found in change.items() if (found["high"] or 0) < 0]
+    anisotropy = [found["anisotropy"]["value"] for found in summary["minimum"]]
+    verdict = (
+        f"Expected sharpness fell, with an interval clear of zero, under {_listed(flatter)}"
+        if flatter
+        else "No dynamics lowered the expected sharpness with an interval clear of zero"
+    )
+    return (
+        f"At the minimum Tr(HΣ) is {min(anisotropy):.0f} to {max(anisotropy):.0f} times its isotropic reference. "
+        f"{verdict} ({summary['seeds']} seeds)."
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

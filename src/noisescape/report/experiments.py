@@ -1,0 +1,26 @@
+"""Which report belongs to which experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from noisescape.report.digits import write_digits_report
+from noisescape.report.toy_2d import write_toy_report
+from noisescape.runs import Run
+
+_REPORTS: dict[str, Callable[[Run], None]] = {"toy-2d": write_toy_report, "digits": write_digits_report}
+
+
+def write_report(run: Run) -> Path:
+    """Draw a complete run's figures anew and write its ``report.html``; returns its path.
+
+    Raises:
+        FileNotFoundError: the run did not finish.
+        ValueError: no report is known for its experiment.
+    """
+    experiment = run.info["experiment"]
+    if experiment not in _REPORTS:
+        raise ValueError(f"no report for experiment '{experiment}'; known: {', '.join(_REPORTS)}")
+    _REPORTS[experiment](run)
+    return run.path / "report.html"

@@ -1,0 +1,67 @@
+"""One look for every figure: names, colours and axes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import matplotlib as mpl
+from matplotlib.figure import Figure
+
+LABELS = {
+    "gd": "GD",
+    "sgd": "SGD",
+    "gld-constant": "constant",
+    "gld-dynamic": "dynamic",
+    "gld-diagonal": "diagonal",
+    "gld-leading": "leading",
+    "gld-hessian": "Hessian",
+    "gld-top-eigenvector": "1st eigenvector",
+    "gld-full": "full covariance",
+}
+"""Short names of the dynamics, for legends and tables."""
+
+COLOURS = {
+    "gd": "#444444",
+    "sgd": "#d62728",
+    "gld-constant": "#7aa6d8",
+    "gld-dynamic": "#3b6fb6",
+    "gld-diagonal": "#17a2a2",
+    "gld-leading": "#e58606",
+    "gld-hessian": "#8f5fbf",
+    "gld-top-eigenvector": "#c2448f",
+    "gld-full": "#5a9a3c",
+}
+"""Cool colours for noise without the landscape's directions, warm ones for noise with them."""
+
+ANISOTROPIC = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-full")
+"""Dynamics whose noise knows the directions of the landscape; drawn with solid lines."""
+
+
+def line_style(name: str) -> str:
+    """Solid for anisotropic noise, dashed for the rest: readable without colour."""
+    return "-" if name in ANISOTROPIC else "--"
+
+
+@contextmanager
+def house_style() -> Iterator[None]:
+    """Matplotlib settings shared by all figures."""
+    settings = {
+        "font.size": 10,
+        "axes.titlesize": 10,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "grid.color": "#e6e6e6",
+        "grid.linewidth": 0.6,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "figure.constrained_layout.use": True,
+    }
+    with mpl.rc_context(settings):
+        yield
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure that belongs to no window system."""
+    return Figure(figsize=(width, height), layout="constrained")

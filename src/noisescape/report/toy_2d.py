@@ -1,0 +1,273 @@
+"""Figures and report of the two-dimensional toy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+import torch
+from matplotlib.figure import Figure as MplFigure
+from torch import Tensor
+
+from noisescape.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d
+from noisescape.report.page import Figure, Interactive, Section, Table, render
+from noisescape.report.style import COLOURS, LABELS, house_style, new_figure
+from noisescape.runs import Run
+
+GEOMETRY_TITLES: dict[Geometry, str] = {
+    "published": "published basin",
+    "isotropic": "control: isotropic basin",
+    "rotated": "control: basin turned by 90°",
+}
+EXTENT = (-2.2, 2.2)
+
+
+def write_toy_report(run: Run) -> None:
+    """Draw the figures and write ``report.html`` into the run directory."""
+    summary = run.summary()
+    paths = run.tensors("trajectories")
+    escaped_below = float(run.info["config"]["escaped_below"])
+    with house_style():
+        trajectories = run.save_figure("trajectories", draw_trajectories(paths, escaped_below))
+        success = run.save_figure("success", draw_success(summary))
+        indicator = run.save_figure("indicator", draw_indicator(summary))
+    animation = animate(paths, int(run.info["config"]["steps"]))
+    page = render(
+        title="Escape from a sharp minimum: the 2-D toy",
+        lead=_lead(summary),
+        sections=[
+            Section(
+                "Who escapes",
+                "Share of replicas that end in the flat basin (both coordinates below "
+                f"{escaped_below:g}), with 95 % Wilson intervals. Every noise has the same trace; only its "
+                "shape differs.",
+                [Figure(success, "Success rate of each dynamics, by geometry."), _table(summary)],
+            ),
+            Section(
+                "Watch it",
+                "Six replicas of each dynamics on the published landscape. Press play, or drag the slider; click a "
+                "name in the legend to hide it.",
+                [Interactive.from_plotly(animation, "Replicas moving from the sharp minimum at (1, 1).")],
+            ),
+            Section(
+                "Trajectories",
+                "The first replicas of each dynamics over the contours of the landscape (drawn for x = 0). The "
+                "shaded corner is where a replica counts as escaped.",
+                [Figure(trajectories, "Trajectories on the contours of the landscape.")],
+            ),
+            Section(
+                "Does Tr(HΣ) predict it?",
+                "The indicator of the injected gradient noise at the start against the success rate. In the "
+                "published geometry they agree. In the rotated one the same indicator gives far fewer escapes: the "
+                "steep direction, along which aligned noise pushes, no longer leads to the flat basin. In the "
+                "isotropic one every shape has the same indicator; what remains is geometry alone.",
+                [Figure(indicator, "Indicator at the start and success rate, one point a dynamics.")],
+            ),
+        ],
+        facts=run.facts(),
+    )
+    run.write_report(page)
+
+
+def draw_success(summary: Mapping[str, Any]) -> MplFigure:
+    """Success rates with Wilson intervals, a panel for each geometry."""
+    panels = _geometries(summary)
+    figure = new_figure(3.4 * len(panels) + 1, 3.2)
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (geometry, found) in zip(axes, panels.items(), strict=True):
+        for row, (name, rate) in enumerate(found["success"].items()):
+            spread = [[rate["rate"] - rate["low"]], [rate["high"] - rate["rate"]]]
+            axis.barh(row, rate["rate"], color=COLOURS[name], alpha=0.35, height=0.6)
+            axis.errorbar(rate["rate"], row, xerr=np.abs(spread), fmt="o", color=COLOURS[name], capsize=3)
+            axis.text(rate["high"] + 0.015, row, f"{rate['rate']:.1%}", va="center", fontsize=9)
+        count = next(iter(found["success"].values()))["n"]
+        axis.set_title(f"{GEOMETRY_TITLES[geometry]} (n = {count})")
+        axis.set_xlabel("success rate")
+        axis.xaxis.set_major_formatter("{x:.0%}")
+    names = next(iter(panels.values()))["success"]
+    axes[0].set_yticks(range(len(names)), [LABELS[name] for name in names])
+    axes[0].invert_yaxis()
+    top = max(rate["high"] for found in panels.values() for rate in found["success"].values())
+    axes[0].set_xlim(0, min(1.2, top + 0.15))
+    return figure
+
+
+def draw_indicator(summary: Mapping[str, Any]) -> MplFigure:
+    """Tr(HΣ) at the start against the success rate."""
+    panels = _geometries(summary)
+    figure = new_figure(3.4 * len(panels) + 1, 3.2)
+    axes = figure.subplots(1, len(panels), sharex=True, sharey=True, squeeze=False)[0]
+    for axis, (geometry, found) in zip(axes, panels.items(), strict=True):
+        for name, rate in found["success"].items():
+            value = found["trace_h_sigma"][name]["value"]
+            spread = np.abs([[rate["rate"] - rate["low"]], [rate["high"] - rate["rate"]]])
+            axis.errorbar(
+                value, rate["rate"], yerr=spread, fmt="o", color=COLOURS[name], capsize=3, label=LABELS[name]
+            )
+        axis.set_title(GEOMETRY_TITLES[geometry])
+        axis.set_xlabel("Tr(HΣ) at the start")
+        axis.yaxis.set_major_formatter("{x:.0%}")
+        axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
+    axes[0].set_ylabel("success rate")
+    handles, labels = axes[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right center")
+    return figure
+
+
+def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplFigure:
+    """A panel for each dynamics: tracked replicas over contours of the published landscape."""
+    names = [key.removeprefix("published/") for key in _published(paths)]
+    figure = new_figure(9.6, 6.6)
+    grid = figure.subplots(2, 3, sharex=True, sharey=True)
+    x, y, height = _landscape()
+    for axis, name in zip(grid.flat, sorted(names, key=list(LABELS).index), strict=True):
+        axis.contour(x, y, np.log10(height + 1e-2), levels=14, colors="#9aa5b1", linewidths=0.6)
+        low = EXTENT[0]
+        axis.fill_between([low, escaped_below], low, escaped_below, color="#5a9a3c", alpha=0.12, linewidth=0)
+        path = paths[f"published/{name}"].numpy()
+        for replica in range(min(3, path.shape[1])):
+            axis.plot(*path[:, replica].T, color=COLOURS[name], linewidth=0.8, alpha=0.8)
+            axis.plot(*path[-1, replica], "o", color=COLOURS[name], markersize=5)
+        axis.plot(*SHARP_MINIMUM, "*", color="black", markersize=8)
+        axis.plot(*FLAT_MINIMUM, "P", color="black", markersize=6)
+        axis.set_title(LABELS[name])
+        axis.set(xlim=EXTENT, ylim=EXTENT, aspect="equal")
+        axis.grid(visible=False)
+    for axis in grid[-1]:
+        axis.set_xlabel("$w_1$")
+    for axis in grid[:, 0]:
+        axis.set_ylabel("$w_2$")
+    figure.suptitle("★ start, in the sharp minimum   ✚ flat minimum   ● where a replica ended", fontsize=10)
+    return figure
+
+
+def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
+    """The tracked replicas moving over the landscape, with a slider over steps."""
+    chosen = _published(paths)
+    names = sorted((key.removeprefix("published/") for key in chosen), key=list(LABELS).index)
+    length = len(next(iter(chosen.values())))
+    x, y, height = _landscape(points=90)
+    frame_numbers = list(range(0, length, max(1, length // 60)))
+    if frame_numbers[-1] != length - 1:
+        frame_numbers.append(length - 1)
+
+    def markers(position: int) -> list[go.Scatter]:
+        return [
+            go.Scatter(
+                x=chosen[f"published/{name}"][position, :, 0].tolist(),
+                y=chosen[f"published/{name}"][position, :, 1].tolist(),
+                mode="markers",
+                name=LABELS[name],
+                marker={"color": COLOURS[name], "size": 10, "line": {"color": "white", "width": 1}},
+            )
+            for name in names
+        ]
+
+    contour = go.Contour(
+        x=x[0].tolist(),
+        y=y[:, 0].tolist(),
+        z=np.round(np.log10(height + 1e-2), 3).tolist(),
+        colorscale="Greys",
+        reversescale=True,
+        showscale=False,
+        ncontours=16,
+        opacity=0.5,
+        hoverinfo="skip",
+    )
+    traced = list(range(1, len(names) + 1))
+    frames = [
+        go.Frame(data=markers(position), traces=traced, name=str(round(position * steps / (length - 1))))
+        for position in frame_numbers
+    ]
+    instant = {"frame": {"duration": 0, "redraw": False}, "mode": "immediate", "transition": {"duration": 0}}
+    playing = {"frame": {"duration": 60, "redraw": False}, "fromcurrent": True, "transition": {"duration": 0}}
+    figure = go.Figure(data=[contour, *markers(0)], frames=frames)
+    figure.update_layout(
+        width=720,
+        height=640,
+        template="plotly_white",
+        margin={"l": 60, "r": 20, "t": 20, "b": 60},
+        xaxis={"range": EXTENT, "title": {"text": "w₁"}, "constrain": "domain"},
+        yaxis={"range": EXTENT, "title": {"text": "w₂"}, "scaleanchor": "x"},
+        updatemenus=[
+            {
+                "type": "buttons",
+                "direction": "left",
+                "x": 0,
+                "y": -0.12,
+                "yanchor": "top",
+                "buttons": [
+                    {"label": "▶ play", "method": "animate", "args": [None, playing]},
+                    {"label": "❚❚ pause", "method": "animate", "args": [[None], instant]},
+                ],
+            }
+        ],
+        sliders=[
+            {
+                "x": 0.28,
+                "y": -0.08,
+                "len": 0.72,
+                "currentvalue": {"prefix": "step "},
+                "steps": [
+                    {"label": frame.name, "method": "animate", "args": [[frame.name], instant]} for frame in frames
+                ],
+            }
+        ],
+    )
+    return figure
+
+
+def _landscape(points: int = 241) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The published landscape for the single data point x = 0, on a grid."""
+    line = torch.linspace(*EXTENT, points)
+    first, second = torch.meshgrid(line, line, indexing="xy")
+    risk = toy_2d(torch.zeros(1, 2), "published")
+    height = risk.loss(torch.stack([first.flatten(), second.flatten()], dim=1))
+    return first.numpy(), second.numpy(), height.view(points, points).numpy()
+
+
+def _published(paths: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: path for key, path in paths.items() if key.startswith("published/")}
+
+
+def _geometries(summary: Mapping[str, Any]) -> dict[Geometry, Mapping[str, Any]]:
+    return {
+        geometry: summary if geometry == "published" else summary["controls"][geometry]
+        for geometry in GEOMETRIES
+        if geometry == "published" or geometry in summary["controls"]
+    }
+
+
+def _table(summary: Mapping[str, Any]) -> Table:
+    rows = []
+    for geometry, found in _geometries(summary).items():
+        for name, rate in found["success"].items():
+            indicator = found["trace_h_sigma"][name]
+            rows.append(
+                [
+                    GEOMETRY_TITLES[geometry],
+                    LABELS[name],
+                    f"{rate['rate']:.1%}",
+                    f"{rate['low']:.1%} – {rate['high']:.1%}",
+                    str(rate["n"]),
+                    f"{indicator['value']:,.0f}",
+                ]
+            )
+    return Table(
+        ["geometry", "noise", "success", "95 % interval", "replicas", "Tr(HΣ) at the start"],
+        rows,
+        "Success rates and the indicator of the injected gradient noise.",
+    )
+
+
+def _lead(summary: Mapping[str, Any]) -> str:
+    success = summary["success"]
+    best = max(success, key=lambda name: success[name]["rate"])
+    return (
+        f"{summary['replicas']:,} replicas of each dynamics start in a sharp minimum; every noise has the same "
+        f"trace. {LABELS[best]} noise escapes most often ({success[best]['rate']:.0%}), isotropic noise in "
+        f"{success['gld-constant']['rate']:.1%} of the replicas, plain gradient descent in "
+        f"{success['gd']['rate']:.0%}. Preset: {summary['preset']}."
+    )
