@@ -81,7 +81,7 @@ class Interactive:
     def from_plotly(cls, figure: Any, caption: str) -> Interactive:
         """The fragment of a ``plotly.graph_objects.Figure``."""
         html: str = figure.to_html(
-            full_html=False, include_plotlyjs=False, config={"displaylogo": False, "responsive": True}
+            full_html=False, include_plotlyjs=False, auto_play=False, config={"displaylogo": False, "responsive": True}
         )
         return cls(html, caption)
 
