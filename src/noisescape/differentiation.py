@@ -16,7 +16,9 @@ def push_forward(function: Function, point: Tensor, directions: Tensor) -> Tenso
     point = point.detach()
 
     def along(direction: Tensor) -> Tensor:
-        return jvp(function, (point,), (direction,))[1]
+        tangent = jvp(function, (point,), (direction,))[1]
+        # an identically zero tangent comes out of vmap with a corrupt shape unless it meets a mapped tensor
+        return tangent + torch.zeros_like(direction).sum()
 
     if directions.ndim == point.ndim:
         return along(directions)

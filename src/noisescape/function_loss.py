@@ -6,6 +6,7 @@ asks for less.
 
 from __future__ import annotations
 
+import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
@@ -93,11 +94,8 @@ class LossVector(ClosedForm):
     def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
         """By whichever of forward and reverse mode needs fewer passes."""
         if self.dimension <= batch.size:
-            columns = []
-            for axis in torch.eye(self.dimension, dtype=self.dtype, device=self.device):
-                tangent = axis.expand_as(theta).contiguous()
-                columns.append(jvp(lambda point: self.losses(point, batch), (theta.detach(),), (tangent,))[1])
-            return torch.stack(columns, dim=-1)
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # no forward derivative
+                return self._gradients_by_columns(theta, batch)
         leaf = theta.detach().requires_grad_()
         values = self.losses(leaf, batch)
         rows = [
@@ -105,6 +103,13 @@ class LossVector(ClosedForm):
             for row in range(batch.size)
         ]
         return torch.stack(rows, dim=-2)
+
+    def _gradients_by_columns(self, theta: Tensor, batch: Batch) -> Tensor:
+        columns = []
+        for axis in torch.eye(self.dimension, dtype=self.dtype, device=self.device):
+            tangent = axis.expand_as(theta).contiguous()
+            columns.append(jvp(lambda point: self.losses(point, batch), (theta.detach(),), (tangent,))[1])
+        return torch.stack(columns, dim=-1)
 
 
 class SampleLoss(ClosedForm):

@@ -6,6 +6,7 @@ import contextlib
 import copy
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch.func import functional_call, grad, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from noisescape.errors import BatchCouplingError
 from noisescape.samples import Batch, TensorSamples, Tree
@@ -42,6 +43,7 @@ class ModelLoss:
         self.loss = loss
         self.per_sample_loss = per_sample(loss)
         self._maps_samples: bool | None = None
+        self._maps_replicas = True
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
@@ -78,6 +80,7 @@ class ModelLoss:
 
     def outputs(self, theta: Tensor, inputs: Tree) -> Any:
         """The module's outputs for a batch."""
+        _check_deterministic_modules(self.model)  # it may have been switched to training since
         if isinstance(inputs, Mapping):
             args, kwargs = (), dict(inputs)
         else:
@@ -98,7 +101,18 @@ class ModelLoss:
         if theta.ndim == 1:
             return self(theta, batch.inputs, batch.targets)
         data = 0 if data_per_replica else None
-        return vmap(self, in_dims=(0, data, data))(theta, batch.inputs, batch.targets)
+        if self._maps_replicas:
+            try:
+                with _mapping():
+                    return vmap(self, in_dims=(0, data, data))(theta, batch.inputs, batch.targets)
+            except (NotImplementedError, RuntimeError, UserWarning):  # an operation unknown to vmap
+                self._maps_replicas = False
+
+        def of_replica(row: int) -> tuple[Tree, Tree]:
+            both = (batch.inputs, batch.targets)
+            return tree_map(lambda tensor: tensor[row], both) if data_per_replica else both
+
+        return torch.stack([self(point, *of_replica(row)) for row, point in enumerate(theta)])
 
     def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
         """G, row n the gradient of the batch's n-th loss: (n, D), or (R, n, D)."""
@@ -126,8 +140,9 @@ class ModelLoss:
     def _can_map_samples(self, theta: Tensor, batch: Batch) -> bool:
         """Whether ``vmap`` knows every operation of the model; recurrent modules, for one, it does not."""
         try:
-            self._mapped_gradients(theta, TensorSamples(batch.inputs, batch.targets).between(0, 1))
-        except (NotImplementedError, RuntimeError, ValueError):
+            with _mapping():
+                self._mapped_gradients(theta, TensorSamples(batch.inputs, batch.targets).between(0, 1))
+        except (NotImplementedError, RuntimeError, ValueError, UserWarning):
             return False
         return True
 
@@ -150,6 +165,8 @@ class ModelLoss:
         """The same function for parameters of another dtype or on another device."""
         other = copy.copy(self)
         other.dtype, other.device = dtype, device
+        if isinstance(self.per_sample_loss, nn.Module):  # class weights
+            other.per_sample_loss = copy.deepcopy(self.per_sample_loss).to(device, dtype)
         other.constants = {
             name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
             for name, tensor in self.constants.items()
@@ -164,7 +181,17 @@ class ModelLoss:
             BatchCouplingError: evaluating twice, or one sample alone, gives another value.
         """
         with torch.no_grad():
-            raw = self.per_sample_loss(self.outputs(theta, inputs), targets)
+            try:
+                raw = self.per_sample_loss(self.outputs(theta, inputs), targets)
+            except RuntimeError as error:
+                floating = {leaf.dtype for leaf in tree_leaves((inputs, targets)) if leaf.is_floating_point()}
+                if floating - {self.dtype}:
+                    found = ", ".join(sorted(str(dtype) for dtype in floating - {self.dtype}))
+                    raise ValueError(
+                        f"mixed dtypes: the parameters are {self.dtype}, the data {found}; convert one: "
+                        f"data.to({self.dtype}) or model.to({found})"
+                    ) from error
+                raise
             if not isinstance(raw, Tensor):
                 raise TypeError(f"the loss returned {type(raw).__name__}, not a tensor of per-sample losses")
             if raw.ndim == 0 or raw.shape[0] != count:
@@ -187,6 +214,11 @@ class ModelLoss:
                 f"{float(single[0]):.6g} alone: samples of a batch influence each other (batch statistics?), "
                 "so there is no per-sample gradient; use model.eval() or a normalisation without batch "
                 "statistics"
+                + (
+                    f". Or outputs are broadcast against targets: their unreduced loss is {tuple(raw.shape)}"
+                    if raw.ndim > 1
+                    else ""
+                )
             )
 
 
@@ -240,6 +272,15 @@ def _check_deterministic_modules(model: nn.Module) -> None:
                 f"{where} drops units at random (p = {rate:g}): the loss is not a function of θ; call "
                 "model.eval() or set p = 0"
             )
+
+
+@contextlib.contextmanager
+def _mapping() -> Iterator[None]:
+    """For ``vmap``: its slow fallback is no mapping; a complaint of mse_loss under ``jvp`` is harmless."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*performance drop because we have not yet implemented")
+        warnings.filterwarnings("ignore", message="An output with one or more elements was resized")
+        yield
 
 
 @contextlib.contextmanager

@@ -324,6 +324,11 @@ class EmpiricalRisk:
             raise ValueError("a minibatch needs at least one index")
         if int(indices.min()) < 0 or int(indices.max()) >= self.sample_count:
             raise IndexError(f"minibatch indices must lie in 0..{self.sample_count - 1}")
+        if indices.ndim not in (1, theta.ndim) or indices.shape[:-1] not in ((), theta.shape[:-1]):
+            raise ValueError(
+                f"indices must have shape (B,), or (R, B) with replicas θ (R, {self.dimension}); they are "
+                f"{tuple(indices.shape)} with θ {tuple(theta.shape)}"
+            )
         leaf = theta.detach().requires_grad_()
         inputs, targets = self._samples.take(indices)
         losses = self._function.losses(

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_flatten, tree_map
-from torch.utils.data import DataLoader, Dataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
 Tree = Any
 """A tensor, or a tuple, list or dict of tensors, samples along each tensor's first dimension."""
@@ -125,7 +125,11 @@ def open_samples(data: Any, *, device: torch.device, memory_budget: int) -> Samp
         TypeError: none of the three kinds.
         ValueError: empty, of unequal lengths, on another device, shuffled, or readable only once.
     """
-    if isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_tree(part) for part in data):
+    pair = isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_tree(part) for part in data)
+    two_batches = isinstance(data, list) and all(
+        isinstance(part, (tuple, list)) and len(part) == 2 for part in data
+    )
+    if pair and not two_batches:
         samples = TensorSamples(*data)
         _check_tensors(samples, device)
     else:
@@ -138,7 +142,8 @@ def open_samples(data: Any, *, device: torch.device, memory_budget: int) -> Samp
 def _read(data: Any, device: torch.device, memory_budget: int) -> Samples:
     source: Iterable[tuple[Tree, Tree]]
     if isinstance(data, DataLoader):
-        if not isinstance(getattr(data, "sampler", None), SequentialSampler) and data.batch_sampler is not None:
+        order = getattr(data.batch_sampler, "sampler", data.sampler)
+        if not isinstance(data.dataset, IterableDataset) and not isinstance(order, SequentialSampler):
             raise ValueError(
                 "the DataLoader shuffles: a risk needs the same order on every pass; build it with "
                 "shuffle=False"

@@ -88,8 +88,11 @@ def _arpack(
 ) -> tuple[Tensor, Tensor]:
     if tol is None:
         tol = 1e-9 if operator.dtype == torch.float64 else 1e-3
-    lanczos_vectors = min(operator.size, max(2 * k + 1, 20))
+    lanczos_vectors = min(operator.size, max(2 * k + 1, 32))
     start_vector = np.random.default_rng(seed).standard_normal(operator.size)
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+    if not bool((operator @ torch.from_numpy(start_vector).to(like)).any()):  # ARPACK refuses the zero matrix
+        return like.new_zeros(k), torch.eye(operator.size, k, dtype=operator.dtype, device=operator.device)
     try:
         values, vectors = eigsh(
             operator.to_scipy(),
@@ -105,8 +108,7 @@ def _arpack(
             f"{len(error.eigenvalues)} of {k} eigenpairs of {operator!r} converged to {tol:g} within "
             f"{max_products} products; ask for fewer, a looser tol or more products"
         ) from error
-    to_torch = {"dtype": operator.dtype, "device": operator.device}
-    return torch.as_tensor(values, **to_torch), torch.as_tensor(np.ascontiguousarray(vectors), **to_torch)
+    return torch.from_numpy(values).to(like), torch.from_numpy(np.ascontiguousarray(vectors)).to(like)
 
 
 def _with_residuals(operator: SymmetricOperator, values: Tensor, vectors: Tensor, start: int) -> Eigenpairs:

@@ -66,6 +66,8 @@ class SymmetricOperator(ABC):
         self.products += 1 if other.ndim == 1 else other.shape[1]
         if other.ndim == 1:
             return self._matmat(other[:, None])[:, 0]
+        if other.shape[1] == 0:
+            return other.clone()
         return self._matmat(other)
 
     def dense(self) -> Tensor:
@@ -109,6 +111,11 @@ class SymmetricOperator(ABC):
         factor = vectors * values.clamp_min(0).sqrt()
         noise = torch.randn(count, self.size, generator=generator, dtype=self.dtype, device=self.device)
         return noise @ factor.T
+
+    @property
+    def samples_cheaply(self) -> bool:
+        """Whether drawing needs no dense factorisation: a class says so by overriding :meth:`sample`."""
+        return type(self).sample is not SymmetricOperator.sample
 
     def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
         """The k leading eigenpairs where the structure gives them cheaply and exactly, else ``None``."""
@@ -159,6 +166,11 @@ class FunctionOperator(SymmetricOperator):
     def _matmat(self, block: Tensor) -> Tensor:
         return self._function(block)
 
+    @property
+    def samples_cheaply(self) -> bool:
+        """Whether there is a sampler."""
+        return self._sampler is not None
+
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``count`` independent vectors of N(0, A), as rows: (count, D)."""
         if self._sampler is None:
@@ -182,6 +194,11 @@ class ScaledOperator(SymmetricOperator):
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor * (self.operator @ block)
+
+    @property
+    def samples_cheaply(self) -> bool:
+        """As A's."""
+        return self.operator.samples_cheaply
 
     def diagonal(self) -> Tensor:
         """c·diag(A)."""
@@ -222,6 +239,11 @@ class SumOperator(SymmetricOperator):
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.left @ block + self.right @ block
+
+    @property
+    def samples_cheaply(self) -> bool:
+        """Whether both operands' are."""
+        return self.left.samples_cheaply and self.right.samples_cheaply
 
     def diagonal(self) -> Tensor:
         """diag(A) + diag(B)."""

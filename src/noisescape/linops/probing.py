@@ -20,11 +20,12 @@ class ToleranceWarning(UserWarning):
 
 @dataclass(frozen=True)
 class ProbeMean:
-    """Mean of iid probes, its standard error, and how many there were."""
+    """Mean of iid probes, its standard error, how many there were, and how many were spent in all."""
 
     mean: Tensor
     stderr: Tensor
     probes: int
+    spent: int
 
     @property
     def dof(self) -> float:
@@ -44,30 +45,52 @@ def mean_of_probes(
         max_probes: where to stop regardless, with a :class:`ToleranceWarning`.
         what: the quantity's name, for the warning.
 
-    A first stage of 16 probes estimates the spread; the number still needed is then drawn at once
-    (Stein's two-stage rule), so that the stopping time hardly depends on the values it stops on.
+    A pilot of 16 probes estimates the spread and decides how many are needed. It is then set aside: were it
+    part of the mean, stopping where the spread happens to be small would bias the mean, as the two are
+    correlated for skewed probes. (Where the budget is too small for a pilot, all of it is spent at once.)
     """
-    values = draw(min(FIRST_STAGE, max_probes))
+    if max_probes <= 2 * FIRST_STAGE:
+        values, spent = draw(max_probes), max_probes
+    else:
+        pilot = draw(FIRST_STAGE)
+        spent = FIRST_STAGE
+        needed = _needed(pilot, offset, rtol)
+        values = draw(_rounded(max(FIRST_STAGE, needed), max_probes - spent))
+        spent += len(values)
     while True:
         count = len(values)
         mean = values.mean(0)
         stderr = values.std(0) / math.sqrt(count)
         error = float(torch.linalg.vector_norm(stderr))
-        target = rtol * float(torch.linalg.vector_norm(offset + mean))
-        if error <= target or not math.isfinite(error):
-            return ProbeMean(mean, stderr, count)
-        if count >= max_probes:
+        size = float(torch.linalg.vector_norm(offset + mean))
+        if error <= rtol * size or not math.isfinite(error):
+            return ProbeMean(mean, stderr, count, spent)
+        if spent >= max_probes:
+            reached = error / size if size else math.inf
             warnings.warn(
-                f"{what}: relative standard error {error / target * rtol:.2g} after {count} probes, "
+                f"{what}: relative standard error {reached:.2g} after {count} probes, "
                 f"{rtol:.2g} was asked for; allow more with max_products",
                 ToleranceWarning,
                 stacklevel=3,
             )
-            return ProbeMean(mean, stderr, count)
-        # 10 % over the forecast, so that one further stage usually suffices
-        needed = 1.1 * count * (error / target) ** 2 if target > 0 else math.inf
-        more = min(max_probes, needed, 8 * count) - count
-        values = torch.cat([values, draw(max(BLOCK, BLOCK * math.ceil(more / BLOCK)))])
+            return ProbeMean(mean, stderr, count, spent)
+        more = draw(_rounded(min(_needed(values, offset, rtol), 8 * count) - count, max_probes - spent))
+        values = torch.cat([values, more])
+        spent += len(more)
+
+
+def _needed(values: Tensor, offset: Tensor, rtol: float) -> float:
+    """How many probes of this spread the tolerance takes, and 10 % over."""
+    error = float(torch.linalg.vector_norm(values.std(0)))
+    target = rtol * float(torch.linalg.vector_norm(offset + values.mean(0)))
+    if error == 0 or not math.isfinite(error):
+        return 0
+    return 1.1 * (error / target) ** 2 if target > 0 else math.inf
+
+
+def _rounded(count: float, limit: int) -> int:
+    """Up to whole blocks, but not over the limit."""
+    return limit if count >= limit else min(limit, max(BLOCK, BLOCK * math.ceil(count / BLOCK)))
 
 
 def check_tolerance(rtol: float, max_products: int) -> None:

@@ -86,7 +86,7 @@ def product_trace(
     if exhausted:  # U spans B's range: nothing is left to probe
         return Estimate(float(carried), 0.0, cost)
 
-    by_sampling = right.psd and (pairs is not None or _samples_cheaply(right))
+    by_sampling = right.psd and right.samples_cheaply
 
     def draw(count: int) -> Tensor:
         if by_sampling:
@@ -104,9 +104,5 @@ def product_trace(
         what=f"Tr({left.name}·{right.name})",
     )
     value = float(carried + rest.mean)
-    return Estimate(value, float(rest.stderr), cost + per_probe * rest.probes, rest.dof)
+    return Estimate(value, float(rest.stderr), cost + per_probe * rest.spent, rest.dof)
 
-
-def _samples_cheaply(operator: SymmetricOperator) -> bool:
-    """Whether drawing from N(0, A) needs no dense factorisation: a class says so by overriding ``sample``."""
-    return type(operator).sample is not SymmetricOperator.sample

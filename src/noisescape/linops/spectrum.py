@@ -74,7 +74,7 @@ def spectral_density(
     nodes, weights = _gauss_quadratures(operator, starts, steps)
 
     low, high = float(nodes.min()), float(nodes.max())
-    width = max(high - low, 1e-12 * max(abs(low), abs(high)), torch.finfo(operator.dtype).tiny)
+    width = max(high - low, 1e-12 * max(abs(low), abs(high))) or 1.0  # the zero matrix has no scale
     sigma = 0.01 * width if bandwidth is None else float(bandwidth)
     if sigma <= 0:
         raise ValueError(f"bandwidth must be positive, not {sigma}")

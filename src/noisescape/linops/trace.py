@@ -73,7 +73,7 @@ def trace(
         what=f"trace of {operator.name}",
     )
     value = float(carried + rest.mean)
-    return Estimate(value, float(rest.stderr), cost + rest.probes, rest.dof)
+    return Estimate(value, float(rest.stderr), cost + rest.spent, rest.dof)
 
 
 def squared_norm(
@@ -110,7 +110,7 @@ def squared_norm(
         max_probes=max(2, max_products - cost),
         what=f"squared norm of {operator.name}",
     )
-    return Estimate(float(carried + rest.mean), float(rest.stderr), cost + rest.probes, rest.dof)
+    return Estimate(float(carried + rest.mean), float(rest.stderr), cost + rest.spent, rest.dof)
 
 
 def _basis(
@@ -153,4 +153,4 @@ def diagonal(
         max_probes=max_products,
         what=f"diagonal of {operator.name}",
     )
-    return VectorEstimate(found.mean, found.stderr, found.probes, found.dof)
+    return VectorEstimate(found.mean, found.stderr, found.spent, found.dof)
