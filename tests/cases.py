@@ -282,9 +282,7 @@ CASES: dict[str, Case] = {
     ),
     "conv": Case(_conv, _IMAGES, classes(9, of=3, seed=5), nn.CrossEntropyLoss()),
     "frozen layer": Case(_frozen_first_layer, normal(9, 3, seed=1), classes(9, of=3, seed=2)),
-    "tied weights": Case(
-        Tied, normal(9, 4, seed=1), normal(9, 4, seed=2), nn.functional.mse_loss, squared_by_hand
-    ),
+    "tied weights": Case(Tied, normal(9, 4, seed=1), normal(9, 4, seed=2), nn.functional.mse_loss, squared_by_hand),
     "batch norm in eval": Case(_batch_norm_in_eval, normal(9, 3, seed=1), classes(9, of=3, seed=2)),
     "sequence": Case(Tagger, classes(7, 4, of=5, seed=1), classes(7, 4, of=4, seed=2)),
     "tuple inputs": Case(TwoInputs, (normal(9, 2, seed=1), normal(9, 3, seed=3)), classes(9, of=3, seed=2)),

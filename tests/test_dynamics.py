@@ -27,11 +27,7 @@ ALL = {
     "gld-full-without": ns.GLDFull(BATCH, replacement=False),
     "matched": ns.MatchedTrace(ns.GLDDiagonal(BATCH), 5.0),
 }
-MATCHED_TO_SIGMA = [
-    name
-    for name in ALL
-    if name not in ("gd", "gld-constant", "gld-leading", "matched")
-]
+MATCHED_TO_SIGMA = [name for name in ALL if name not in ("gd", "gld-constant", "gld-leading", "matched")]
 
 
 @pytest.fixture(scope="module")
@@ -161,14 +157,19 @@ def test_replicas_draw_independent_noise(name, regression, theta):
     assert correlation.mean().abs() <= 4 * correlation.std() / math.sqrt(half)
 
 
-@pytest.mark.parametrize("name", ["gld-dynamic", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"])
+@pytest.mark.parametrize(
+    "name", ["gld-dynamic", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"]
+)
 def test_root_of_replicas_is_the_root_of_each(name, regression):
     thetas = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     dynamics = ALL[name]
     together = dynamics.root(regression, thetas)
     for row, theta in zip(together, thetas, strict=True):
         torch.testing.assert_close(
-            dynamics.operator(row).dense(), dynamics.covariance(regression, theta).dense(), rtol=1e-9, atol=1e-12
+            dynamics.operator(row).dense(),
+            dynamics.covariance(regression, theta).dense(),
+            rtol=1e-9,
+            atol=1e-12,
         )
 
 

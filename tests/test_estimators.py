@@ -125,9 +125,7 @@ def test_eigenpairs_repeat_with_the_seed() -> None:
 
 def test_eigenpairs_that_do_not_converge_say_what_to_change() -> None:
     operator = DenseOperator(symmetric(400, torch.linspace(0, 1, 400, dtype=F64), seed=3))
-    with pytest.raises(
-        RuntimeError, match=r"of 5 eigenpairs.*within 40 products.*looser tol or more products"
-    ):
+    with pytest.raises(RuntimeError, match=r"of 5 eigenpairs.*within 40 products.*looser tol or more products"):
         eigenpairs(operator, 5, max_products=40)
 
 
@@ -176,9 +174,7 @@ def test_product_trace_is_exact_where_it_says_so(left: str, right: str, swapped:
 
 @pytest.mark.parametrize(("left", "right"), PAIRS)
 @pytest.mark.parametrize("deflate", [2, 8])
-def test_product_trace_is_within_its_error_and_meets_its_tolerance(
-    left: str, right: str, deflate: int
-) -> None:
+def test_product_trace_is_within_its_error_and_meets_its_tolerance(left: str, right: str, deflate: int) -> None:
     estimate = product_trace(SQUARE[left](), SQUARE[right](), deflate=deflate, rtol=0.02, seed=5)
     exact = exact_product_trace(left, right)
     assert estimate.relative_stderr <= 0.02
@@ -243,9 +239,7 @@ def test_diagonal_of_a_small_matrix_is_exact() -> None:
 
 
 CORE = {
-    "trace of the Hessian": lambda risk, theta, seed: trace(
-        risk.hessian(theta), deflate=4, rtol=0.03, seed=seed
-    ),
+    "trace of the Hessian": lambda risk, theta, seed: trace(risk.hessian(theta), deflate=4, rtol=0.03, seed=seed),
     "Tr(HΣ)": lambda risk, theta, seed: product_trace(
         risk.hessian(theta), risk.noise_covariance(theta, 3), deflate=3, rtol=0.03, seed=seed
     ),
@@ -444,9 +438,7 @@ REPEATED_ESTIMATES: dict[str, tuple[Callable[[int], Estimate], float]] = {
         float(_MIXED.square().sum()),
     ),
     "product trace by signs": (
-        lambda seed: product_trace(
-            DenseOperator(_MIXED), DenseOperator(FLAT), deflate=4, rtol=0.05, seed=seed
-        ),
+        lambda seed: product_trace(DenseOperator(_MIXED), DenseOperator(FLAT), deflate=4, rtol=0.05, seed=seed),
         float((_MIXED * FLAT).sum()),
     ),
     "product trace by draws": (
@@ -500,9 +492,7 @@ def moments(spectrum: Tensor, power: int) -> float:
     return float((spectrum**power).mean())
 
 
-@pytest.mark.parametrize(
-    "name", ["distinct", "repeated", "rank five", "all equal", "zero", "small and dense"]
-)
+@pytest.mark.parametrize("name", ["distinct", "repeated", "rank five", "all equal", "zero", "small and dense"])
 def test_spectral_density_is_a_density(name: str) -> None:
     spectrum = SPECTRA[name]
     found = spectral_density(DenseOperator(symmetric(len(spectrum), spectrum, seed=3)), points=4096)
@@ -583,9 +573,7 @@ def test_interval_is_students(value: float, stderr: float, level: float, dof: fl
 
 @given(value=numbers, stderr=errors, factor=numbers, dof=st.integers(1, 500))
 @settings(deadline=None, derandomize=True)
-def test_scaling_an_estimate_scales_its_interval(
-    value: float, stderr: float, factor: float, dof: int
-) -> None:
+def test_scaling_an_estimate_scales_its_interval(value: float, stderr: float, factor: float, dof: int) -> None:
     estimate = Estimate(value, stderr, 5, dof)
     scaled = estimate.scaled(factor)
     expected = sorted(end * factor for end in estimate.interval())

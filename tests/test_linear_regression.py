@@ -133,9 +133,7 @@ def test_minibatch_gradients_scatter_as_the_population_predicts() -> None:
     """20,000 batches of 8 drawn with replacement, by the package's own minibatch gradient."""
     risk = regression(COUNT)
     indices = torch.randint(0, COUNT, (20_000, 8), generator=torch.Generator().manual_seed(6))
-    drawn = torch.cat(
-        [risk.minibatch_gradient(HERE.expand(len(part), D), part) for part in indices.split(2_000)]
-    )
+    drawn = torch.cat([risk.minibatch_gradient(HERE.expand(len(part), D), part) for part in indices.split(2_000)])
     deviations = drawn - population()["gradient"]
     terms = deviations[:, :, None] * deviations[:, None, :]
     assert float(z_scores(terms.mean(0), population()["covariance"] / 8, terms).abs().max()) < 4

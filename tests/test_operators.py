@@ -135,9 +135,7 @@ MATRIX: dict[str, Entry] = {
         lambda: MLP.covariance() * WITHOUT,
     ),
     "noise covariance without forward mode": Entry(
-        lambda: (
-            CASES["no forward mode"].risk(memory_budget=1).noise_covariance(CASES["no forward mode"].theta, 2)
-        ),
+        lambda: CASES["no forward mode"].risk(memory_budget=1).noise_covariance(CASES["no forward mode"].theta, 2),
         lambda: CASES["no forward mode"].covariance() / 2,
     ),
     "dense": Entry(lambda: DenseOperator(DENSE), lambda: DENSE, psd=False),
@@ -148,22 +146,16 @@ MATRIX: dict[str, Entry] = {
     "indefinite diagonal": Entry(
         lambda: DiagonalOperator(DIAGONAL - 1), lambda: torch.diag(DIAGONAL - 1), psd=False
     ),
-    "scaled diagonal": Entry(
-        lambda: DiagonalOperator(DIAGONAL).scaled(2.5), lambda: torch.diag(2.5 * DIAGONAL)
-    ),
+    "scaled diagonal": Entry(lambda: DiagonalOperator(DIAGONAL).scaled(2.5), lambda: torch.diag(2.5 * DIAGONAL)),
     "isotropic": Entry(lambda: IsotropicOperator(VARIANCE, 4), lambda: VARIANCE * torch.eye(4, dtype=F64)),
     "low rank": Entry(lambda: LowRankOperator(FACTOR), lambda: FACTOR @ FACTOR.T),
     "scaled low rank": Entry(lambda: LowRankOperator(FACTOR).scaled(0.3), lambda: 0.3 * FACTOR @ FACTOR.T),
     "scaled": Entry(lambda: 2.5 * DenseOperator(PSD, psd=True), lambda: 2.5 * PSD),
-    "scaled by a negative": Entry(
-        lambda: LowRankOperator(FACTOR) * -2, lambda: -2 * FACTOR @ FACTOR.T, psd=False
-    ),
+    "scaled by a negative": Entry(lambda: LowRankOperator(FACTOR) * -2, lambda: -2 * FACTOR @ FACTOR.T, psd=False),
     "scaled noise covariance": Entry(
         lambda: 0.1**2 * MLP.risk().noise_covariance(MLP.theta, 3), lambda: 0.01 * MLP.covariance() / 3
     ),
-    "sum": Entry(
-        lambda: DenseOperator(PSD, psd=True) + LowRankOperator(FACTOR), lambda: PSD + FACTOR @ FACTOR.T
-    ),
+    "sum": Entry(lambda: DenseOperator(PSD, psd=True) + LowRankOperator(FACTOR), lambda: PSD + FACTOR @ FACTOR.T),
     "indefinite sum": Entry(
         lambda: DenseOperator(DENSE) + LowRankOperator(FACTOR), lambda: DENSE + FACTOR @ FACTOR.T, psd=False
     ),
@@ -405,9 +397,7 @@ def test_covariance_equals_an_enumeration_of_all_batches(replacement: bool, stre
 @pytest.mark.parametrize(("batch_size", "count"), [(1, 5), (2, 5), (5, 5), (1, 1)])
 def test_factor_without_replacement_is_the_enumerated_one(batch_size: int, count: int) -> None:
     values = normal(count, seed=1)
-    means = [
-        sum(values[list(batch)]) / batch_size for batch in itertools.combinations(range(count), batch_size)
-    ]
+    means = [sum(values[list(batch)]) / batch_size for batch in itertools.combinations(range(count), batch_size)]
     spread = float(torch.stack(means).var(correction=0))
     expected = covariance_factor(batch_size, count, replacement=False) * float(values.var(correction=0))
     assert spread == pytest.approx(expected, abs=1e-14)

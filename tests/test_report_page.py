@@ -41,9 +41,7 @@ class Page(HTMLParser):
 
     @property
     def addresses(self):
-        return [
-            value for _, attributes in self.elements for key, value in attributes.items() if key in FETCHING
-        ]
+        return [value for _, attributes in self.elements for key, value in attributes.items() if key in FETCHING]
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +92,7 @@ def test_hostile_text_is_escaped_everywhere():
         HOSTILE,
         HOSTILE,
         [
-            Section(
-                HOSTILE, HOSTILE, [Table([HOSTILE, "n"], [[HOSTILE, "1"]], HOSTILE), Figure(SVG, HOSTILE)]
-            ),
+            Section(HOSTILE, HOSTILE, [Table([HOSTILE, "n"], [[HOSTILE, "1"]], HOSTILE), Figure(SVG, HOSTILE)]),
             Section("other", ""),
         ],
         {HOSTILE: HOSTILE},

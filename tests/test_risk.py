@@ -158,9 +158,7 @@ PER_REPLICA = {
     "loss": lambda risk, theta, _: risk.loss(theta),
     "gradient": lambda risk, theta, _: risk.gradient(theta),
     "weighted gradient": lambda risk, theta, r: risk.weighted_gradient(theta, _weights(risk)[r]),
-    "directional derivatives": lambda risk, theta, r: risk.directional_derivatives(
-        theta, _directions(risk)[r]
-    ),
+    "directional derivatives": lambda risk, theta, r: risk.directional_derivatives(theta, _directions(risk)[r]),
     "per-sample gradients": lambda risk, theta, _: risk.per_sample_gradients(theta),
     "minibatch gradient": lambda risk, theta, r: risk.minibatch_gradient(theta, _BATCHES[r]),
     "hessian product": lambda risk, theta, r: risk.hessian_product(theta, _directions(risk)[r]),
@@ -197,9 +195,7 @@ def test_replicas_of_a_closed_form_may_have_data_of_their_own() -> None:
     alone = [EmpiricalRisk.from_sample_loss(bowl_of_sample, p, torch.zeros(3, dtype=F64)) for p in points]
 
     def each(compute) -> Tensor:
-        return torch.stack(
-            [compute(one, row, r) for r, (one, row) in enumerate(zip(alone, theta, strict=True))]
-        )
+        return torch.stack([compute(one, row, r) for r, (one, row) in enumerate(zip(alone, theta, strict=True))])
 
     close(risk.losses(theta), each(lambda one, row, r: one.losses(row)))
     close(risk.gradient(theta), each(lambda one, row, r: one.gradient(row)))
@@ -340,9 +336,7 @@ def _source(kind: str, how):
     memory_budget=st.sampled_from([1, 500, 5_000, 2**30]),
     dtype=st.sampled_from([torch.float32, torch.float64]),
 )
-def test_results_do_not_depend_on_how_the_data_is_held_or_chunked(
-    source, chunk_size, memory_budget, dtype
-) -> None:
+def test_results_do_not_depend_on_how_the_data_is_held_or_chunked(source, chunk_size, memory_budget, dtype) -> None:
     risk = EmpiricalRisk(
         _CE.model(),
         nn.functional.cross_entropy,
@@ -659,9 +653,7 @@ def test_to_double_equals_a_risk_built_in_double(name: str) -> None:
     theta = risk.parameters()
     assert torch.equal(theta, single.parameters().double())
     # the data were rounded to single precision: compare with a risk that was, too
-    rounded = torch.utils._pytree.tree_map(
-        lambda t: t.float().double() if t.is_floating_point() else t, case.data
-    )
+    rounded = torch.utils._pytree.tree_map(lambda t: t.float().double() if t.is_floating_point() else t, case.data)
     double = EmpiricalRisk(case.model(torch.float32).double(), case.loss, rounded)
     close(risk.gradient(theta), double.gradient(theta))
 

@@ -34,9 +34,7 @@ def linear() -> nn.Module:
 
 
 def build(model: nn.Module | None = None, loss=CE, data=None, **options) -> EmpiricalRisk:
-    return EmpiricalRisk(
-        linear() if model is None else model, loss, (X, Y) if data is None else data, **options
-    )
+    return EmpiricalRisk(linear() if model is None else model, loss, (X, Y) if data is None else data, **options)
 
 
 class FunctionalDropout(nn.Linear):
@@ -205,9 +203,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"losses returned \(\) .*expected one loss a sample, \(N,\)",
     ),
     "loss of a sample that does not broadcast": (
-        lambda: EmpiricalRisk.from_sample_loss(
-            lambda w, x: ((w - x) ** 2).sum(), X, torch.zeros(3, dtype=F64)
-        ),
+        lambda: EmpiricalRisk.from_sample_loss(lambda w, x: ((w - x) ** 2).sum(), X, torch.zeros(3, dtype=F64)),
         ValueError,
         r"has shape \(\); expected one value a sample",
     ),
@@ -352,9 +348,7 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"sample_targets=\(outputs, generator\)",
     ),
     "Fisher of a weighted loss": (
-        lambda: build(loss=nn.CrossEntropyLoss(weight=torch.ones(3, dtype=F64))).fisher(
-            torch.ones(12, dtype=F64)
-        ),
+        lambda: build(loss=nn.CrossEntropyLoss(weight=torch.ones(3, dtype=F64))).fisher(torch.ones(12, dtype=F64)),
         ValueError,
         r"sample_targets",
     ),

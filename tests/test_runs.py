@@ -130,9 +130,7 @@ class TestCreateAndOpen:
         with pytest.raises(NotADirectoryError, match=r"cannot write a run to .*: choose a directory"):
             Run.create(tmp_path / "file" / "run", experiment="toy", config={}, seed=0)
 
-    @pytest.mark.skipif(
-        not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unwritable to root"
-    )
+    @pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="nothing is unwritable to root")
     @pytest.mark.parametrize("below", ["", "run"])
     def test_an_unwritable_place(self, tmp_path, below):
         locked = tmp_path / "locked"

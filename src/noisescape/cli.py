@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import torch
 import typer
@@ -23,21 +23,23 @@ from noisescape.runs import Run, default_run_path, strict_json, write_text
 from noisescape.tables import TABLES
 
 app = typer.Typer(
-    help="The laboratory for gradient noise.", no_args_is_help=True, add_completion=False, rich_markup_mode=None
+    help="The laboratory for gradient noise.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
 )
 reproduce = typer.Typer(help="Reproduce an experiment.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(reproduce, name="reproduce")
 
 Seed = Annotated[int, typer.Option(help="Seed of everything random.")]
 Out = Annotated[
-    Path | None, typer.Option(help="Directory of the run; runs/EXPERIMENT-TIME by default.", show_default=False)
+    Path | None,
+    typer.Option(help="Directory of the run; runs/EXPERIMENT-TIME by default.", show_default=False),
 ]
 Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 …")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary to standard output, nothing else.")]
-Jobs = Annotated[
-    int | None, typer.Option(min=1, help="Processes; one a core by default.", show_default=False)
-]
+Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.", show_default=False)]
 TOY, DIGITS = Toy2DConfig(), DigitsConfig()
 
 
@@ -86,9 +88,9 @@ def digits(
     gd_steps: Annotated[int, typer.Option(help="Gradient-descent steps to the minimum.")] = DIGITS.gd_steps,
     steps: Annotated[int, typer.Option(help="Steps of each dynamics from there.")] = DIGITS.steps,
     batch_size: Annotated[int, typer.Option(help="B of the minibatch noise.")] = DIGITS.batch_size,
-    dynamics: Annotated[
-        str, typer.Option(help="Names of the compared dynamics, separated by commas.")
-    ] = ",".join(DIGITS.dynamics),
+    dynamics: Annotated[str, typer.Option(help="Names of the compared dynamics, separated by commas.")] = ",".join(
+        DIGITS.dynamics
+    ),
     seed: Seed = 0,
     out: Out = None,
     device: Device = "cpu",
@@ -144,9 +146,7 @@ def measure(
     out: Annotated[
         Path | None, typer.Option(help="Also write the figures to this JSON file.", show_default=False)
     ] = None,
-    device: Annotated[
-        str | None, typer.Option(help="Move the risk there first.", show_default=False)
-    ] = None,
+    device: Annotated[str | None, typer.Option(help="Move the risk there first.", show_default=False)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:

@@ -64,9 +64,7 @@ def gauss_newton(risk: EmpiricalRisk, theta: Tensor, *, name: str = "Gauss–New
     )
 
 
-def leading_hessian_pairs(
-    risk: EmpiricalRisk, theta: Tensor, k: int
-) -> tuple[Tensor, Tensor]:
+def leading_hessian_pairs(risk: EmpiricalRisk, theta: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k algebraically largest eigenpairs of H: values (k,) decreasing, vectors (D, k); or with a leading R.
 
     Dense for D ≤ 32, where replicas are solved as one batch; else Lanczos for each θ in turn, to the 1 %

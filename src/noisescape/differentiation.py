@@ -49,9 +49,9 @@ def pull_back(values: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
         block = () if cotangents.ndim == values.ndim else (len(cotangents),)
         return inputs.new_zeros(*block, *inputs.shape)
     if cotangents.ndim == values.ndim:
-        return torch.autograd.grad(
-            values, inputs, cotangents, retain_graph=True, materialize_grads=True
-        )[0].detach()
+        return torch.autograd.grad(values, inputs, cotangents, retain_graph=True, materialize_grads=True)[
+            0
+        ].detach()
     try:
         (pulled,) = torch.autograd.grad(
             values, inputs, cotangents, is_grads_batched=True, retain_graph=True, materialize_grads=True

@@ -48,9 +48,7 @@ class GradientOuterProduct(SymmetricOperator):
     matrix products. Otherwise each product is one forward-mode and one reverse pass over the data.
     """
 
-    def __init__(
-        self, risk: EmpiricalRisk, theta: Tensor, *, factor: float, centred: bool, name: str
-    ) -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta.detach().clone()

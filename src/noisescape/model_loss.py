@@ -74,9 +74,7 @@ class ModelLoss:
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a dict of parameter tensors (views)."""
         parts = theta.split(self.sizes)
-        return {
-            name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)
-        }
+        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
 
     def outputs(self, theta: Tensor, inputs: Tree) -> Any:
         """The module's outputs for a batch."""
@@ -94,6 +92,7 @@ class ModelLoss:
         return values.flatten(1).mean(1) if values.ndim > 1 else values
 
     def __call__(self, theta: Tensor, inputs: Tree, targets: Tree) -> Tensor:
+        """ℓ, (n,), at a single θ."""
         return self.losses_of_outputs(self.outputs(theta, inputs), targets)
 
     def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
@@ -228,15 +227,16 @@ def per_sample(loss: Loss | nn.Module) -> Loss:
     Class weights and ``ignore_index`` keep their unreduced meaning: an ignored target counts as 0.
     """
     if isinstance(loss, nn.Module):
+        unreduced: Any = copy.deepcopy(loss)
         if hasattr(loss, "reduction"):
-            loss = copy.deepcopy(loss)
-            loss.reduction = "none"
-        return loss
+            unreduced.reduction = "none"
+        return unreduced
     if not callable(loss):
         raise TypeError(f"loss must be callable as loss(outputs, targets), not {type(loss).__name__}")
     with contextlib.suppress(TypeError, ValueError):
         if "reduction" in inspect.signature(loss).parameters:
-            return functools.partial(loss, reduction="none")
+            unreduced_function: Any = functools.partial(loss, reduction="none")  # type: ignore[call-arg]
+            return unreduced_function
     return loss
 
 

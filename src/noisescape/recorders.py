@@ -25,6 +25,7 @@ class AtSteps:
     steps: frozenset[int]
 
     def __call__(self, risk: EmpiricalRisk, theta: Tensor) -> Any:
+        """What the recorder returns."""
         return self.recorder(risk, theta)
 
 
@@ -53,9 +54,7 @@ def on(other: EmpiricalRisk, recorder: Recorder) -> Recorder:
     return lambda _risk, theta: recorder(other, theta)
 
 
-def indicator(
-    batch_size: int, *, replacement: bool = True, rtol: float = 0.05, seed: int = 0
-) -> Recorder:
+def indicator(batch_size: int, *, replacement: bool = True, rtol: float = 0.05, seed: int = 0) -> Recorder:
     """Tr(HΣ_B) and its standard error."""
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, float]:

@@ -210,13 +210,9 @@ class EmpiricalRisk:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
         parameters = self._parameters
-        return self._like(
-            model_loss.cast(dtype, device), self._samples.map(convert), lambda: convert(parameters())
-        )
+        return self._like(model_loss.cast(dtype, device), self._samples.map(convert), lambda: convert(parameters()))
 
-    def _like(
-        self, model_loss: ModelLoss, samples: Samples, parameters: Callable[[], Tensor]
-    ) -> EmpiricalRisk:
+    def _like(self, model_loss: ModelLoss, samples: Samples, parameters: Callable[[], Tensor]) -> EmpiricalRisk:
         other = type(self).__new__(type(self))
         other._assemble(model_loss, samples, parameters, self.memory_budget, self._chunk_size)
         return other
@@ -541,9 +537,7 @@ class EmpiricalRisk:
         self._check_theta(theta, replicas=False)
         return EmpiricalFisher(self, theta)
 
-    def noise_covariance(
-        self, theta: Tensor, batch_size: int, *, replacement: bool = True
-    ) -> NoiseCovariance:
+    def noise_covariance(self, theta: Tensor, batch_size: int, *, replacement: bool = True) -> NoiseCovariance:
         """Σ_B, the covariance of a minibatch *gradient* of size B (multiply by η² for the update's).
 
         With C = (1/N) Σ (g_n − ḡ)(g_n − ḡ)ᵀ: C/B when the batch is drawn with replacement (the default),
@@ -650,16 +644,14 @@ class EmpiricalRisk:
             )
         if theta.device != self.device:
             raise ValueError(
-                f"mixed devices: θ is on {theta.device}, the risk on {self.device}; use "
-                f"theta.to('{self.device}')"
+                f"mixed devices: θ is on {theta.device}, the risk on {self.device}; use theta.to('{self.device}')"
             )
 
     def _check_block(self, theta: Tensor, directions: Tensor) -> None:
         if theta.ndim == 2:
             if directions.shape != theta.shape:
                 raise ValueError(
-                    f"with replicas, directions match θ's shape {tuple(theta.shape)}, not "
-                    f"{tuple(directions.shape)}"
+                    f"with replicas, directions match θ's shape {tuple(theta.shape)}, not {tuple(directions.shape)}"
                 )
         elif directions.ndim not in (1, 2) or directions.shape[0] != self.dimension:
             raise ValueError(

@@ -62,9 +62,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     try:
         yield temporary
         if not temporary.exists():
-            raise FileNotFoundError(
-                f"nothing was written for {path}: write to the path that atomic_path yields"
-            )
+            raise FileNotFoundError(f"nothing was written for {path}: write to the path that atomic_path yields")
         # without the sync a power cut could leave the new name on data that never reached the disk
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
@@ -254,9 +252,7 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             columns = {key: [] for key in row}
         elif row.keys() != columns.keys():
             differing = sorted(map(str, row.keys() ^ columns.keys()))
-            raise ValueError(
-                f"row {index} and row 0 differ in the keys {differing}: use None for what is missing"
-            )
+            raise ValueError(f"row {index} and row 0 differ in the keys {differing}: use None for what is missing")
         for key, value in row.items():
             columns[key].append(_scalar(value))
     return pa.table({key: _column(key, values) for key, values in columns.items()})
@@ -292,6 +288,7 @@ def _versions() -> dict[str, str]:
 
 
 def strict_json(value: Mapping[str, Any]) -> str:
+    """``value`` as JSON text; numbers that are not finite become null, for strict JSON has none."""
     return json.dumps(_plain(value, "value"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -317,6 +314,7 @@ def _plain(value: Any, where: str) -> Any:
 
 
 def write_text(path: Path, text: str) -> None:
+    """Write a whole text file or none."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 

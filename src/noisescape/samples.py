@@ -69,9 +69,7 @@ class StreamedSamples:
     Every pass must bring the same samples in the same order: weights and indices refer to positions.
     """
 
-    def __init__(
-        self, source: Iterable[tuple[Tree, Tree]], count: int, change: Callable[[Tensor], Tensor]
-    ) -> None:
+    def __init__(self, source: Iterable[tuple[Tree, Tree]], count: int, change: Callable[[Tensor], Tensor]) -> None:
         self.source = source
         self.count = count
         self.change = change
@@ -130,8 +128,9 @@ def open_samples(data: Any, *, device: torch.device, memory_budget: int) -> Samp
         isinstance(part, (tuple, list)) and len(part) == 2 for part in data
     )
     if pair and not two_batches:
-        samples = TensorSamples(*data)
-        _check_tensors(samples, device)
+        held = TensorSamples(*data)
+        _check_tensors(held, device)
+        samples: Samples = held
     else:
         samples = _read(data, device, memory_budget)
     if samples.count == 0:
@@ -145,15 +144,11 @@ def _read(data: Any, device: torch.device, memory_budget: int) -> Samples:
         order = getattr(data.batch_sampler, "sampler", data.sampler)
         if not isinstance(data.dataset, IterableDataset) and not isinstance(order, SequentialSampler):
             raise ValueError(
-                "the DataLoader shuffles: a risk needs the same order on every pass; build it with "
-                "shuffle=False"
+                "the DataLoader shuffles: a risk needs the same order on every pass; build it with shuffle=False"
             )
         source = data
-    elif isinstance(data, Dataset) or (hasattr(data, "__getitem__") and isinstance(data, Sized)):
-        if len(data) and _is_batch_list(data):
-            source = data
-        else:
-            source = DataLoader(data, batch_size=256, shuffle=False)
+    elif isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        source = data if _is_batch_list(data) else DataLoader(data, batch_size=256, shuffle=False)
     elif isinstance(data, Iterable):
         if iter(data) is data:
             raise ValueError(
@@ -197,7 +192,7 @@ def _read(data: Any, device: torch.device, memory_budget: int) -> Samples:
 
 def _is_batch_list(data: Any) -> bool:
     """Whether the elements are (inputs, targets) batches already, rather than single samples."""
-    if isinstance(data, Dataset):
+    if isinstance(data, Dataset) or len(data) == 0:
         return False
     first = data[0]
     if not (isinstance(first, (tuple, list)) and len(first) == 2):
@@ -230,9 +225,7 @@ def _common_length(tree: Tree) -> int:
         raise ValueError("a data tensor has no sample dimension: every tensor needs samples along its first")
     lengths = sorted({leaf.shape[0] for leaf in leaves})
     if len(lengths) != 1:
-        raise ValueError(
-            f"inputs and targets disagree on the number of samples: first dimensions are {lengths}"
-        )
+        raise ValueError(f"inputs and targets disagree on the number of samples: first dimensions are {lengths}")
     return lengths[0]
 
 

@@ -193,8 +193,7 @@ class _Book:
 
     def records(self) -> dict[str, Record]:
         return {
-            name: Record(torch.tensor(steps), torch.stack(values))
-            for name, (steps, values) in self._seen.items()
+            name: Record(torch.tensor(steps), torch.stack(values)) for name, (steps, values) in self._seen.items()
         }
 
     def _due(self, recorder: Recorder, step: int) -> bool:

@@ -33,7 +33,8 @@ def digits_table(summary: Mapping[str, Any]) -> Table:
     """What each dynamics did from the minimum, mean ± standard error over seeds."""
     anisotropy = ", ".join(f"{found['anisotropy']['value']:.0f}" for found in summary["minimum"])
     table = Table(
-        title=f"digits, {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}", title_justify="left"
+        title=f"digits, {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
+        title_justify="left",
     )
     table.add_column("dynamics", no_wrap=True)
     for column in ("loss", "test accuracy", "E[ΔL]·10³", "change·10³", "95 % interval"):
@@ -58,4 +59,3 @@ def _number(value: float | None, form: str, scale: float = 1.0) -> str:
 
 TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {"toy-2d": toy_2d_table, "digits": digits_table}
 """The table of each experiment."""
-

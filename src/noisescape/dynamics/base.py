@@ -40,7 +40,7 @@ class Dynamics(ABC):
         self._check(risk)
         return NoiseState()
 
-    def _check(self, risk: EmpiricalRisk) -> None:
+    def _check(self, risk: EmpiricalRisk) -> None:  # noqa: B027  (nothing to check by default)
         """Raise if a constant does not fit the risk."""
 
     @abstractmethod

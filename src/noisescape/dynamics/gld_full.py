@@ -33,9 +33,7 @@ class GLDFull(MinibatchNoise):
         """Gᵀ(1/N + w)."""
         number = risk.sample_count
         scale = (number * self.covariance_factor(risk)) ** 0.5
-        noise = torch.randn(
-            *theta.shape[:-1], number, generator=generator, dtype=theta.dtype, device=theta.device
-        )
+        noise = torch.randn(*theta.shape[:-1], number, generator=generator, dtype=theta.dtype, device=theta.device)
         weights = (1 + scale * (noise - noise.mean(-1, keepdim=True))) / number
         return risk.weighted_gradient(theta, weights), replace(state, step=state.step + 1)
 

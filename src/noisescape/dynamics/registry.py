@@ -52,9 +52,7 @@ def dynamics_by_name(name: str, **constants: Any) -> Dynamics:
     kind = DYNAMICS[name]
     fields = [field for field in dataclasses.fields(kind) if field.init]
     missing = [
-        field.name
-        for field in fields
-        if field.default is dataclasses.MISSING and field.name not in constants
+        field.name for field in fields if field.default is dataclasses.MISSING and field.name not in constants
     ]
     if missing:
         raise ValueError(f"dynamics '{name}' needs {', '.join(missing)}")

@@ -31,9 +31,7 @@ class SGD(MinibatchNoise):
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
         """The minibatch gradient."""
-        indices = draw_batches(
-            theta.shape[:-1], risk.sample_count, self.batch_size, self.replacement, generator
-        )
+        indices = draw_batches(theta.shape[:-1], risk.sample_count, self.batch_size, self.replacement, generator)
         return risk.minibatch_gradient(theta, indices), replace(state, step=state.step + 1)
 
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
@@ -46,9 +44,7 @@ def draw_batches(
 ) -> Tensor:
     """Indices of one batch (B,), or of one for each replica (R, B)."""
     if replacement:
-        return torch.randint(
-            sample_count, (*replicas, batch_size), generator=generator, device=generator.device
-        )
+        return torch.randint(sample_count, (*replicas, batch_size), generator=generator, device=generator.device)
     # the positions of the B smallest of N uniform numbers are a uniform B-subset
     keys = torch.rand(*replicas, sample_count, generator=generator, device=generator.device)
     return keys.topk(batch_size, largest=False).indices

@@ -83,9 +83,7 @@ class DigitsConfig:
 
     def make(self, name: str) -> Any:
         """The dynamics called ``name`` with this run's constants."""
-        return dynamics_by_name(
-            name, batch_size=self.batch_size, k=self.k, rho=self.rho, refresh=self.refresh
-        )
+        return dynamics_by_name(name, batch_size=self.batch_size, k=self.k, rho=self.rho, refresh=self.refresh)
 
 
 def digits_risks(config: DigitsConfig, repetition: int) -> tuple[EmpiricalRisk, EmpiricalRisk]:
@@ -111,7 +109,11 @@ def run_digits(config: DigitsConfig, out: Path, *, jobs: int | None = None, prog
     jobs = jobs or default_jobs(config.device)
     repetitions = range(config.seeds)
     descents = run_all(
-        _descend, [(config, r) for r in repetitions], jobs=jobs, title="digits: to the minimum", progress=progress
+        _descend,
+        [(config, r) for r in repetitions],
+        jobs=jobs,
+        title="digits: to the minimum",
+        progress=progress,
     )
     minima = [descent.theta for descent in descents]
     run.write_tensors("minima", {f"seed-{r}": theta for r, theta in enumerate(minima)})
@@ -123,10 +125,12 @@ def run_digits(config: DigitsConfig, out: Path, *, jobs: int | None = None, prog
     rows = [row for outcome in [*descents, *outcomes] for row in outcome.rows]
     run.write_metrics(tidy(rows))
     run.write_tensors(
-        "final", {f"{task[4]}/seed-{task[2]}": found.theta for task, found in zip(escapes, escaped, strict=True)}
+        "final",
+        {f"{task[4]}/seed-{task[2]}": found.theta for task, found in zip(escapes, escaped, strict=True)},
     )
     run.write_tensors(
-        "spectra", {f"seed-{r}/{part}": tensor for r, found in enumerate(surveyed) for part, tensor in found.extra.items()}
+        "spectra",
+        {f"seed-{r}/{part}": tensor for r, found in enumerate(surveyed) for part, tensor in found.extra.items()},
     )
     run.write_summary(_summary(config, rows, [found.measured for found in surveyed], time.perf_counter() - started))
     return run
@@ -224,7 +228,7 @@ def _escape(config: DigitsConfig, repetition: int, minimum: Tensor, name: str) -
     def noise_trace(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         return dynamics.covariance(risk, theta).trace()
 
-    watch = {
+    watch: dict[str, recorders.Recorder] = {
         "loss": recorders.loss,
         "test_accuracy": recorders.on(test, recorders.accuracy),
         "train_accuracy": recorders.accuracy,
@@ -270,7 +274,9 @@ def _summary(
                 [
                     after - before
                     for before, after in zip(
-                        at(name, "sharpness/signed", 0), at(name, "sharpness/signed", config.steps), strict=False
+                        at(name, "sharpness/signed", 0),
+                        at(name, "sharpness/signed", config.steps),
+                        strict=False,
                     )
                 ]
             )

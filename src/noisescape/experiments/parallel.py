@@ -41,9 +41,7 @@ def run_all(
     return [outcomes[position] for position in range(len(tasks))]
 
 
-def _on_one_thread(
-    function: Callable[..., Outcome], position: int, task: tuple[Any, ...]
-) -> tuple[int, Outcome]:
+def _on_one_thread(function: Callable[..., Outcome], position: int, task: tuple[Any, ...]) -> tuple[int, Outcome]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -84,9 +84,7 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     if denominator.value == 0:
         return Estimate(math.nan, math.nan, numerator.cost + denominator.cost)
     value = numerator.value / denominator.value
-    variance = (numerator.stderr / denominator.value) ** 2 + (
-        value * denominator.stderr / denominator.value
-    ) ** 2
+    variance = (numerator.stderr / denominator.value) ** 2 + (value * denominator.stderr / denominator.value) ** 2
     cost = numerator.cost + denominator.cost
     return Estimate(value, math.sqrt(variance), cost, min(numerator.dof, denominator.dof))
 

@@ -27,9 +27,7 @@ class SymmetricOperator(ABC):
     ``products`` counts the columns multiplied so far: the unit in which estimators report their cost.
     """
 
-    def __init__(
-        self, size: int, *, dtype: torch.dtype, device: torch.device | str, psd: bool, name: str
-    ) -> None:
+    def __init__(self, size: int, *, dtype: torch.dtype, device: torch.device | str, psd: bool, name: str) -> None:
         self.size = size
         self.dtype = dtype
         self.device = torch.device(device)

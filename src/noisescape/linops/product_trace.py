@@ -105,4 +105,3 @@ def product_trace(
     )
     value = float(carried + rest.mean)
     return Estimate(value, float(rest.stderr), cost + per_probe * rest.spent, rest.dof)
-

@@ -40,9 +40,7 @@ class DiagonalOperator(SymmetricOperator):
         """√d·z, (count, D), or (count, R, D)."""
         if not self.psd:
             return super().sample(count, generator)
-        noise = torch.randn(
-            count, *self.values.shape, generator=generator, dtype=self.dtype, device=self.device
-        )
+        noise = torch.randn(count, *self.values.shape, generator=generator, dtype=self.dtype, device=self.device)
         return noise * self.values.sqrt()
 
     def scaled(self, factor: Tensor | float) -> DiagonalOperator:
@@ -84,9 +82,7 @@ class LowRankOperator(SymmetricOperator):
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """F z with z ~ N(0, I_k): (count, D), or (count, R, D)."""
         *replicas, _, rank = self.factor.shape
-        noise = torch.randn(
-            count, *replicas, rank, 1, generator=generator, dtype=self.dtype, device=self.device
-        )
+        noise = torch.randn(count, *replicas, rank, 1, generator=generator, dtype=self.dtype, device=self.device)
         return (self.factor @ noise)[..., 0]
 
     def leading(self, k: int) -> tuple[Tensor, Tensor]:

@@ -108,7 +108,13 @@ def draw_descent(rows: Rows) -> MplFigure:
         for seed in seeds:
             steps, values = _series(rows, "descent", "gd", series, seed)
             axis.plot(
-                steps, values, "o-", color=colour, alpha=0.8, markersize=4, label=label if seed == seeds[0] else None
+                steps,
+                values,
+                "o-",
+                color=colour,
+                alpha=0.8,
+                markersize=4,
+                label=label if seed == seeds[0] else None,
             )
     axis.set(xlabel="gradient-descent step", ylabel="loss units per (learning rate)²·step", yscale="log")
     axis.set_ylabel("Tr(HΣ), log scale")
@@ -147,7 +153,9 @@ def _band(axis: Axes, rows: Rows, name: str, metric: str, marker: str | None = N
     seeds = sorted({row["seed"] for row in rows})
     series = [_series(rows, "escape", name, metric, seed) for seed in seeds]
     steps = series[0][0]
-    values = np.array([np.interp(steps, own, seen) if len(own) else np.full(len(steps), np.nan) for own, seen in series])
+    values = np.array(
+        [np.interp(steps, own, seen) if len(own) else np.full(len(steps), np.nan) for own, seen in series]
+    )
     axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[name], alpha=0.1, linewidth=0)
     axis.plot(
         steps,
@@ -226,7 +234,10 @@ def _measurement_table(summary: Mapping[str, Any]) -> Table:
         ("trace_sigma", "Tr Σ"),
     ]
     rows = [
-        [label, *(f"{found[name]['value']:.4g} ± {found[name]['stderr']:.2g}" for found in summary["minimum"])]
+        [
+            label,
+            *(f"{found[name]['value']:.4g} ± {found[name]['stderr']:.2g}" for found in summary["minimum"]),
+        ]
         for name, label in figures
     ]
     columns = ["at the minimum", *(f"seed {seed}" for seed in range(len(summary["minimum"])))]

@@ -81,7 +81,10 @@ class Interactive:
     def from_plotly(cls, figure: Any, caption: str) -> Interactive:
         """The fragment of a ``plotly.graph_objects.Figure``."""
         html: str = figure.to_html(
-            full_html=False, include_plotlyjs=False, auto_play=False, config={"displaylogo": False, "responsive": True}
+            full_html=False,
+            include_plotlyjs=False,
+            auto_play=False,
+            config={"displaylogo": False, "responsive": True},
         )
         return cls(html, caption)
 
@@ -98,9 +101,7 @@ class Section:
 def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
     """The page. ``facts`` say how it came about (experiment, seed, versions) and fold away at its end."""
     interactive = any(item.kind == "interactive" for section in sections for item in section.items)
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["paragraphs"] = _paragraphs
     source = resources.files("noisescape.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(source).render(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import matplotlib as mpl
 from matplotlib.figure import Figure
@@ -46,7 +47,7 @@ def line_style(name: str) -> str:
 @contextmanager
 def house_style() -> Iterator[None]:
     """Matplotlib settings shared by all figures."""
-    settings = {
+    settings: dict[Any, Any] = {
         "font.size": 10,
         "axes.titlesize": 10,
         "axes.spines.top": False,

@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 
-def projection_coefficient(
-    top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float
-) -> float:
+def projection_coefficient(top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float) -> float:
     """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): how much of the noise lies along the top eigenvector, in units of its share
     of the curvature. 1 if Σ ∝ H; D/(condition) small for isotropic noise."""
     return top_noise * trace_h / (top_curvature * trace_sigma)
