@@ -76,7 +76,7 @@ def leading_hessian_pairs(risk: EmpiricalRisk, theta: Tensor, k: int) -> tuple[T
     if theta.ndim == 2:
         found = [leading_hessian_pairs(risk, row, k) for row in theta]
         return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
-    pairs = eigenpairs(Hessian(risk, theta), k, tol=1e-2)
+    pairs = eigenpairs(Hessian(risk, theta), k, tol=1e-2, subspace=max(2 * k + 1, 12))
     return pairs.values, pairs.vectors
 
 

@@ -188,7 +188,7 @@ class EmpiricalRisk:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         return self._parameters()
 
-    def load_parameters(self, theta: Tensor) -> dict[str, Tensor]:
+    def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``."""
         self._check_theta(theta, replicas=False)
         model_loss = self._model_loss("named parameters")

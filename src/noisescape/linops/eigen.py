@@ -40,6 +40,7 @@ def eigenpairs(
     *,
     which: Which = "largest",
     tol: float | None = None,
+    subspace: int | None = None,
     max_products: int = 20_000,
     seed: int = 0,
 ) -> Eigenpairs:
@@ -53,6 +54,8 @@ def eigenpairs(
         k: how many, at most D.
         which: ``"largest"`` (most positive first), ``"smallest"`` (most negative first), ``"magnitude"``.
         tol: relative accuracy of a Ritz value asked of ARPACK; 1e-3 in float32, 1e-9 in float64.
+        subspace: Lanczos vectors kept by ARPACK, over k + 1; by default max(2k + 1, 32), which finds the copies
+            of repeated eigenvalues more surely than fewer would.
         max_products: bound on the cost.
         seed: of the starting vector.
 
@@ -69,6 +72,8 @@ def eigenpairs(
         raise ValueError(f"which must be one of {sorted(_ARPACK)}, not {which!r}")
     if not 1 <= k <= operator.size:
         raise ValueError(f"k = {k} eigenpairs asked of {operator!r}; k must lie in 1..{operator.size}")
+    if subspace is not None and subspace < k + 2:
+        raise ValueError(f"subspace = {subspace} must be at least k + 2 = {k + 2}")
     start = operator.products
     if which == "largest":
         known = operator.leading(k)
@@ -77,18 +82,24 @@ def eigenpairs(
     if operator.size <= DENSE_BELOW or k > operator.size // 3:
         values, vectors = torch.linalg.eigh(operator.dense())
     else:
-        values, vectors = _arpack(operator, k, which, tol, max_products, seed)
+        values, vectors = _arpack(operator, k, which, tol, subspace or max(2 * k + 1, 32), max_products, seed)
     sort_key = values.abs() if which == "magnitude" else values
     order = torch.argsort(sort_key, descending=which != "smallest")[:k]
     return _with_residuals(operator, values[order], vectors[:, order], start)
 
 
 def _arpack(
-    operator: SymmetricOperator, k: int, which: Which, tol: float | None, max_products: int, seed: int
+    operator: SymmetricOperator,
+    k: int,
+    which: Which,
+    tol: float | None,
+    subspace: int,
+    max_products: int,
+    seed: int,
 ) -> tuple[Tensor, Tensor]:
     if tol is None:
         tol = 1e-9 if operator.dtype == torch.float64 else 1e-3
-    lanczos_vectors = min(operator.size, max(2 * k + 1, 32))
+    lanczos_vectors = min(operator.size, subspace)
     start_vector = np.random.default_rng(seed).standard_normal(operator.size)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     if not bool((operator @ torch.from_numpy(start_vector).to(like)).any()):  # ARPACK refuses the zero matrix
