@@ -17,7 +17,6 @@ from noisescape import __version__
 from noisescape.experiments.digits import DigitsConfig, run_digits
 from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
 from noisescape.indicators import measure as measure_risk
-from noisescape.report import write_report
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs import Run, default_run_path, strict_json, write_text
 from noisescape.tables import TABLES
@@ -125,7 +124,7 @@ def demo(seed: Seed = 0, out: Out = None, jobs: Jobs = None, quiet: Quiet = Fals
             run_digits(DigitsConfig(seed=seed), root / "digits", jobs=jobs, progress=not quiet),
         ]
         for run in runs:
-            _show(run, write_report(run), quiet)
+            _show(run, _write_report(run), quiet)
 
 
 @app.command()
@@ -175,7 +174,7 @@ def report(
     """Draw a run's figures and its report.html anew."""
     with _plain_errors():
         found = Run.open(run)
-        path = write_report(found)
+        path = _write_report(found)
         if as_json:
             typer.echo(strict_json({"report": str(path), **found.summary()}))
         else:
@@ -188,11 +187,17 @@ def _experiment(
     with _plain_errors():
         _device(device)
         run = work(out or default_run_path(name), not quiet)
-        path = write_report(run)
+        path = _write_report(run)
         if as_json:
             typer.echo(strict_json({**run.summary(), "run": str(run.path), "report": str(path)}))
         else:
             _show(run, path, quiet)
+
+
+def _write_report(run: Run) -> Path:
+    from noisescape.report import write_report  # brings matplotlib and plotly, which --help can do without
+
+    return write_report(run)
 
 
 def _show(run: Run, report_path: Path, quiet: bool) -> None:

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 
@@ -50,6 +49,8 @@ def corrupted_digits(*, seed: int, clean: int = 1000, corrupted: int = 200) -> I
     Raises:
         ValueError: more images asked for than there are, or no test image left.
     """
+    from sklearn.datasets import load_digits  # slow to import, and only this needs it
+
     images, labels = load_digits(return_X_y=True)
     if clean < 0 or corrupted < 0 or not 0 < clean + corrupted < len(labels):
         raise ValueError(

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
 from noisescape.linops import Estimate
 
@@ -28,6 +27,8 @@ def wilson(successes: int, trials: int) -> Rate:
     >>> wilson(0, 100).high < 0.04
     True
     """
+    from scipy import stats  # slow to import, and every worker process would
+
     interval = stats.binomtest(successes, trials).proportion_ci(0.95, method="wilson")
     return Rate(successes / trials, float(interval.low), float(interval.high), trials)
 

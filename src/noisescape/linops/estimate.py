@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy import stats
+from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
 
@@ -93,4 +93,4 @@ def _quantile(level: float, dof: float) -> float:
     if not 0 < level < 1:
         raise ValueError(f"an interval's level lies strictly between 0 and 1, not {level}")
     tail = 0.5 + level / 2
-    return float(stats.norm.ppf(tail) if math.isinf(dof) else stats.t.ppf(tail, dof))
+    return float(ndtri(tail) if math.isinf(dof) else stdtrit(dof, tail))

@@ -1,0 +1,108 @@
+"""Intervals of rates and means, and seeds derived from keys."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import stats
+
+from noisescape.experiments.statistics import derived_seed, mean_over, wilson
+
+
+@pytest.mark.parametrize("trials", [1, 7, 100, 4000])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.5, 1.0])
+def test_wilson_is_the_textbook_formula(trials: int, share: float) -> None:
+    """(p̂ + z²/2n ± z√(p̂(1−p̂)/n + z²/4n²)) / (1 + z²/n), Wilson (1927)."""
+    successes = round(trials * share)
+    rate, z = successes / trials, float(stats.norm.ppf(0.975))
+    centre = rate + z**2 / (2 * trials)
+    half = z * math.sqrt(rate * (1 - rate) / trials + z**2 / (4 * trials**2))
+    found = wilson(successes, trials)
+    assert (found.rate, found.n) == (rate, trials)
+    assert found.low == pytest.approx((centre - half) / (1 + z**2 / trials), abs=1e-12)
+    assert found.high == pytest.approx((centre + half) / (1 + z**2 / trials), abs=1e-12)
+    assert 0 <= found.low <= rate <= found.high <= 1
+
+
+@pytest.mark.parametrize(
+    ("successes", "trials", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (10, 10, 0.7225, 1.0), (81, 263, 0.2553, 0.3662)],
+)
+def test_wilson_known_values(successes: int, trials: int, low: float, high: float) -> None:
+    """The last: Newcombe (1998), table I."""
+    found = wilson(successes, trials)
+    assert (found.low, found.high) == (pytest.approx(low, abs=6e-5), pytest.approx(high, abs=6e-5))
+
+
+def test_wilson_covers_the_truth_as_often_as_it_says() -> None:
+    """Exactly, by summing the binomial; the interval's coverage wobbles around its nominal 95 %."""
+    for rate in (0.05, 0.3, 0.5):
+        inside = [wilson(count, 200).low <= rate <= wilson(count, 200).high for count in range(201)]
+        coverage = float(stats.binom.pmf(np.arange(201), 200, rate)[inside].sum())
+        assert 0.93 < coverage < 0.975
+
+
+def test_mean_over_is_students() -> None:
+    values = [1.0, 4.0, 2.5, 0.5]
+    found = mean_over(values)
+    assert found.value == pytest.approx(2.0)
+    assert found.stderr == pytest.approx(float(stats.sem(values)))
+    assert found.interval() == pytest.approx(stats.t.interval(0.95, 3, loc=2.0, scale=stats.sem(values)))
+
+
+def test_mean_over_leaves_out_what_is_not_finite() -> None:
+    assert mean_over([1.0, math.nan, 3.0, math.inf]) == mean_over([1.0, 3.0])
+
+
+def test_one_value_says_nothing_of_its_error() -> None:
+    found = mean_over([2.0, math.nan])
+    assert (found.value, found.stderr) == (2.0, math.inf)
+    assert found.interval() == (-math.inf, math.inf)
+
+
+@pytest.mark.parametrize("values", [[], [math.nan, math.nan]])
+def test_no_value_no_mean(values: list[float]) -> None:
+    found = mean_over(values)
+    assert math.isnan(found.value)
+    assert math.isnan(found.stderr)
+    assert all(map(math.isnan, found.interval()))
+
+
+def test_equal_values_have_no_error() -> None:
+    assert mean_over([3.0, 3.0, 3.0]).interval() == (3.0, 3.0)
+
+
+def test_derived_seeds_are_fixed_by_their_key_and_fit_every_generator() -> None:
+    assert derived_seed(3, 1, 4) == derived_seed(3, 1, 4)
+    for key in itertools.product(range(3), repeat=3):
+        assert 0 <= derived_seed(*key) < 2**63
+        torch.Generator().manual_seed(derived_seed(*key))
+        np.random.default_rng(derived_seed(*key))
+
+
+def test_derived_seeds_of_different_keys_differ() -> None:
+    by_length = (itertools.product(range(12), repeat=length) for length in (2, 3, 4))
+    keys = [key for family in by_length for key in family if key[-1]]
+    assert len({derived_seed(*key) for key in keys}) == len(keys)
+    assert len({derived_seed(seed, 1, 0) for seed in range(5000)}) == 5000
+
+
+def test_generators_of_neighbouring_keys_are_uncorrelated() -> None:
+    count = 20_000
+    streams = torch.stack(
+        [
+            torch.randn(count, generator=torch.Generator().manual_seed(derived_seed(seed, part, 0)))
+            for seed, part in itertools.product(range(3), repeat=2)
+        ]
+    )
+    off_diagonal = torch.corrcoef(streams)[~torch.eye(9, dtype=torch.bool)]
+    assert float(off_diagonal.abs().max()) < 4.5 / math.sqrt(count)
+
+
+@pytest.mark.parametrize("key", [(0,), (0, 1), (5, 2, 0)])
+def test_a_longer_key_is_another_key(key: tuple[int, ...]) -> None:
+    assert derived_seed(*key) != derived_seed(*key, 0)
