@@ -33,7 +33,8 @@ def by_the_formula(w: Tensor, x: Tensor, geometry: str) -> float:
 def places() -> Tensor:
     """Both basins, the ridge between them, and far away."""
     line = torch.linspace(-1.5, 1.5, 13, dtype=F64)
-    return torch.cat([torch.stack([line, line], 1), 1.5 * normal(40, 2, seed=1), 20 * normal(5, 2, seed=2)])
+    along = torch.stack([line, line], 1)
+    return torch.cat([along, 1 + 0.2 * normal(20, 2, seed=1), 1.5 * normal(10, 2, seed=6), 20 * normal(5, 2)])
 
 
 @pytest.mark.parametrize("geometry", GEOMETRIES)

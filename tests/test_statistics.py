@@ -85,9 +85,9 @@ def test_derived_seeds_are_fixed_by_their_key_and_fit_every_generator() -> None:
 
 
 def test_derived_seeds_of_different_keys_differ() -> None:
-    by_length = (itertools.product(range(12), repeat=length) for length in (2, 3, 4))
-    keys = [key for family in by_length for key in family if key[-1]]
-    assert len({derived_seed(*key) for key in keys}) == len(keys)
+    for length in (2, 3, 4):
+        keys = [*itertools.product(range(8), repeat=length)]
+        assert len({derived_seed(*key) for key in keys}) == len(keys)
     assert len({derived_seed(seed, 1, 0) for seed in range(5000)}) == 5000
 
 
@@ -101,8 +101,3 @@ def test_generators_of_neighbouring_keys_are_uncorrelated() -> None:
     )
     off_diagonal = torch.corrcoef(streams)[~torch.eye(9, dtype=torch.bool)]
     assert float(off_diagonal.abs().max()) < 4.5 / math.sqrt(count)
-
-
-@pytest.mark.parametrize("key", [(0,), (0, 1), (5, 2, 0)])
-def test_a_longer_key_is_another_key(key: tuple[int, ...]) -> None:
-    assert derived_seed(*key) != derived_seed(*key, 0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -50,30 +52,7 @@ def trace(
     >>> trace(DenseOperator(torch.diag(torch.tensor([3.0, 2.0, 1.0])))).value
     6.0
     """
-    check_tolerance(rtol, max_products)
-    columns = deflate if isinstance(deflate, int) else deflate.shape[1]
-    if operator.size <= 2 * columns + FIRST_STAGE:
-        return Estimate(float(operator.dense().diagonal().sum()), 0.0, operator.size)
-
-    generator = torch.Generator(operator.device).manual_seed(seed)
-    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    basis, cost = _basis(operator, deflate, like, generator)
-    carried = (basis * (operator @ basis)).sum()
-    cost += basis.shape[1]
-
-    def draw(count: int) -> Tensor:
-        probes = project_out(basis, rademacher(operator.size, count, like, generator))
-        return (probes * (operator @ probes)).sum(0)
-
-    rest = mean_of_probes(
-        in_blocks(draw),
-        offset=carried,
-        rtol=rtol,
-        max_probes=max(2, max_products - cost),
-        what=f"trace of {operator.name}",
-    )
-    value = float(carried + rest.mean)
-    return Estimate(value, float(rest.stderr), cost + rest.spent, rest.dof)
+    return _deflated_sum(operator, _quadratic_forms, "trace", rtol, deflate, max_products, seed)
 
 
 def squared_norm(
@@ -88,38 +67,56 @@ def squared_norm(
 
     ‖AU‖²_F + E‖A(I−UUᵀ)z‖² over Rademacher z; arguments as for :func:`trace`.
     """
+    return _deflated_sum(operator, _squared_lengths, "squared norm", rtol, deflate, max_products, seed)
+
+
+def _quadratic_forms(vectors: Tensor, products: Tensor) -> Tensor:
+    """vᵀAv of each column."""
+    return (vectors * products).sum(0)
+
+
+def _squared_lengths(_vectors: Tensor, products: Tensor) -> Tensor:
+    """‖Av‖² of each column."""
+    return products.square().sum(0)
+
+
+def _deflated_sum(
+    operator: SymmetricOperator,
+    form: Callable[[Tensor, Tensor], Tensor],
+    what: str,
+    rtol: float,
+    deflate: int | Tensor,
+    max_products: int,
+    seed: int,
+) -> Estimate:
+    """Sum of a quadratic form (v, Av) over any orthonormal basis: exact on U, by sign probes off it."""
     check_tolerance(rtol, max_products)
     columns = deflate if isinstance(deflate, int) else deflate.shape[1]
+    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     if operator.size <= 2 * columns + FIRST_STAGE:
-        return Estimate(float(operator.dense().square().sum()), 0.0, operator.size)
+        everything = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
+        return Estimate(float(form(everything, operator @ everything).sum()), 0.0, operator.size)
 
     generator = torch.Generator(operator.device).manual_seed(seed)
-    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    basis, cost = _basis(operator, deflate, like, generator)
-    carried = (operator @ basis).square().sum()
-    cost += basis.shape[1]
+    if isinstance(deflate, Tensor):
+        basis, cost = deflate, columns
+    else:  # one randomised range-finding pass
+        basis = orthonormal(operator @ rademacher(operator.size, columns, like, generator))
+        cost = 2 * columns
+    carried = form(basis, operator @ basis).sum()
 
     def draw(count: int) -> Tensor:
         probes = project_out(basis, rademacher(operator.size, count, like, generator))
-        return (operator @ probes).square().sum(0)
+        return form(probes, operator @ probes)
 
     rest = mean_of_probes(
         in_blocks(draw),
         offset=carried,
         rtol=rtol,
         max_probes=max(2, max_products - cost),
-        what=f"squared norm of {operator.name}",
+        what=f"{what} of {operator.name}",
     )
     return Estimate(float(carried + rest.mean), float(rest.stderr), cost + rest.spent, rest.dof)
-
-
-def _basis(
-    operator: SymmetricOperator, deflate: int | Tensor, like: Tensor, generator: torch.Generator
-) -> tuple[Tensor, int]:
-    """The deflated directions and what they cost: given, or one randomised range-finding pass."""
-    if isinstance(deflate, Tensor):
-        return deflate, 0
-    return orthonormal(operator @ rademacher(operator.size, deflate, like, generator)), deflate
 
 
 def diagonal(
