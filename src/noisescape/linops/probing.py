@@ -34,7 +34,7 @@ class ProbeMean:
 
 
 def mean_of_probes(
-    draw: Callable[[int], Tensor], *, offset: Tensor, rtol: float, max_probes: int, what: str
+    draw: Callable[[int], Tensor], *, offset: Tensor, rtol: float, max_probes: int, what: str, stacklevel: int = 3
 ) -> ProbeMean:
     """Average iid probes until ‖stderr‖ ≤ rtol·‖offset + mean‖.
 
@@ -44,6 +44,7 @@ def mean_of_probes(
         rtol: requested relative standard error.
         max_probes: where to stop regardless, with a :class:`ToleranceWarning`.
         what: the quantity's name, for the warning.
+        stacklevel: of the warning, so that it points at the caller's line.
 
     A pilot of 16 probes estimates the spread and decides how many are needed. It is then set aside: were it
     part of the mean, stopping where the spread happens to be small would bias the mean, as the two are
@@ -71,7 +72,7 @@ def mean_of_probes(
                 f"{what}: relative standard error {reached:.2g} after {count} probes, "
                 f"{rtol:.2g} was asked for; allow more with max_products",
                 ToleranceWarning,
-                stacklevel=3,
+                stacklevel=stacklevel,
             )
             return ProbeMean(mean, stderr, count, spent)
         more = draw(_rounded(min(_needed(values, offset, rtol), 8 * count) - count, max_probes - spent))

@@ -115,6 +115,7 @@ def _deflated_sum(
         rtol=rtol,
         max_probes=max(2, max_products - cost),
         what=f"{what} of {operator.name}",
+        stacklevel=4,
     )
     return Estimate(float(carried + rest.mean), float(rest.stderr), cost + rest.spent, rest.dof)
 
