@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import hessian as dense_hessian
-from torch.func import vmap
 
 from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs
+from noisescape.per_sample_losses import HESSIAN_PASSES, PerSampleLosses
 
-if TYPE_CHECKING:
-    from noisescape.model_loss import ModelLoss
-    from noisescape.risk import EmpiricalRisk
-    from noisescape.samples import Batch
-
-OUTPUT_LIMIT = 4096
 SMALL = 32
-HESSIAN_PASSES = 4
-"""Memory of a twice-differentiable forward and backward pass, in units of the forward pass."""
 _EXPONENTIAL_FAMILY = {
     nn.functional.cross_entropy,
     nn.functional.mse_loss,
@@ -34,7 +25,7 @@ class Hessian(SymmetricOperator):
     that each further product is a single reverse pass.
     """
 
-    def __init__(self, risk: EmpiricalRisk, theta: Tensor) -> None:
+    def __init__(self, risk: PerSampleLosses, theta: Tensor) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="Hessian")
         self.risk = risk
         self.theta = theta.detach().clone()
@@ -51,7 +42,7 @@ class Hessian(SymmetricOperator):
         return total.view_as(block)
 
 
-def gauss_newton(risk: EmpiricalRisk, theta: Tensor, *, name: str = "Gauss–Newton") -> FunctionOperator:
+def gauss_newton(risk: PerSampleLosses, theta: Tensor, *, name: str = "Gauss–Newton") -> FunctionOperator:
     """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n, (D, D); tagged PSD, as it is for losses convex in the outputs."""
     return FunctionOperator(
         lambda block: risk.gauss_newton_product(theta, block),
@@ -64,7 +55,7 @@ def gauss_newton(risk: EmpiricalRisk, theta: Tensor, *, name: str = "Gauss–New
     )
 
 
-def leading_hessian_pairs(risk: EmpiricalRisk, theta: Tensor, k: int) -> tuple[Tensor, Tensor]:
+def leading_hessian_pairs(risk: PerSampleLosses, theta: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k algebraically largest eigenpairs of H: values (k,) decreasing, vectors (D, k); or with a leading R.
 
     Dense for D ≤ 32, where replicas are solved as one batch; else Lanczos for each θ in turn, to the 1 %
@@ -88,28 +79,3 @@ def is_exponential_family(loss: Any) -> bool:
     if isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)):
         return loss.weight is None and getattr(loss, "pos_weight", None) is None
     return isinstance(loss, nn.MSELoss) or loss in _EXPONENTIAL_FAMILY
-
-
-def output_hessian_root(model_loss: ModelLoss, outputs: Tensor, batch: Batch) -> Tensor:
-    """The symmetric square roots of each sample's output-space Hessian, (n, F, F), F outputs a sample.
-
-    Raises:
-        ValueError: over 4,096 outputs a sample, or a loss that is not convex in the outputs.
-    """
-    shape = outputs.shape[1:]
-    if shape.numel() > OUTPUT_LIMIT:
-        raise ValueError(
-            f"drawing from N(0, Gauss–Newton) factors one {shape.numel()} × {shape.numel()} matrix a sample; "
-            f"the limit is {OUTPUT_LIMIT} outputs"
-        )
-
-    def loss(flat_output: Tensor, targets: Any) -> Tensor:
-        batched = torch.utils._pytree.tree_map(lambda tensor: tensor[None], targets)
-        return model_loss.losses_of_outputs(flat_output.view(1, *shape), batched)[0]
-
-    curvature = vmap(dense_hessian(loss))(outputs.flatten(1), batch.targets)
-    values, vectors = torch.linalg.eigh(curvature)
-    floor = -1e-4 * values.abs().amax()
-    if bool((values < floor).any()):
-        raise ValueError("the loss is not convex in the model's outputs: its Gauss–Newton is no covariance")
-    return (vectors * values.clamp_min(0).sqrt()[:, None, :]) @ vectors.mT

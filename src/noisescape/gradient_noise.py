@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from noisescape.linops import SymmetricOperator
-
-if TYPE_CHECKING:
-    from noisescape.risk import EmpiricalRisk
+from noisescape.per_sample_losses import PerSampleLosses
 
 GRAM_LIMIT = 4_000
 """Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
@@ -48,7 +44,7 @@ class GradientOuterProduct(SymmetricOperator):
     matrix products. Otherwise each product is one forward-mode and one reverse pass over the data.
     """
 
-    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
+    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta.detach().clone()
@@ -120,7 +116,7 @@ class NoiseCovariance(GradientOuterProduct):
         replacement: the sampling law; see :func:`covariance_factor`.
     """
 
-    def __init__(self, risk: EmpiricalRisk, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
+    def __init__(self, risk: PerSampleLosses, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
         factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
         super().__init__(risk, theta, factor=factor, centred=True, name="noise covariance")
         self.batch_size = batch_size
@@ -130,11 +126,11 @@ class NoiseCovariance(GradientOuterProduct):
 class EmpiricalFisher(GradientOuterProduct):
     """(1/N) Σ g_n g_nᵀ = C + ḡḡᵀ: uncentred, per sample (no 1/B)."""
 
-    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, name: str = "empirical Fisher") -> None:
+    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, name: str = "empirical Fisher") -> None:
         super().__init__(risk, theta, factor=1.0, centred=False, name=name)
 
 
-def gradient_variances(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = True) -> Tensor:
+def gradient_variances(risk: PerSampleLosses, theta: Tensor, *, centred: bool = True) -> Tensor:
     """diag C, the variance of each coordinate over the samples' gradients: (D,) → (D,), (R, D) → (R, D).
 
     One pass over the per-sample gradients, which are never all held. Uncentred: the second moment.

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, vmap
+from torch.func import functional_call, grad, hessian, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
@@ -20,6 +20,8 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from noisescape.errors import BatchCouplingError
 from noisescape.samples import Batch, TensorSamples, Tree
+
+OUTPUT_LIMIT = 4096
 
 Loss = Callable[[Any, Any], Tensor]
 
@@ -159,6 +161,30 @@ class ModelLoss:
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             self.losses(leaf, batch)
         return max(64, sum(kept.values()) // batch.size)
+
+    def output_hessian_root(self, outputs: Tensor, batch: Batch) -> Tensor:
+        """The symmetric square roots of each sample's output-space Hessian, (n, F, F), F outputs a sample.
+
+        Raises:
+            ValueError: over 4,096 outputs a sample, or a loss that is not convex in the outputs.
+        """
+        shape = outputs.shape[1:]
+        if shape.numel() > OUTPUT_LIMIT:
+            raise ValueError(
+                f"drawing from N(0, Gauss–Newton) factors one {shape.numel()} × {shape.numel()} matrix a sample; "
+                f"the limit is {OUTPUT_LIMIT} outputs"
+            )
+
+        def loss(flat_output: Tensor, targets: Any) -> Tensor:
+            batched = tree_map(_with_batch_dimension, targets)
+            return self.losses_of_outputs(flat_output.view(1, *shape), batched)[0]
+
+        curvature = vmap(hessian(loss))(outputs.flatten(1), batch.targets)
+        values, vectors = torch.linalg.eigh(curvature)
+        floor = -1e-4 * values.abs().amax()
+        if bool((values < floor).any()):
+            raise ValueError("the loss is not convex in the model's outputs: its Gauss–Newton is no covariance")
+        return (vectors * values.clamp_min(0).sqrt()[:, None, :]) @ vectors.mT
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> ModelLoss:
         """The same function for parameters of another dtype or on another device."""
