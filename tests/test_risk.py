@@ -419,7 +419,7 @@ def test_frozen_parameters_are_left_out_and_keep_their_values() -> None:
     case = CASES["frozen layer"]
     risk = case.risk()
     assert risk.dimension == 4 * 3 + 3
-    assert set(risk.load_parameters(case.theta)) == {"2.weight", "2.bias"}
+    assert set(risk.state_dict(case.theta)) == {"2.weight", "2.bias"}
 
 
 def test_shared_parameters_are_counted_once() -> None:
@@ -427,15 +427,15 @@ def test_shared_parameters_are_counted_once() -> None:
     risk = case.risk()
     assert risk.dimension == 4 * 4 + 4
     model = case.model()
-    model.load_state_dict(risk.load_parameters(case.theta), strict=False)
+    model.load_state_dict(risk.state_dict(case.theta), strict=False)
     close(EmpiricalRisk(model, case.loss, case.data).parameters(), case.theta)
     assert model.encoder.weight is model.decoder.weight
 
 
-def test_load_parameters_round_trips_and_shares_no_memory(mlp: Case) -> None:
+def test_state_dict_round_trips_and_shares_no_memory(mlp: Case) -> None:
     risk, model = mlp.risk(), mlp.model()
     theta = mlp.theta.clone()
-    state = risk.load_parameters(theta)
+    state = risk.state_dict(theta)
     model.load_state_dict(state, strict=True)
     assert torch.equal(torch.cat([p.flatten() for p in model.parameters()]), theta)
     state["0.weight"].zero_()

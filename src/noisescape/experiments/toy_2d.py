@@ -35,7 +35,7 @@ from noisescape.runs import Run, tidy
 from noisescape.simulate import simulate
 
 Preset = Literal["corrected", "as-published"]
-BLOCK = 250
+BLOCK = 1000
 TRACKED = 6
 FRAMES = 100
 
