@@ -20,7 +20,7 @@ from noisescape.experiments import digits as experiment
 from noisescape.experiments.digits import DigitsConfig, digits_risks, run_digits
 from noisescape.experiments.parallel import run_all
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
-from noisescape.experiments.toy_2d import RunningSumRisk, Toy2DConfig, run_toy_2d, toy_dynamics
+from noisescape.experiments.toy_2d import BLOCK, RunningSumRisk, Toy2DConfig, run_toy_2d, toy_dynamics
 from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 from noisescape.report import write_report
 from noisescape.runs import Run
@@ -183,11 +183,11 @@ def test_the_preset_changes_only_the_noises_that_look_at_gradients(toy: Run, tmp
 
 
 def test_replicas_beyond_one_block_are_all_there(tmp_path: Path) -> None:
-    config = Toy2DConfig(replicas=251, control_replicas=0, points=5, steps=2)
+    config = Toy2DConfig(replicas=BLOCK + 1, control_replicas=0, points=5, steps=2)
     rows = run_toy_2d(config, tmp_path / "run", jobs=1, progress=False).metrics().to_pylist()
     leading = [row for row in rows if row["dynamics"] == "gld-leading"]
-    assert sorted(row["replica"] for row in leading) == [*range(251)]
-    assert len({(row["w1"], row["w2"]) for row in leading}) == 251, "blocks have noise of their own"
+    assert sorted(row["replica"] for row in leading) == [*range(BLOCK + 1)]
+    assert len({(row["w1"], row["w2"]) for row in leading}) == BLOCK + 1, "blocks have noise of their own"
 
 
 def test_one_replica_one_step_and_no_controls_are_enough(tmp_path: Path) -> None:
@@ -380,9 +380,7 @@ def test_repetitions_have_data_and_networks_of_their_own() -> None:
 
 def test_what_is_measured_at_the_minimum_is_stored(digits: Run) -> None:
     [found] = digits.summary()["minimum"]
-    stored = {
-        row["metric"]: row["value"] for row in digits.metrics().to_pylist() if row["phase"] == "minimum"
-    }
+    stored = {row["metric"]: row["value"] for row in digits.metrics().to_pylist() if row["phase"] == "minimum"}
     assert stored == {name: found[name]["value"] for name in stored}
     assert len(stored) == 14
     risk, _ = digits_risks(SMALL, 0)
@@ -454,9 +452,7 @@ def test_a_diverging_descent_ends_the_run_with_what_to_do(tmp_path: Path) -> Non
     assert files(tmp_path / "run") == {"run.json"}
 
 
-def test_a_failure_midway_leaves_no_summary(
-    digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failure_midway_leaves_no_summary(digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     minimum = digits.tensors("minima")["seed-0"]
 
     def broken(*_arguments: object) -> None:
@@ -476,11 +472,10 @@ def test_a_failure_midway_leaves_no_summary(
 @pytest.mark.parametrize("which", ["toy", "digits"])
 def test_an_occupied_directory_is_refused_and_untouched(which: str, tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("precious")
+    experiments = {"toy": (run_toy_2d, TINY), "digits": (run_digits, SMALL)}
+    function, config = experiments[which]
     with pytest.raises(FileExistsError, match="not empty"):
-        if which == "toy":
-            run_toy_2d(TINY, tmp_path, jobs=1, progress=False)
-        else:
-            run_digits(SMALL, tmp_path, jobs=1, progress=False)
+        function(config, tmp_path, jobs=1, progress=False)
     assert files(tmp_path) == {"mine.txt"}
 
 
@@ -499,9 +494,7 @@ def test_an_occupied_directory_is_refused_and_untouched(which: str, tmp_path: Pa
         ({"sharpness_draws": 1}, "sharpness_draws must be at least 2, not 1"),
     ],
 )
-def test_digits_constants_are_checked_before_any_work(
-    changes: dict[str, object], message: str
-) -> None:
+def test_digits_constants_are_checked_before_any_work(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         replace(SMALL, **changes)
 

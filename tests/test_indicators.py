@@ -87,9 +87,7 @@ def of_case(case: Case, batch_size: int, **options: object) -> dict[str, float]:
 @pytest.mark.parametrize(
     ("name", "k"), [("mlp cross-entropy", 8), ("mlp squared", 8), ("conv", 16), ("tied weights", 3)]
 )
-def test_small_networks_are_measured_exactly(
-    name: str, k: int, batch_size: int, replacement: bool
-) -> None:
+def test_small_networks_are_measured_exactly(name: str, k: int, batch_size: int, replacement: bool) -> None:
     case = CASES[name]
     found = ns.measure(case.risk(), case.theta, batch_size=batch_size, replacement=replacement, k=k)
     expected = of_case(case, batch_size, replacement=replacement, k=k)

@@ -216,8 +216,11 @@ def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:
     if not hasattr(module, function_name):
         public = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
         raise ValueError(f"{module_name} has no function '{function_name}'; it has: {', '.join(public)}")
-    made = getattr(module, function_name)()
-    risk, theta = made if isinstance(made, tuple) else (made, None)
+    function = getattr(module, function_name)
+    if not callable(function):
+        raise TypeError(f"{target} is of type {type(function).__name__}, not a function")
+    made = function()
+    risk, theta = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(risk, EmpiricalRisk):
         raise TypeError(f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)")
     return risk, risk.parameters() if theta is None else theta

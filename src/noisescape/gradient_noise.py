@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisescape.linops import SymmetricOperator
+from noisescape.linops import SymmetricOperator, eigh_or_nan
 from noisescape.per_sample_losses import PerSampleLosses
 
 GRAM_LIMIT = 4_000
@@ -161,14 +161,14 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     tall = rows.shape[-2] > rows.shape[-1]
     gram = rows.mT @ rows if tall else rows @ rows.mT
-    values, vectors = torch.linalg.eigh(gram)
+    values, vectors = eigh_or_nan(gram)
     k = min(k, values.shape[-1])
     values, vectors = values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
     if tall:
         return values.clamp_min(0), vectors
     if rows.ndim == 2:
         floor = values.amax() * 10 * len(rows) * torch.finfo(rows.dtype).eps
-        rank = int((values > floor).sum())
+        rank = int((~(values <= floor)).sum())  # NaN stays
         values, vectors = values[:rank], vectors[:, :rank]
     lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
     return values.clamp_min(0), lifted

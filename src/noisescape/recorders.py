@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -89,8 +90,14 @@ def _each(
     theta: Tensor,
     names: tuple[str, ...],
 ) -> dict[str, Tensor]:
-    """The named figures of one θ, or of every replica."""
+    """The named figures of one θ, or of every replica; NaN where the loss is not finite."""
+
+    def figures(row: Tensor) -> tuple[float, ...]:
+        finite = bool(torch.isfinite(risk.unchecked_losses(row)).all())
+        return single(risk, row) if finite else (math.nan,) * len(names)
+
     if theta.ndim == 1:
-        return {name: torch.tensor(value) for name, value in zip(names, single(risk, theta), strict=True)}
-    columns = zip(*(single(risk, row) for row in theta), strict=True)
-    return {name: torch.tensor(column) for name, column in zip(names, columns, strict=True)}
+        columns: Iterable[Any] = figures(theta)
+    else:
+        columns = zip(*(figures(row) for row in theta), strict=True)
+    return {name: torch.tensor(column, dtype=torch.float64) for name, column in zip(names, columns, strict=True)}

@@ -131,7 +131,8 @@ def simulate(
         raise ValueError("the starting θ is not finite")
     state = dynamics.init(risk, theta)
     generator = torch.Generator(theta.device).manual_seed(seed)
-    book = _Book({"loss": loss} if record is None else record, every or max(1, steps // 100), steps)
+    every = max(1, steps // 100) if every is None else every
+    book = _Book({"loss": loss} if record is None else record, every, steps)
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
     book.write(0, risk, theta, diverged_at)

@@ -31,7 +31,7 @@ def toy_2d_table(summary: Mapping[str, Any]) -> Table:
 
 def digits_table(summary: Mapping[str, Any]) -> Table:
     """What each dynamics did from the minimum, mean ± standard error over seeds."""
-    anisotropy = ", ".join(f"{found['anisotropy']['value']:.0f}" for found in summary["minimum"])
+    anisotropy = ", ".join(_number(found["anisotropy"]["value"], ".0f") for found in summary["minimum"])
     table = Table(
         title=f"digits, {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
         title_justify="left",

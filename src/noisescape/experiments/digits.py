@@ -8,6 +8,7 @@ within seeds.
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -72,9 +73,10 @@ class DigitsConfig:
     device: str = "cpu"
 
     def __post_init__(self) -> None:
-        for name in ("seeds", "gd_steps", "steps", "batch_size", "k", "refresh"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, not {getattr(self, name)}")
+        at_least_one = ("seeds", "gd_steps", "steps", "batch_size", "k", "refresh")
+        for name, least in (*((name, 1) for name in at_least_one), ("sharpness_draws", 2), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("gd_lr", "lr", "sharpness_delta"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
@@ -257,12 +259,13 @@ def _summary(
     config: DigitsConfig, rows: list[dict[str, Any]], measured: list[dict[str, Any]], seconds: float
 ) -> dict[str, Any]:
     def at(name: str, metric: str, step: int) -> list[float]:
-        chosen = [
-            row
+        """One value a seed, NaN for those that stopped before."""
+        chosen = {
+            row["seed"]: row["value"]
             for row in rows
             if (row["phase"], row["dynamics"], row["metric"], row["step"]) == ("escape", name, metric, step)
-        ]
-        return [row["value"] for row in sorted(chosen, key=lambda row: row["seed"])]
+        }
+        return [chosen.get(seed, math.nan) for seed in range(config.seeds)]
 
     final = {
         name: {metric: _interval(mean_over(at(name, metric, config.steps))) for metric in FINAL_FIGURES}
@@ -276,7 +279,7 @@ def _summary(
                     for before, after in zip(
                         at(name, "sharpness/signed", 0),
                         at(name, "sharpness/signed", config.steps),
-                        strict=False,
+                        strict=True,
                     )
                 ]
             )

@@ -46,6 +46,8 @@ def mean_over(values: Sequence[float]) -> Estimate:
 def derived_seed(*key: int) -> int:
     """An independent seed for each key, by NumPy's seed sequences.
 
+    Among keys of one length: zeros at the end of a key do not count.
+
     >>> derived_seed(0, 1) != derived_seed(1, 0)
     True
     """

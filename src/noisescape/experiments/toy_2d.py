@@ -72,7 +72,7 @@ class Toy2DConfig:
     def __post_init__(self) -> None:
         if self.preset not in ("corrected", "as-published"):
             raise ValueError(f"unknown preset '{self.preset}'; known: corrected, as-published")
-        for name, least in (("replicas", 1), ("control_replicas", 0), ("points", 2), ("steps", 1)):
+        for name, least in (("replicas", 1), ("control_replicas", 0), ("points", 2), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not (self.lr > 0 and self.update_trace >= 0):

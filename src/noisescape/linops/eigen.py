@@ -47,7 +47,8 @@ def eigenpairs(
     """The k largest (smallest, largest-in-magnitude) eigenpairs.
 
     By ARPACK's implicitly restarted Lanczos through SciPy; exactly by LAPACK for D ≤ 128 or k close to
-    D, and from the operator's own structure where it knows its leading pairs.
+    D, and from the operator's own structure where it knows its leading pairs. NaN where the operator's
+    products are not finite.
 
     Args:
         operator: A.
@@ -80,12 +81,25 @@ def eigenpairs(
         if known is not None and len(known[0]) == k:
             return _with_residuals(operator, known[0], known[1], start)
     if operator.size <= DENSE_BELOW or k > operator.size // 3:
-        values, vectors = torch.linalg.eigh(operator.dense())
+        values, vectors = eigh_or_nan(operator.dense())
     else:
         values, vectors = _arpack(operator, k, which, tol, subspace or max(2 * k + 1, 32), max_products, seed)
     sort_key = values.abs() if which == "magnitude" else values
     order = torch.argsort(sort_key, descending=which != "smallest")[:k]
     return _with_residuals(operator, values[order], vectors[:, order], start)
+
+
+def eigh_or_nan(matrices: Tensor) -> tuple[Tensor, Tensor]:
+    """All eigenpairs of symmetric matrices (..., D, D), NaN for those with an entry that is not finite.
+
+    LAPACK refuses such a matrix, and the whole batch on its account.
+    """
+    finite = torch.isfinite(matrices).all(-1).all(-1)
+    values, vectors = torch.linalg.eigh(torch.where(finite[..., None, None], matrices, 0.0))
+    return (
+        torch.where(finite[..., None], values, torch.nan),
+        torch.where(finite[..., None, None], vectors, torch.nan),
+    )
 
 
 def _arpack(
@@ -102,7 +116,10 @@ def _arpack(
     lanczos_vectors = min(operator.size, subspace)
     start_vector = np.random.default_rng(seed).standard_normal(operator.size)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    if not bool((operator @ torch.from_numpy(start_vector).to(like)).any()):  # ARPACK refuses the zero matrix
+    product = operator @ torch.from_numpy(start_vector).to(like)
+    if not bool(torch.isfinite(product).all()):
+        return like.new_full((k,), torch.nan), like.new_full((operator.size, k), torch.nan)
+    if not bool(product.any()):  # ARPACK refuses the zero matrix
         return like.new_zeros(k), torch.eye(operator.size, k, dtype=operator.dtype, device=operator.device)
     try:
         values, vectors = eigsh(

@@ -195,6 +195,14 @@ def _pm(found: Mapping[str, Any], digits: int = 3, scale: float = 1.0) -> str:
     return f"{found['value'] * scale:.{digits}f} ± {spread}"
 
 
+def _figure(found: Mapping[str, Any]) -> str:
+    """A measured figure, or a dash where it was not finite."""
+    if found["value"] is None:
+        return "–"
+    spread = "?" if found["stderr"] is None else f"{found['stderr']:.2g}"
+    return f"{found['value']:.4g} ± {spread}"
+
+
 def _final_table(summary: Mapping[str, Any]) -> Table:
     rows = [
         [
@@ -236,7 +244,7 @@ def _measurement_table(summary: Mapping[str, Any]) -> Table:
     rows = [
         [
             label,
-            *(f"{found[name]['value']:.4g} ± {found[name]['stderr']:.2g}" for found in summary["minimum"]),
+            *(_figure(found[name]) for found in summary["minimum"]),
         ]
         for name, label in figures
     ]
@@ -247,16 +255,15 @@ def _measurement_table(summary: Mapping[str, Any]) -> Table:
 def _lead(summary: Mapping[str, Any]) -> str:
     change = summary["sharpness_change"]
     flatter = [LABELS[name] for name, found in change.items() if (found["high"] or 0) < 0]
-    anisotropy = [found["anisotropy"]["value"] for found in summary["minimum"]]
+    values = [found["anisotropy"]["value"] for found in summary["minimum"]]
+    anisotropy = [value for value in values if value is not None]
     verdict = (
         f"Expected sharpness fell, with an interval clear of zero, under {_listed(flatter)}"
         if flatter
         else "No dynamics lowered the expected sharpness with an interval clear of zero"
     )
-    return (
-        f"At the minimum Tr(HΣ) is {min(anisotropy):.0f} to {max(anisotropy):.0f} times its isotropic reference. "
-        f"{verdict} ({summary['seeds']} seeds)."
-    )
+    times = f"{min(anisotropy):.0f} to {max(anisotropy):.0f}" if anisotropy else "an unknown number of"
+    return f"At the minimum Tr(HΣ) is {times} times its isotropic reference. {verdict} ({summary['seeds']} seeds)."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 def projection_coefficient(top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float) -> float:
     """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): how much of the noise lies along the top eigenvector, in units of its share
-    of the curvature. 1 if Σ ∝ H; D/(condition) small for isotropic noise."""
-    return top_noise * trace_h / (top_curvature * trace_sigma)
+    of the curvature. 1 if Σ ∝ H; D/(condition) small for isotropic noise. NaN without noise or curvature."""
+    scale = top_curvature * trace_sigma
+    return top_noise * trace_h / scale if scale else math.nan
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,13 @@ class Bounds:
 def indicator_bounds(coefficient: float, top_curvature: float, trace_h: float, dimension: int) -> Bounds:
     """a·λ₁²·D/(TrH)² ≤ Tr(HΣ)/Tr(HΣ̄) ≤ D·λ₁/TrH, for PSD H.
 
-    Rank-one noise along u₁ attains the upper bound.
+    Rank-one noise along u₁ attains the upper bound. NaN where TrH is 0.
 
     >>> indicator_bounds(1.0, 2.0, 3.0, 2)
     Bounds(lower=0.8888888888888888, upper=1.3333333333333333)
     """
+    if trace_h == 0:
+        return Bounds(math.nan, math.nan)
     return Bounds(
         lower=coefficient * top_curvature**2 * dimension / trace_h**2,
         upper=dimension * top_curvature / trace_h,
@@ -37,11 +40,13 @@ def indicator_bounds(coefficient: float, top_curvature: float, trace_h: float, d
 def decay_exponent(top: float, next_after_k: float, dimension: int) -> float:
     """d with λ_{k+1} = λ₁·D^{−d}: condition (1) asks for d > ½ at some k ≪ D.
 
-    Infinite where λ_{k+1} ≤ 0.
+    Infinite where λ_{k+1} ≤ 0; NaN in one dimension.
 
     >>> decay_exponent(100.0, 1.0, 10_000)
     0.5
     """
+    if dimension == 1:
+        return math.nan
     if next_after_k <= 0:
         return math.inf
     return math.log(top / next_after_k) / math.log(dimension)
