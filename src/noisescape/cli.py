@@ -115,16 +115,28 @@ def digits(
 
 
 @app.command()
-def demo(seed: Seed = 0, out: Out = None, jobs: Jobs = None, quiet: Quiet = False) -> None:
+def demo(
+    seed: Seed = 0,
+    out: Out = None,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
     """The main job: toy-2d and digits, a summary of each, and the paths of their reports."""
     with _plain_errors():
+        _device(device)
         root = out or default_run_path("demo")
         runs = [
-            run_toy_2d(Toy2DConfig(seed=seed), root / "toy-2d", jobs=jobs, progress=not quiet),
-            run_digits(DigitsConfig(seed=seed), root / "digits", jobs=jobs, progress=not quiet),
+            run_toy_2d(Toy2DConfig(seed=seed, device=device), root / "toy-2d", jobs=jobs, progress=not quiet),
+            run_digits(DigitsConfig(seed=seed, device=device), root / "digits", jobs=jobs, progress=not quiet),
         ]
-        for run in runs:
-            _show(run, _write_report(run), quiet)
+        reports = [_write_report(run) for run in runs]
+        if as_json:
+            typer.echo(strict_json({run.info["experiment"]: run.summary() for run in runs}))
+            return
+        for run, path in zip(runs, reports, strict=True):
+            _show(run, path, quiet)
 
 
 @app.command()
@@ -168,6 +180,7 @@ def measure(
 @app.command()
 def report(
     run: Annotated[Path, typer.Argument(help="Directory of a complete run.")],
+    out: Annotated[Path | None, typer.Option(help="Also write the page to this file.", show_default=False)] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -175,6 +188,9 @@ def report(
     with _plain_errors():
         found = Run.open(run)
         path = _write_report(found)
+        if out is not None:
+            write_text(out, path.read_text(encoding="utf-8"))
+            path = out
         if as_json:
             typer.echo(strict_json({"report": str(path), **found.summary()}))
         else:
