@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs, eigh_or_nan
+from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs, largest_eigh
 from noisescape.per_sample_losses import HESSIAN_PASSES, PerSampleLosses
 
 SMALL = 32
@@ -62,8 +62,7 @@ def leading_hessian_pairs(risk: PerSampleLosses, theta: Tensor, k: int) -> tuple
     accuracy that the shape of a noise needs.
     """
     if risk.dimension <= SMALL:
-        values, vectors = eigh_or_nan(risk.dense_hessian(theta))
-        return values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
+        return largest_eigh(risk.dense_hessian(theta), k)
     if theta.ndim == 2:
         found = [leading_hessian_pairs(risk, row, k) for row in theta]
         return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])

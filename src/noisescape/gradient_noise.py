@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisescape.linops import SymmetricOperator, eigh_or_nan
+from noisescape.linops import SymmetricOperator, largest_eigh
 from noisescape.per_sample_losses import PerSampleLosses
 
 GRAM_LIMIT = 4_000
@@ -161,9 +161,8 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """
     tall = rows.shape[-2] > rows.shape[-1]
     gram = rows.mT @ rows if tall else rows @ rows.mT
-    values, vectors = eigh_or_nan(gram)
-    k = min(k, values.shape[-1])
-    values, vectors = values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
+    k = min(k, gram.shape[-1])
+    values, vectors = largest_eigh(gram, k)
     if tall:
         return values.clamp_min(0), vectors
     if rows.ndim == 2:

@@ -1,6 +1,6 @@
 """Symmetric operators, and what can be estimated from their products with vectors."""
 
-from noisescape.linops.eigen import Eigenpairs, eigenpairs, eigh_or_nan
+from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh
 from noisescape.linops.estimate import Estimate, VectorEstimate, ratio
 from noisescape.linops.operator import FunctionOperator, SymmetricOperator
 from noisescape.linops.probing import ToleranceWarning
@@ -23,7 +23,7 @@ __all__ = [
     "VectorEstimate",
     "diagonal",
     "eigenpairs",
-    "eigh_or_nan",
+    "largest_eigh",
     "product_trace",
     "ratio",
     "spectral_density",

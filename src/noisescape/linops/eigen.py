@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+import scipy.linalg
 import torch
 from scipy.sparse.linalg import ArpackNoConvergence, eigsh
 from torch import Tensor
@@ -100,6 +101,21 @@ def eigh_or_nan(matrices: Tensor) -> tuple[Tensor, Tensor]:
         torch.where(finite[..., None], values, torch.nan),
         torch.where(finite[..., None, None], vectors, torch.nan),
     )
+
+
+def largest_eigh(matrices: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    """The k largest eigenpairs of symmetric matrices (..., D, D): values (..., k) decreasing, vectors (..., D, k).
+
+    NaN for a matrix with an entry that is not finite. For one matrix on the CPU only those pairs are computed,
+    by LAPACK through SciPy.
+    """
+    size = matrices.shape[-1]
+    if matrices.ndim == 2 and matrices.device.type == "cpu" and k < size and bool(torch.isfinite(matrices).all()):
+        found = scipy.linalg.eigh(matrices.numpy(), subset_by_index=[size - k, size - 1])
+        values, vectors = torch.from_numpy(found[0]), torch.from_numpy(found[1])
+    else:
+        values, vectors = eigh_or_nan(matrices)
+    return values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
 
 
 def _arpack(
