@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rich import box
 from rich.table import Table
 
 
 def toy_2d_table(summary: Mapping[str, Any]) -> Table:
     """Success rates and the indicator, a row for each dynamics and geometry."""
-    table = Table(title=f"toy-2d ({summary['preset']})", title_justify="left")
+    table = Table(title=f"toy-2d ({summary['preset']})", title_justify="left", box=box.SIMPLE_HEAD)
     for column in ("geometry", "dynamics"):
         table.add_column(column, no_wrap=True)
-    for column in ("success", "95 % interval", "replicas", "Tr(HΣ)"):
-        table.add_column(column, justify="right")
+    for column in ("success", "95 % interval", "n", "Tr(HΣ)"):
+        table.add_column(column, justify="right", no_wrap=True)
     for geometry, found in {"published": summary, **summary["controls"]}.items():
         for name, rate in found["success"].items():
             table.add_row(
@@ -35,10 +36,11 @@ def digits_table(summary: Mapping[str, Any]) -> Table:
     table = Table(
         title=f"digits, {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
         title_justify="left",
+        box=box.SIMPLE_HEAD,
     )
     table.add_column("dynamics", no_wrap=True)
-    for column in ("loss", "test accuracy", "E[ΔL]·10³", "change·10³", "95 % interval"):
-        table.add_column(column, justify="right")
+    for column in ("loss", "test acc.", "E[ΔL]·10³", "change", "95 % interval"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, found in summary["final"].items():
         change = summary["sharpness_change"][name]
         table.add_row(

@@ -143,6 +143,7 @@ def draw_spectra(tensors: Mapping[str, Tensor], seeds: int) -> MplFigure:
             )
     left.set(xlabel="eigenvalue of H", ylabel="density (log scale)", yscale="log", ylim=(1e-5, None))
     left.legend()
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.set(xlabel="rank of the eigenvalue", ylabel="eigenvalue / largest", yscale="log")
     right.legend()
     return figure
@@ -199,6 +200,8 @@ def _figure(found: Mapping[str, Any]) -> str:
     """A measured figure, or a dash where it was not finite."""
     if found["value"] is None:
         return "–"
+    if found["stderr"] == 0:
+        return f"{found['value']:.4g}"
     spread = "?" if found["stderr"] is None else f"{found['stderr']:.2g}"
     return f"{found['value']:.4g} ± {spread}"
 
@@ -231,8 +234,8 @@ def _final_table(summary: Mapping[str, Any]) -> Table:
 def _measurement_table(summary: Mapping[str, Any]) -> Table:
     figures = [
         ("trace_h_sigma", "Tr(HΣ)"),
-        ("isotropic_reference", "Tr(HΣ̄)"),
-        ("anisotropy", "ratio"),
+        ("isotropic_reference", "isotropic reference TrH·TrΣ/D"),
+        ("anisotropy", "ratio of the two"),
         ("upper_bound", "upper bound D·λ₁/TrH"),
         ("projection_coefficient", "a"),
         ("decay_exponent", "d"),
@@ -249,7 +252,7 @@ def _measurement_table(summary: Mapping[str, Any]) -> Table:
         for name, label in figures
     ]
     columns = ["at the minimum", *(f"seed {seed}" for seed in range(len(summary["minimum"])))]
-    return Table(columns, rows, "Measured at the minimum; ± is the standard error of the estimate.")
+    return Table(columns, rows, "Measured at the minimum; ± is the standard error, figures without it are exact.")
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
