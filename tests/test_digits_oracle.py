@@ -39,9 +39,8 @@ def losses(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
         for part, shape in zip(theta.split([math.prod(shape) for shape in SHAPES]), SHAPES, strict=True)
     ]
     first, first_bias, second, second_bias, third, third_bias, last, last_bias = parts
-    seen = patches(images, 3) @ first.flatten(1).T + first_bias
-    pooled = seen.reshape(-1, 3, 2, 3, 2, 8).amax((2, 4)).clamp_min(0).permute(0, 3, 1, 2)
-    seen = (patches(pooled, 2) @ second.flatten(1).T + second_bias).clamp_min(0).permute(0, 3, 1, 2)
+    seen = (patches(images, 3)[:, ::2, ::2] @ first.flatten(1).T + first_bias).clamp_min(0).permute(0, 3, 1, 2)
+    seen = (patches(seen, 2) @ second.flatten(1).T + second_bias).clamp_min(0).permute(0, 3, 1, 2)
     hidden = (seen.flatten(1) @ third.T + third_bias).clamp_min(0)
     logits = hidden @ last.T + last_bias
     return torch.logsumexp(logits, 1) - logits[torch.arange(len(labels)), labels]
@@ -107,6 +106,7 @@ def expected(dense: dict[str, Tensor]) -> dict[str, float]:
         "decay_exponent": math.log(float(values[-1] / values[-21])) / math.log(dimension),
         "alignment": float(product / (hessian.norm() * sigma.norm())),
         "noise_scale": float(CONFIG.batch_size * trace_sigma / (mean @ mean)),
+        "smallest_eigenvalue": float(values[0]),
         "curvature_noise_scale": float(CONFIG.batch_size * product / (mean @ hessian @ mean)),
     }
 

@@ -382,7 +382,7 @@ def test_what_is_measured_at_the_minimum_is_stored(digits: Run) -> None:
     [found] = digits.summary()["minimum"]
     stored = {row["metric"]: row["value"] for row in digits.metrics().to_pylist() if row["phase"] == "minimum"}
     assert stored == {name: found[name]["value"] for name in stored}
-    assert len(stored) == 14
+    assert len(stored) == 15
     risk, _ = digits_risks(SMALL, 0)
     minimum = digits.tensors("minima")["seed-0"]
     assert found["trace_sigma"]["value"] == pytest.approx(

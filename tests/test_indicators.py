@@ -30,6 +30,7 @@ FIGURES = (
     "alignment",
     "noise_scale",
     "curvature_noise_scale",
+    "smallest_eigenvalue",
 )
 
 
@@ -63,6 +64,7 @@ def reference(
         "projection_coefficient": first @ sigma @ first * hessian.trace() / (values[0] * sigma.trace()),
         "lower_bound": first @ sigma @ first * values[0] * dimension / (sigma.trace() * hessian.trace()),
         "alignment": (hessian @ sigma).trace() / (hessian.norm() * sigma.norm()),
+        "smallest_eigenvalue": values[-1],
         "noise_scale": per_sample.trace() / (mean @ mean),
         "curvature_noise_scale": (hessian @ per_sample).trace() / (mean @ hessian @ mean),
     }
@@ -300,6 +302,12 @@ def test_what_is_not_defined_is_not_finite_and_the_rest_stands(limit: object, th
     assert all(math.isfinite(found.estimates()[name].value) for name in FIGURES[:6])
     if limit in (no_noise, whole_batch, single_sample):
         assert found.trace_sigma.value == found.trace_h_sigma.value == 0
+    if limit is whole_batch:  # no noise is left, but its shape is known
+        c = ns.measure(risk, theta, batch_size=1)
+        for name in ("anisotropy", "projection_coefficient", "alignment", "noise_scale"):
+            assert found.estimates()[name] == c.estimates()[name]
+            assert math.isfinite(found.estimates()[name].value) or name == "noise_scale"
+    elif limit in (no_noise, single_sample):
         assert math.isnan(found.anisotropy.value)
         assert math.isnan(found.projection_coefficient.value)
         assert found.upper_bound.value == pytest.approx(6 * 5 / 8.35, rel=1e-9)

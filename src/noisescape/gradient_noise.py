@@ -19,10 +19,13 @@ def covariance_factor(batch_size: int, sample_count: int, *, replacement: bool) 
 
     Raises:
         ValueError: B < 1, or B > N without replacement.
+        TypeError: B is not an int.
 
     >>> covariance_factor(5, 10, replacement=True), covariance_factor(10, 10, replacement=False)
     (0.2, 0.0)
     """
+    if not isinstance(batch_size, int):
+        raise TypeError(f"batch_size counts samples: an int, not {batch_size!r}")
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, not {batch_size}")
     if replacement:
@@ -103,6 +106,8 @@ class GradientOuterProduct(SymmetricOperator):
             return None
         scale = self.factor / self.risk.sample_count
         values, vectors = leading_pairs(rows, k)
+        if len(values) < k and float(values.double().sum()) < (1 - 1e-5) * float(rows.double().square().sum()):
+            return None  # not a lower rank: the rest is only below what this precision resolves
         return scale * values, vectors
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from noisescape.gradient_noise import covariance_factor
 from noisescape.linops import Eigenpairs, Estimate, eigenpairs, product_trace, ratio, squared_norm, trace
 from noisescape.risk import EmpiricalRisk
 from noisescape.theory import decay_exponent, indicator_bounds, projection_coefficient
@@ -40,6 +41,7 @@ class Measurement:
         alignment: Tr(HΣ)/(‖H‖_F‖Σ‖_F), the cosine between H and Σ.
         noise_scale: TrC/‖ḡ‖², the simple gradient noise scale, in samples.
         curvature_noise_scale: Tr(HC)/(ḡᵀHḡ), in samples; NaN where ḡᵀHḡ is 0.
+        smallest_eigenvalue: λ_D of H; the two bounds hold where it is not negative.
         hessian: leading eigenpairs of H, k + 1 of them where D allows.
         noise: leading eigenpairs of Σ, up to k.
         dimension: D.
@@ -63,6 +65,7 @@ class Measurement:
     alignment: Estimate
     noise_scale: Estimate
     curvature_noise_scale: Estimate
+    smallest_eigenvalue: Estimate
     hessian: Eigenpairs
     noise: Eigenpairs
     dimension: int
@@ -135,6 +138,7 @@ _MEANING = {
     "alignment": ("cos(H, Σ)", "Tr(HΣ)/(‖H‖‖Σ‖)"),
     "noise_scale": ("B simple", "Tr C/‖ḡ‖², in samples"),
     "curvature_noise_scale": ("B noise", "Tr(HC)/ḡᵀHḡ, in samples"),
+    "smallest_eigenvalue": ("λ_min(H)", "negative: H is not PSD and the bounds need not hold"),
 }
 
 
@@ -170,7 +174,9 @@ def measure(
     """
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
-    covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
+    factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+    # all shapes are those of C, so that figures free of scale exist even where B = N leaves no noise
+    population = risk.noise_covariance(theta, 1)
     loss = float(risk.loss(theta))
     gradient = risk.gradient(theta)
     hessian = risk.hessian(theta)
@@ -179,41 +185,42 @@ def measure(
 
     curvature = eigenpairs(hessian, min(k + 1, dimension), seed=seed)
     trace_h = trace(hessian, rtol=rtol, deflate=curvature.vectors, seed=seed)
-    trace_h_sigma = product_trace(hessian, covariance, rtol=rtol, seed=seed + 1)
-    trace_sigma = Estimate(float(covariance.trace()), 0.0)
-    reference = trace_h.scaled(trace_sigma.value / dimension)
-    noise = _noise_eigenpairs(covariance, k, seed)
+    lowest = eigenpairs(hessian, 1, which="smallest", tol=1e-2, subspace=12, seed=seed)
+    trace_hc = product_trace(hessian, population, rtol=rtol, seed=seed + 1)
+    trace_c = Estimate(float(population.trace()), 0.0)
+    reference = trace_h.scaled(trace_c.value / dimension)
+    noise = _noise_eigenpairs(population, k, seed)
 
     top = Estimate(float(curvature.values[0]), float(curvature.residuals[0]), curvature.cost)
     first = curvature.vectors[:, 0]
-    top_noise = float(first @ (covariance @ first))
-    coefficient = projection_coefficient(top_noise, top.value, trace_h.value, trace_sigma.value)
+    top_noise = float(first @ (population @ first))
+    coefficient = projection_coefficient(top_noise, top.value, trace_h.value, trace_c.value)
     bounds = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
     relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
 
     norm_h = squared_norm(hessian, rtol=2 * rtol, deflate=curvature.vectors, seed=seed + 2)
-    norm_sigma = squared_norm(covariance, rtol=2 * rtol, deflate=noise.vectors, seed=seed + 3)
+    norm_c = squared_norm(population, rtol=2 * rtol, deflate=noise.vectors, seed=seed + 3)
     squared_gradient = float(gradient @ gradient)
     bent_gradient = float(gradient @ (hessian @ gradient))
-    per_sample = 1 / covariance.factor if covariance.factor else math.nan
 
     return Measurement(
         loss=Estimate(loss, 0.0),
         gradient_norm=Estimate(squared_gradient**0.5, 0.0),
         trace_h=trace_h,
-        trace_sigma=trace_sigma,
-        trace_h_sigma=trace_h_sigma,
-        isotropic_reference=reference,
-        anisotropy=ratio(trace_h_sigma, reference),
+        trace_sigma=trace_c.scaled(factor),
+        trace_h_sigma=trace_hc.scaled(factor),
+        isotropic_reference=reference.scaled(factor),
+        anisotropy=ratio(trace_hc, reference),
         lower_bound=_with_relative_error(bounds.lower, relative, trace_h),
         upper_bound=_with_relative_error(bounds.upper, relative, trace_h),
         projection_coefficient=_with_relative_error(coefficient, relative, trace_h),
         decay_exponent=_decay(curvature, k, dimension),
-        alignment=ratio(ratio(trace_h_sigma, _root(norm_h)), _root(norm_sigma)),
-        noise_scale=_quotient(trace_sigma.scaled(per_sample), squared_gradient),
-        curvature_noise_scale=_quotient(trace_h_sigma.scaled(per_sample), bent_gradient),
+        alignment=ratio(ratio(trace_hc, _root(norm_h)), _root(norm_c)),
+        noise_scale=_quotient(trace_c, squared_gradient),
+        curvature_noise_scale=_quotient(trace_hc, bent_gradient),
+        smallest_eigenvalue=Estimate(float(lowest.values[0]), float(lowest.residuals[0]), lowest.cost),
         hessian=curvature,
-        noise=noise,
+        noise=replace(noise, values=factor * noise.values, residuals=factor * noise.residuals),
         dimension=dimension,
         sample_count=risk.sample_count,
         batch_size=batch_size,

@@ -30,7 +30,7 @@ class ModelLoss:
     """ℓ(θ; inputs, targets) of shape (n,), θ the trainable parameters in ``named_parameters()`` order.
 
     The module is only ever called through ``torch.func.functional_call``: neither its parameters nor its
-    buffers change. Frozen parameters and buffers are copied once, here; shared parameters count once.
+    buffers change. Frozen parameters and buffers are read at each call; shared parameters count once.
     """
 
     broadcasts = False
@@ -46,6 +46,7 @@ class ModelLoss:
         self.per_sample_loss = per_sample(loss)
         self._maps_samples: bool | None = None
         self._maps_replicas = True
+        self._converted = False
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
@@ -54,14 +55,11 @@ class ModelLoss:
         _check_uniform(model, trainable)
         _check_deterministic_modules(model)
         self.names = list(trainable)
+        self._trainable = frozenset(trainable)
         self.shapes = [p.shape for p in trainable.values()]
         self.sizes = [p.numel() for p in trainable.values()]
         first = next(iter(trainable.values()))
         self.dtype, self.device = first.dtype, first.device
-        frozen = {name: p for name, p in model.named_parameters() if not p.requires_grad}
-        self.constants = {
-            name: tensor.detach().clone() for name, tensor in {**frozen, **dict(model.named_buffers())}.items()
-        }
 
     @property
     def dimension(self) -> int:
@@ -86,7 +84,18 @@ class ModelLoss:
         else:
             args, kwargs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
         with _twice_differentiable_attention():
-            return functional_call(self.model, {**self.named(theta), **self.constants}, args, kwargs)
+            return functional_call(self.model, {**self.named(theta), **self._constants()}, args, kwargs)
+
+    def _constants(self) -> dict[str, Tensor]:
+        """The module's present frozen parameters, and copies of its buffers, which a forward pass may change."""
+        frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self._trainable}
+        constants = {**frozen, **{name: buffer.clone() for name, buffer in self.model.named_buffers()}}
+        if not self._converted:
+            return constants
+        return {
+            name: tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
+            for name, tensor in constants.items()
+        }
 
     def losses_of_outputs(self, outputs: Any, targets: Tree) -> Tensor:
         """Per-sample losses, (n,); anything beyond the first dimension is averaged."""
@@ -190,12 +199,9 @@ class ModelLoss:
         """The same function for parameters of another dtype or on another device."""
         other = copy.copy(self)
         other.dtype, other.device = dtype, device
+        other._converted = True
         if isinstance(self.per_sample_loss, nn.Module):  # class weights
             other.per_sample_loss = copy.deepcopy(self.per_sample_loss).to(device, dtype)
-        other.constants = {
-            name: tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
-            for name, tensor in self.constants.items()
-        }
         return other
 
     def check(self, theta: Tensor, inputs: Tree, targets: Tree, alone: tuple[Tree, Tree], count: int) -> None:
@@ -225,6 +231,13 @@ class ModelLoss:
                     f"({count},) or ({count}, T) are needed. If it is already reduced, pass it unreduced "
                     "(reduction='none')"
                 )
+            raw_alone = self.per_sample_loss(self.outputs(theta, alone[0]), alone[1])
+            if raw_alone.shape[1:] != raw.shape[1:]:
+                raise ValueError(
+                    f"the unreduced loss of {count} samples has shape {tuple(raw.shape)}, that of one "
+                    f"{tuple(raw_alone.shape)}: outputs are broadcast against targets; give the "
+                    "targets the shape of the outputs"
+                )
             first, again = self(theta, inputs, targets), self(theta, inputs, targets)
             single = self(theta, *alone)
         if not torch.equal(first.nan_to_num(), again.nan_to_num()):
@@ -239,12 +252,28 @@ class ModelLoss:
                 f"{float(single[0]):.6g} alone: samples of a batch influence each other (batch statistics?), "
                 "so there is no per-sample gradient; use model.eval() or a normalisation without batch "
                 "statistics"
-                + (
-                    f". Or outputs are broadcast against targets: their unreduced loss is {tuple(raw.shape)}"
-                    if raw.ndim > 1
-                    else ""
-                )
             )
+
+
+def tensor_outputs(outputs: Any) -> Tensor:
+    """A model's outputs, refused unless they are one tensor."""
+    if not isinstance(outputs, Tensor):
+        raise TypeError(
+            f"the Gauss–Newton and Fisher matrices need the model to return one tensor, not "
+            f"{type(outputs).__name__}; wrap the model so that it returns its logits"
+        )
+    return outputs
+
+
+def logits(outputs: Any) -> Tensor:
+    """The tensor that a classifier's outputs are, or hold under the name ``logits``."""
+    found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
+    if not isinstance(found, Tensor):
+        raise TypeError(
+            f"accuracy needs outputs that are one tensor or have one named logits, not {type(outputs).__name__}; "
+            "use risk.metric(theta, function) instead"
+        )
+    return found
 
 
 def per_sample(loss: Loss | nn.Module) -> Loss:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +16,15 @@ from torch import Tensor
 from noisescape.differentiation import column_blocks, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
 from noisescape.function_loss import ClosedForm
-from noisescape.model_loss import ModelLoss
+from noisescape.model_loss import ModelLoss, tensor_outputs
 from noisescape.samples import Batch, Samples, TensorSamples
 
 HESSIAN_PASSES = 4
 """Memory of a twice-differentiable forward and backward pass, in units of the forward pass."""
+
+MOST_COLUMNS = 512
+COLUMN_FLOOR = 2**24
+"""Bytes that a block of columns may take whatever the budget: less is not worth the passes it costs."""
 
 
 class PerSampleLosses:
@@ -92,7 +95,7 @@ class PerSampleLosses:
         """:meth:`losses` without the check: non-finite values pass through."""
         self._check_theta(theta)
         with torch.no_grad():
-            parts = [self._function.losses(theta, batch) for batch in self._batches(passes=1)]
+            parts = [self._function.losses(theta, batch) for batch in self._batches(passes=_copies(theta))]
         return torch.cat(parts, dim=-1)
 
     def loss(self, theta: Tensor) -> Tensor:
@@ -105,7 +108,7 @@ class PerSampleLosses:
         """∇L(θ) = Gᵀ1/N: (D,) → (D,), or (R, D) → (R, D). Non-finite values pass through."""
         self._check_theta(theta)
         total = torch.zeros_like(theta)
-        for batch in self._batches(passes=2):
+        for batch in self._batches(passes=2 * _copies(theta)):
             leaf = theta.detach().requires_grad_()
             (part,) = torch.autograd.grad(
                 self._function.losses(leaf, batch).sum() / self.sample_count, leaf, materialize_grads=True
@@ -129,11 +132,12 @@ class PerSampleLosses:
         if weights.shape[-1 if not block else 0] != self.sample_count or weights.ndim > 2:
             raise ValueError(f"weights must have shape {expected}, not {tuple(weights.shape)}")
         total = theta.new_zeros(theta.shape if not block else (self.dimension, weights.shape[1]))
-        for batch in self._batches(passes=2):
+        for batch in self._batches(passes=2 * _copies(theta)):
             leaf = theta.detach().requires_grad_()
             losses = self._function.losses(leaf, batch)
             if block:
-                part = pull_back(losses, leaf, weights[batch.span].mT).mT
+                columns = weights[batch.span].split(self._columns_at_once(batch.size), dim=1)
+                part = torch.cat([pull_back(losses, leaf, some.mT).mT for some in columns], dim=1)
             else:
                 weighted = (losses * weights[..., batch.span]).sum()
                 (part,) = torch.autograd.grad(weighted, leaf, materialize_grads=True)
@@ -178,7 +182,7 @@ class PerSampleLosses:
         self._check_theta(theta)
         self._check_block(theta, directions)
         parts = []
-        for batch in self._batches(passes=2):
+        for batch in self._batches(passes=2 * _copies(theta)):
 
             def losses(point: Tensor, batch: Batch = batch) -> Tensor:
                 return self._function.losses(point, batch)
@@ -208,14 +212,14 @@ class PerSampleLosses:
         if indices is not None:
             inputs, targets = self._samples.take(indices)
             chosen = TensorSamples(inputs, targets)
-            size = self._gradient_rows()
+            size = self._gradient_rows(_copies(theta))
             return torch.cat([self._function.gradients(theta, batch) for batch in chosen.batches(size)], dim=-2)
         return torch.cat(list(self.per_sample_gradient_chunks(theta)), dim=-2)
 
     def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
         """G in consecutive blocks of rows, each within the memory budget."""
         self._check_theta(theta)
-        for batch in self._samples.batches(self._gradient_rows()):
+        for batch in self._samples.batches(self._gradient_rows(_copies(theta))):
             yield self._function.gradients(theta, batch)
 
     # ------------------------------------------------------------------ second derivatives
@@ -226,7 +230,7 @@ class PerSampleLosses:
         Differentiating the second with respect to the first gives Hessian products.
         """
         self._check_theta(theta)
-        for batch in self._batches(passes=HESSIAN_PASSES):
+        for batch in self._batches(passes=HESSIAN_PASSES * _copies(theta)):
             leaf = theta.detach().clone().requires_grad_()
             share = self._function.losses(leaf, batch).sum() / self.sample_count
             (slope,) = torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)
@@ -275,7 +279,7 @@ class PerSampleLosses:
         for batch in self._batches(passes=4):
 
             def outputs(point: Tensor, batch: Batch = batch) -> Tensor:
-                return _tensor_outputs(model_loss.outputs(point, batch.inputs))
+                return tensor_outputs(model_loss.outputs(point, batch.inputs))
 
             parts = []
             for block in column_blocks(directions, self._columns_at_once(batch.size), theta):
@@ -300,13 +304,14 @@ class PerSampleLosses:
         total = theta.new_zeros(count, self.dimension)
         for batch in self._batches(passes=4):
             leaf = theta.detach().requires_grad_()
-            predicted = _tensor_outputs(model_loss.outputs(leaf, batch.inputs))
+            predicted = tensor_outputs(model_loss.outputs(leaf, batch.inputs))
             root = model_loss.output_hessian_root(predicted.detach(), batch)
             noise = torch.randn(
                 count, *root.shape[:2], 1, generator=generator, dtype=self.dtype, device=self.device
             )
             cotangents = (root @ noise).reshape(count, *predicted.shape) / self.sample_count**0.5
-            total += pull_back(predicted, leaf, cotangents)
+            at_once = cotangents.split(self._columns_at_once(batch.size))
+            total += torch.cat([pull_back(predicted, leaf, some) for some in at_once])
         return total
 
     # ------------------------------------------------------------------ how it is evaluated
@@ -365,18 +370,18 @@ class PerSampleLosses:
         """Whether all samples are evaluated together at that multiple of the forward pass's memory."""
         return isinstance(self._samples, TensorSamples) and self.chunk_size(passes=passes) >= self.sample_count
 
-    def _gradient_rows(self) -> int:
-        """How many per-sample gradients are held together within the memory budget."""
+    def _gradient_rows(self, copies: int) -> int:
+        """How many per-sample gradients of each replica are held together within the memory budget."""
         if self._chunk_size is not None:
             return self._chunk_size
-        row = self.dimension * _element_size(self.dtype)
-        return min(self.sample_count, max(1, self.memory_budget // (3 * row + 2 * self.bytes_per_sample)))
+        one = 3 * self.dimension * _element_size(self.dtype) + 2 * self.bytes_per_sample
+        return min(self.sample_count, max(1, self.memory_budget // (copies * one)))
 
     def _columns_at_once(self, samples: int) -> int:
         """How many directions are differentiated along together within the memory budget."""
         activations = 4 * samples * self.bytes_per_sample
         vectors = 4 * self.dimension * _element_size(self.dtype)
-        return max(1, min(16, self.memory_budget // (activations + vectors)))
+        return max(1, min(MOST_COLUMNS, max(self.memory_budget, COLUMN_FLOOR) // (activations + vectors)))
 
     @functools.cached_property
     def bytes_per_sample(self) -> int:
@@ -431,20 +436,16 @@ def _require_finite(values: Tensor) -> None:
         )
 
 
-def _tensor_outputs(outputs: Any) -> Tensor:
-    if not isinstance(outputs, Tensor):
-        raise TypeError(
-            f"the Gauss–Newton and Fisher matrices need the model to return one tensor, not "
-            f"{type(outputs).__name__}; wrap the model so that it returns its logits"
-        )
-    return outputs
-
-
 def check_positive(name: str, value: int | None) -> int | None:
     """``value``, refused below 1."""
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
     return value
+
+
+def _copies(theta: Tensor) -> int:
+    """How many parameter vectors are evaluated together."""
+    return len(theta) if theta.ndim == 2 else 1
 
 
 def _element_size(dtype: torch.dtype) -> int:

@@ -12,7 +12,7 @@ from noisescape import curvature
 from noisescape.function_loss import ClosedForm, LossVector, SampleLoss
 from noisescape.gradient_noise import EmpiricalFisher, NoiseCovariance
 from noisescape.linops import SymmetricOperator
-from noisescape.model_loss import Loss, ModelLoss
+from noisescape.model_loss import Loss, ModelLoss, logits
 from noisescape.per_sample_losses import PerSampleLosses, check_positive
 from noisescape.samples import Samples, TensorSamples, open_samples
 
@@ -82,7 +82,7 @@ class EmpiricalRisk(PerSampleLosses):
         Args:
             losses: θ ↦ ℓ(θ), (D,) → (N,), differentiable by PyTorch; replicas are mapped by ``vmap``.
             parameters: θ₀, (D,): what :meth:`parameters` returns; fixes D, dtype and device.
-            memory_budget: as for the class.
+            memory_budget: as for the class, but the vector of losses itself is always evaluated whole.
 
         >>> points = torch.tensor([[0.0, 0.0], [2.0, 0.0]])
         >>> risk = EmpiricalRisk.from_losses(lambda w: ((w - points) ** 2).sum(1), torch.zeros(2))
@@ -126,7 +126,9 @@ class EmpiricalRisk(PerSampleLosses):
         samples = function.samples()
         budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
         risk = cls.__new__(cls)
-        risk._assemble(function, samples, function.flat_parameters, budget, samples.count)
+        # a vector of losses comes whole; sample by sample, the budget decides
+        chunk_size = samples.count if isinstance(function, LossVector) else None
+        risk._assemble(function, samples, function.flat_parameters, budget, chunk_size)
         return risk
 
     # ------------------------------------------------------------------ what it is made of
@@ -217,8 +219,9 @@ class EmpiricalRisk(PerSampleLosses):
 
         Exact for softmax cross-entropy, binary cross-entropy with logits and squared loss, where it is the
         Gauss–Newton matrix: those losses are negative log-likelihoods in natural parameters (the squared
-        loss, a mean over m outputs, of a Gaussian with variance m/2). For sequences (n, T) it is that of one
-        token, as the loss is.
+        loss, a mean over m outputs, of a Gaussian with variance m/2). Where the loss is a mean over several
+        terms of a sample (tokens of a sequence, outputs of a binary cross-entropy) it is that of one term, as
+        the loss is.
 
         Otherwise sampled: ``sample_targets(outputs, generator)`` draws targets from the model's predictive
         distribution and the operator is the empirical Fisher of ``draws`` such sets, drawn once.
@@ -268,4 +271,4 @@ class EmpiricalRisk(PerSampleLosses):
 
 def correct(outputs: Tensor, targets: Tensor) -> Tensor:
     """1 where the largest output is at the target class, else 0."""
-    return (outputs.argmax(1) == targets).float()
+    return (logits(outputs).argmax(1) == targets).float()

@@ -42,6 +42,8 @@ def expected_sharpness(
     """
     if draws < 2:
         raise ValueError(f"draws = {draws}, but a standard error needs at least 2")
+    if theta.ndim != 1:
+        raise ValueError(f"expected sharpness is that of one θ (D,), not of shape {tuple(theta.shape)}")
     if not delta > 0:
         raise ValueError(f"delta must be positive, not {delta}")
     generator = torch.Generator(theta.device).manual_seed(seed)

@@ -141,7 +141,12 @@ def simulate(
         for step in range(steps):
             try:
                 slope, state = dynamics.noisy_gradient(risk, theta, state, generator)
-                theta = theta - schedule(step) * slope
+                rate = schedule(step)
+                if not rate >= 0:
+                    raise ValueError(
+                        f"the learning-rate schedule gave {rate} at step {step}; it must not be negative"
+                    )
+                theta = theta - rate * slope
             except (ArithmeticError, RuntimeError):
                 # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
                 if theta.ndim == 2 or bool(torch.isfinite(risk.unchecked_losses(theta)).all()):
@@ -170,6 +175,12 @@ class _Book:
     def __init__(self, recorders: Mapping[str, Recorder], every: int, steps: int) -> None:
         if every < 1:
             raise ValueError(f"every must be at least 1, not {every}")
+        for name, recorder in recorders.items():
+            due = getattr(recorder, "steps", None)
+            if due is not None and not any(0 <= step <= steps for step in due):
+                raise ValueError(
+                    f"recorder '{name}' is due at none of the run's steps 0..{steps}: {sorted(due)[:5]}"
+                )
         self._recorders = recorders
         self._every = every
         self._steps = steps

@@ -24,6 +24,13 @@ class MatchedTrace(GaussianLangevin):
     inner: GaussianLangevin
     trace_target: float
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.inner, GaussianLangevin):
+            raise TypeError(
+                f"{type(self.inner).__name__} draws its noise without a covariance root: there is none to rescale; "
+                "choose its batch_size instead (the trace goes as 1/B)"
+            )
+
     @property
     def name(self) -> str:  # type: ignore[override]
         """The inner dynamics' name: its shape is what is studied."""

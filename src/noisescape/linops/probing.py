@@ -94,8 +94,10 @@ def _rounded(count: float, limit: int) -> int:
     return limit if count >= limit else min(limit, max(BLOCK, BLOCK * math.ceil(count / BLOCK)))
 
 
-def check_tolerance(rtol: float, max_products: int) -> None:
-    """Refuse a tolerance or a budget that makes no sense."""
+def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
+    """Refuse a tolerance, a budget or a number of deflated directions that makes no sense."""
+    if deflate < 0:
+        raise ValueError(f"deflate counts directions and cannot be {deflate}")
     if not 0 < rtol < math.inf:
         raise ValueError(f"rtol is a relative standard error and must be positive, not {rtol}")
     if max_products < 2:

@@ -56,7 +56,7 @@ def product_trace(
     >>> product_trace(A, A).value
     6.0
     """
-    check_tolerance(rtol, max_products)
+    check_tolerance(rtol, max_products, deflate)
     if left.size != right.size:
         raise ValueError(f"cannot multiply {left!r} and {right!r}: sizes differ")
     if (left.dtype, left.device) != (right.dtype, right.device):
@@ -70,7 +70,7 @@ def product_trace(
 
     generator = torch.Generator(left.device).manual_seed(seed)
     like = torch.empty(0, dtype=left.dtype, device=left.device)
-    pairs = right.leading(deflate)
+    pairs = right.leading(deflate) if deflate else None
     if pairs is not None:
         values, basis = pairs
         right_basis = values * basis

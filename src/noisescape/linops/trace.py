@@ -90,8 +90,8 @@ def _deflated_sum(
     seed: int,
 ) -> Estimate:
     """Sum of a quadratic form (v, Av) over any orthonormal basis: exact on U, by sign probes off it."""
-    check_tolerance(rtol, max_products)
     columns = deflate if isinstance(deflate, int) else deflate.shape[1]
+    check_tolerance(rtol, max_products, columns)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     if operator.size <= 2 * columns + FIRST_STAGE:
         everything = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)

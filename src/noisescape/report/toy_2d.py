@@ -268,7 +268,8 @@ def _lead(summary: Mapping[str, Any]) -> str:
     best = max(success, key=lambda name: success[name]["rate"])
     return (
         f"{summary['replicas']:,} replicas of each dynamics start in a sharp minimum; every noise has the same "
-        f"trace. The noise that escapes most often is {LABELS[best]} ({success[best]['rate']:.0%}); isotropic noise does in "
+        f"trace. The noise that escapes most often is {LABELS[best]} ({success[best]['rate']:.0%}); "
+        "isotropic noise does in "
         f"{success['gld-constant']['rate']:.1%} of the replicas, plain gradient descent in "
         f"{success['gd']['rate']:.0%}. Preset: {summary['preset']}."
     )

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 
 
 def projection_coefficient(top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float) -> float:
-    """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): how much of the noise lies along the top eigenvector, in units of its share
-    of the curvature. 1 if Σ ∝ H; D/(condition) small for isotropic noise. NaN without noise or curvature."""
+    """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): the noise along the top eigenvector, in units of its share of curvature.
+
+    1 if Σ ∝ H; TrH/(D·λ₁), mean over largest eigenvalue, for isotropic noise. NaN without noise or curvature.
+    """
     scale = top_curvature * trace_sigma
     return top_noise * trace_h / scale if scale else math.nan
 
