@@ -54,8 +54,8 @@ def write_digits_report(run: Run) -> None:
             Section(
                 "The indicator",
                 "Tr(HΣ) of minibatch noise along gradient descent to the minimum, against its isotropic reference "
-                "TrH·TrΣ/D: the same amount of noise without its shape. Gradient descent at a fixed rate settles at "
-                "the edge of stability rather than at a stationary point; ‖ḡ‖ says how far from one it ended.",
+                "TrH·TrΣ/D: the same amount of noise without its shape. Gradient descent at a fixed rate settles "
+                "at the edge of stability rather than at a stationary point; ‖ḡ‖ says how far from one it ended.",
                 [Figure(descent, "Tr(HΣ) and its isotropic reference."), _measurement_table(summary)],
             ),
             Section(
