@@ -84,12 +84,8 @@ class Measurement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, for JSON: value, stderr, low, high of every figure; eigenvalues; settings."""
-        figures = {}
-        for name, found in self.estimates().items():
-            low, high = found.interval()
-            figures[name] = {"value": found.value, "stderr": found.stderr, "low": low, "high": high}
         return {
-            **figures,
+            **{name: found.to_dict() for name, found in self.estimates().items()},
             "hessian_eigenvalues": self.hessian.values.tolist(),
             "noise_eigenvalues": self.noise.values.tolist(),
             **{name: getattr(self, name) for name in _SETTINGS},

@@ -68,11 +68,6 @@ class PerSampleLosses:
         """Of the parameters and the data."""
         return self._function.device
 
-    @property
-    def maps_replicas(self) -> bool:
-        """Whether replicas are evaluated by broadcasting, which is what makes many of them cheap."""
-        return self._function.broadcasts
-
     def parameters(self) -> Tensor:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         return self._parameters()
@@ -374,13 +369,13 @@ class PerSampleLosses:
         """How many per-sample gradients of each replica are held together within the memory budget."""
         if self._chunk_size is not None:
             return self._chunk_size
-        one = 3 * self.dimension * _element_size(self.dtype) + 2 * self.bytes_per_sample
+        one = 3 * self.dimension * self.dtype.itemsize + 2 * self.bytes_per_sample
         return min(self.sample_count, max(1, self.memory_budget // (copies * one)))
 
     def _columns_at_once(self, samples: int) -> int:
         """How many directions are differentiated along together within the memory budget."""
         activations = 4 * samples * self.bytes_per_sample
-        vectors = 4 * self.dimension * _element_size(self.dtype)
+        vectors = 4 * self.dimension * self.dtype.itemsize
         return max(1, min(MOST_COLUMNS, max(self.memory_budget, COLUMN_FLOOR) // (activations + vectors)))
 
     @functools.cached_property
@@ -446,7 +441,3 @@ def check_positive(name: str, value: int | None) -> int | None:
 def _copies(theta: Tensor) -> int:
     """How many parameter vectors are evaluated together."""
     return len(theta) if theta.ndim == 2 else 1
-
-
-def _element_size(dtype: torch.dtype) -> int:
-    return torch.finfo(dtype).bits // 8

@@ -114,6 +114,12 @@ class GaussianLangevin(Dynamics):
     def scale(self, root: Tensor, factor: Tensor) -> Tensor:
         """factor·R with one factor for each replica."""
 
+    def rescaled(self, root: Tensor, wanted: Tensor) -> Tensor:
+        """R scaled so that Tr Σ is ``wanted``, () or (R,); 0 where there is no noise to scale."""
+        present = self.trace(root)
+        tiny = torch.finfo(present.dtype).tiny
+        return self.scale(root, torch.where(present > tiny, (wanted / present.clamp_min(tiny)).sqrt(), 0.0))
+
     @abstractmethod
     def operator(self, root: Tensor) -> SymmetricOperator:
         """R Rᵀ as an operator."""
@@ -183,14 +189,7 @@ class MatchedToMinibatch(MinibatchNoise, GaussianLangevin):
 
     def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """The shape times √(Tr Σ_B / its trace); 0 where the shape is."""
-        shape = self.shape(risk, theta)
-        return self.scale(shape, rescale_factor(self.variances(risk, theta).sum(-1), self.trace(shape)))
-
-
-def rescale_factor(wanted: Tensor, present: Tensor) -> Tensor:
-    """√(wanted / present), 0 where there is no noise to scale."""
-    tiny = torch.finfo(present.dtype).tiny
-    return torch.where(present > tiny, (wanted / present.clamp_min(tiny)).sqrt(), 0.0)
+        return self.rescaled(self.shape(risk, theta), self.variances(risk, theta).sum(-1))
 
 
 def check_at_least(name: str, value: float, least: float, dynamics: str) -> None:

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise, rescale_factor
+from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
 from noisescape.gradient_noise import leading_pairs
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
@@ -47,6 +47,5 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
             values, vectors = pairs
         root = vectors * values.sqrt()[..., None, :]
         if self.rescale:
-            wanted = self.variances(risk, theta).sum(-1)
-            root = self.scale(root, rescale_factor(wanted, self.trace(root)))
+            root = self.rescaled(root, self.variances(risk, theta).sum(-1))
         return root

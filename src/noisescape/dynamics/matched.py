@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisescape.dynamics.base import GaussianLangevin, check_at_least, rescale_factor
+from noisescape.dynamics.base import GaussianLangevin, check_at_least
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
@@ -52,8 +52,7 @@ class MatchedTrace(GaussianLangevin):
     def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """The inner shape times √(target / its trace)."""
         shape = self.shape(risk, theta)
-        present = self.trace(shape)
-        return self.scale(shape, rescale_factor(torch.full_like(present, self.trace_target), present))
+        return self.rescaled(shape, torch.full_like(self.trace(shape), self.trace_target))
 
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
         """As the inner dynamics."""

@@ -24,7 +24,7 @@ from noisescape.dynamics import DYNAMICS, GD, dynamics_by_name
 from noisescape.experiments.parallel import default_jobs, run_all
 from noisescape.experiments.statistics import derived_seed, mean_over
 from noisescape.indicators import measure
-from noisescape.linops import Estimate, ToleranceWarning, product_trace, spectral_density, trace
+from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
 from noisescape.models import digits_net
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs import Run, tidy
@@ -272,22 +272,18 @@ def _summary(
         return [chosen.get(seed, math.nan) for seed in range(config.seeds)]
 
     final = {
-        name: {metric: _interval(mean_over(at(name, metric, config.steps))) for metric in FINAL_FIGURES}
+        name: {metric: mean_over(at(name, metric, config.steps)).to_dict() for metric in FINAL_FIGURES}
         for name in config.dynamics
     }
     change = {
-        name: _interval(
-            mean_over(
-                [
-                    after - before
-                    for before, after in zip(
-                        at(name, "sharpness/signed", 0),
-                        at(name, "sharpness/signed", config.steps),
-                        strict=True,
-                    )
-                ]
-            )
-        )
+        name: mean_over(
+            [
+                after - before
+                for before, after in zip(
+                    at(name, "sharpness/signed", 0), at(name, "sharpness/signed", config.steps), strict=True
+                )
+            ]
+        ).to_dict()
         for name in config.dynamics
     }
     return {
@@ -299,8 +295,3 @@ def _summary(
         "sharpness_change": change,
         "seconds": seconds,
     }
-
-
-def _interval(found: Estimate) -> dict[str, float]:
-    low, high = found.interval()
-    return {"value": found.value, "stderr": found.stderr, "low": low, "high": high}

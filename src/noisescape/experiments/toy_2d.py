@@ -204,9 +204,7 @@ def _summary(config: Toy2DConfig, rows: list[dict[str, Any]], seconds: float) ->
             mine = [row for row in rows if row["geometry"] == geometry and row["dynamics"] == name]
             if mine:
                 success[name] = asdict(wilson(sum(row["escaped"] for row in mine), len(mine)))
-                found = mean_over([row["trace_h_sigma"] for row in mine])
-                low, high = found.interval()
-                indicator[name] = {"value": found.value, "stderr": found.stderr, "low": low, "high": high}
+                indicator[name] = mean_over([row["trace_h_sigma"] for row in mine]).to_dict()
         if success:
             geometries[geometry] = {"success": success, "trace_h_sigma": indicator}
     return {

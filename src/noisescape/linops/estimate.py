@@ -48,6 +48,11 @@ class Estimate:
         """The estimate of factor × the quantity."""
         return Estimate(self.value * factor, self.stderr * abs(factor), self.cost, self.dof)
 
+    def to_dict(self) -> dict[str, float]:
+        """Plain numbers for a summary: value, stderr and the ends of the 95 % interval."""
+        low, high = self.interval()
+        return {"value": self.value, "stderr": self.stderr, "low": low, "high": high}
+
     def __str__(self) -> str:
         if self.stderr == 0:
             return f"{self.value:.4g}"
