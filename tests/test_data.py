@@ -50,6 +50,18 @@ def test_every_image_is_used_once() -> None:
     assert sorted(found) == sorted(images)
 
 
+def test_rows_name_the_images_in_their_source() -> None:
+    split = corrupted_digits(seed=2)
+    images, labels = load_digits(return_X_y=True)
+    assert split.rows.dtype == split.test_rows.dtype == torch.int64
+    assert keys(split.images) == [tuple(row.tolist()) for row in images[split.rows]]
+    assert keys(split.test_images) == [tuple(row.tolist()) for row in images[split.test_rows]]
+    assert split.test_labels.tolist() == labels[split.test_rows].tolist()
+    assert split.facts["train"] == split.facts["test"]
+    assert split.facts["train"]["rows"] == 1797
+    assert split.facts["test_selection"] == "all that are not trained on"
+
+
 def test_only_the_last_labels_are_random() -> None:
     split = corrupted_digits(seed=3)
     right = torch.tensor(

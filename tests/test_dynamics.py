@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import noisescape as ns
-from noisescape.dynamics.sgd import draw_batches
+from noisescape.dynamics.base import draw_batches
 from noisescape.landscapes import quadratic
 
 DRAWS = 100_000
@@ -25,6 +25,7 @@ ALL = {
     "gld-top-eigenvector": ns.GLDTopEigenvector(BATCH),
     "gld-full": ns.GLDFull(BATCH),
     "gld-full-without": ns.GLDFull(BATCH, replacement=False),
+    "gld-shuffled": ns.GLDShuffled(BATCH, shuffle_seed=3),
     "matched": ns.MatchedTrace(ns.GLDDiagonal(BATCH), 5.0),
 }
 MATCHED_TO_SIGMA = [name for name in ALL if name not in ("gd", "gld-constant", "gld-leading", "matched")]
@@ -65,6 +66,11 @@ def expected_covariance(name, risk, theta):
         return 0 * eye
     if name.startswith(("sgd", "gld-full")):
         return sigma
+    if name == "gld-shuffled":
+        order = torch.randperm(3, generator=torch.Generator().manual_seed(3))
+        assert order.tolist() != [0, 1, 2]
+        permutation = eye[order]
+        return permutation @ sigma @ permutation.T
     if name == "gld-constant":
         return 0.49 * eye
     if name == "gld-dynamic":
@@ -173,6 +179,34 @@ def test_root_of_replicas_is_the_root_of_each(name, regression):
         )
 
 
+def test_gradient_penalty_descends_the_penalised_risk(regression, theta):
+    strength = 0.05
+
+    def penalised(point):
+        value = regression.losses_graph(point).mean()
+        (slope,) = torch.autograd.grad(value, point, create_graph=True)
+        return value + strength * slope @ slope
+
+    point = theta.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(penalised(point), point)
+    dynamics = ns.GDGradientPenalty(strength)
+    found, _ = dynamics.noisy_gradient(regression, theta, dynamics.init(regression, theta), torch.Generator())
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    assert not dynamics.covariance(regression, theta).dense().any()
+
+
+@pytest.mark.parametrize("kind", [ns.GLDDiagonal, ns.GLDDynamic])
+@pytest.mark.parametrize("replacement", [True, False])
+def test_variances_from_batches_are_unbiased(kind, replacement, regression, theta):
+    dynamics = kind(BATCH, replacement=replacement, batches=4)
+    replicas = theta.expand(20_000, -1)
+    root = dynamics.refreshed_root(regression, replicas, torch.Generator().manual_seed(0))
+    squares = root.square().expand_as(replicas)
+    wanted = dynamics.covariance(regression, theta).diagonal()
+    error = squares.std(0) / len(squares) ** 0.5
+    assert ((squares.mean(0) - wanted).abs() <= 4.5 * error).all()
+
+
 @pytest.mark.parametrize(("name", "interval"), [("gld-diagonal", 3), ("gld-leading", 10)])
 def test_covariance_is_recomputed_only_at_refreshes(name, interval, regression, theta):
     dynamics = ns.dynamics_by_name(name, batch_size=BATCH, k=2, refresh=interval)
@@ -211,6 +245,8 @@ def test_hessian_noise_ignores_negative_curvature():
         (ns.GLDLeading(3, k=4), "k must lie in 1..D = 3"),
         (ns.GLDHessian(3, k=0), "k must lie in 1..D = 3"),
         (ns.GLDDiagonal(3, refresh=0), "refresh must be at least 1"),
+        (ns.GLDDynamic(3, batches=1), "batches must be at least 2"),
+        (ns.GDGradientPenalty(-1.0), "strength must be at least 0"),
         (ns.GLDConstant(-1.0), "rho must be at least 0"),
         (ns.MatchedTrace(ns.GLDLeading(3, k=4), 1.0), "k must lie in 1..D = 3"),
     ],
@@ -238,13 +274,13 @@ def test_every_dynamics_runs_on_a_model_and_keeps_its_covariance():
     rows = risk.per_sample_gradients(theta)
     sigma = (rows - rows.mean(0)).T @ (rows - rows.mean(0)) / 30 / 5
     for name in ns.DYNAMICS:
-        dynamics = ns.dynamics_by_name(name, batch_size=5, k=4, rho=0.1)
+        dynamics = ns.dynamics_by_name(name, batch_size=5, k=4, rho=0.1, strength=0.01)
         run = ns.simulate(risk, dynamics, theta, lr=0.1, steps=3, progress=False)
         assert torch.isfinite(run.theta).all()
         found = dynamics.covariance(risk, theta).dense()
         if name in ("sgd", "gld-full"):
             torch.testing.assert_close(found, sigma, rtol=1e-9, atol=1e-12)
-        elif name not in ("gd", "gld-constant", "gld-leading"):
+        elif name not in ("gd", "gd-gradient-penalty", "gld-constant", "gld-leading"):
             torch.testing.assert_close(found.trace(), sigma.trace(), rtol=1e-9, atol=1e-12)
         if name == "gld-leading":
             values, vectors = torch.linalg.eigh(sigma)

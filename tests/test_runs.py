@@ -272,15 +272,12 @@ class TestTensors:
     def test_round_trip(self, run):
         base = torch.arange(6.0, dtype=torch.float64).reshape(2, 3).requires_grad_()
         tensors = {"theta": base, "transposed": base.T, "shared": base, "count": torch.tensor(3)}
-        run.write_tensors("minimum", tensors, {"step": "200"})
+        run.write_tensors("minimum", tensors)
         back = run.tensors("minimum")
         assert back.keys() == tensors.keys()
         for name, tensor in tensors.items():
             assert back[name].dtype == tensor.dtype
             assert torch.equal(back[name], tensor.detach())
-        assert run.tensors_metadata("minimum") == {"step": "200"}
-        run.write_tensors("bare", {"x": torch.ones(1)})
-        assert run.tensors_metadata("bare") == {}
 
     def test_a_missing_checkpoint_names_those_there_are(self, run):
         run.write_tensors("minimum", {"x": torch.ones(1)})

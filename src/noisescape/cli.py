@@ -2,24 +2,31 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
 from rich.console import Console
 
 from noisescape import __version__
+from noisescape.experiments.claims import ledger
 from noisescape.experiments.digits import DigitsConfig, run_digits
+from noisescape.experiments.fashion_mnist import fashion_mnist_config, run_fashion_mnist
+from noisescape.experiments.one_hidden_layer import one_hidden_layer_config, run_one_hidden_layer
+from noisescape.experiments.suite import RUNNERS, open_runs, paper_suite
 from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
+from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config
 from noisescape.indicators import measure as measure_risk
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run, default_run_path, strict_json, write_text
-from noisescape.tables import TABLES
+from noisescape.runs import Run, default_run_path, strict_json, unfinished_run
+from noisescape.storage import write_text
+from noisescape.tables import TABLES, ledger_table
 
 app = typer.Typer(
     help="The laboratory for gradient noise.",
@@ -39,6 +46,26 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 â
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary to standard output, nothing else.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.", show_default=False)]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Continue the run in --out, or else the latest unfinished one in runs/."),
+]
+Preset = Annotated[
+    str,
+    typer.Option(
+        help="quick (two cores, minutes), paper (published size), or as-published (its code's deviations)."
+    ),
+]
+Seeds = Annotated[
+    int | None, typer.Option(min=1, help="Independent repetitions, in place of the preset's.", show_default=False)
+]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(
+        help="Directory with NAME/SPLIT.parquet; else $NOISESCAPE_DATA, else the Hugging Face hub.",
+        show_default=False,
+    ),
+]
 TOY, DIGITS = Toy2DConfig(), DigitsConfig()
 
 
@@ -60,6 +87,7 @@ def toy_2d(
     steps: Annotated[int, typer.Option(help="Steps of each replica.")] = TOY.steps,
     seed: Seed = 0,
     out: Out = None,
+    resume: Resume = False,
     device: Device = "cpu",
     jobs: Jobs = None,
     quiet: Quiet = False,
@@ -67,8 +95,8 @@ def toy_2d(
 ) -> None:
     """The paper's 2-D toy: which noise escapes the sharp basin, at equal trace."""
 
-    def work(path: Path, progress: bool) -> Run:
-        config = Toy2DConfig(
+    def configure() -> Toy2DConfig:
+        return Toy2DConfig(
             preset=preset,  # type: ignore[arg-type]  # checked there
             replicas=replicas,
             control_replicas=control_replicas,
@@ -76,9 +104,107 @@ def toy_2d(
             seed=seed,
             device=device,
         )
-        return run_toy_2d(config, path, jobs=jobs, progress=progress)
 
-    _experiment("toy-2d", work, out, device, quiet, as_json)
+    _experiment("toy-2d", configure, run_toy_2d, out, resume, device, jobs, quiet, as_json)
+
+
+@reproduce.command("one-hidden-layer")
+def one_hidden_layer(
+    preset: Preset = "quick",
+    seeds: Seeds = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Tr(HÎ£) against its isotropic reference while one-hidden-layer networks train."""
+
+    def configure() -> Any:
+        return one_hidden_layer_config(preset, seeds=seeds, seed=seed, device=device)
+
+    _experiment("one-hidden-layer", configure, run_one_hidden_layer, out, resume, device, jobs, quiet, as_json)
+
+
+@reproduce.command("fashion-mnist")
+def fashion_mnist(
+    preset: Preset = "quick",
+    seeds: Seeds = None,
+    gd_steps: Annotated[
+        int | None, typer.Option(min=1, help="Gradient-descent steps to the minimum.", show_default=False)
+    ] = None,
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Steps of each dynamics from there.", show_default=False)
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """To a sharp minimum of a LeNet and out of it again, under every noise."""
+
+    def configure() -> Any:
+        return fashion_mnist_config(
+            preset, seeds=seeds, gd_steps=gd_steps, steps=steps, data_dir=_text(data_dir), seed=seed, device=device
+        )
+
+    _experiment("fashion-mnist", configure, run_fashion_mnist, out, resume, device, jobs, quiet, as_json)
+
+
+@reproduce.command("svhn")
+def svhn(
+    preset: Preset = "quick",
+    seeds: Seeds = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)] = None,
+    train: Annotated[int | None, typer.Option(min=1, help="Training images.", show_default=False)] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """VGG-11 on SVHN under every noise: test accuracy, and sharpness against it."""
+
+    def configure() -> Any:
+        return svhn_config(
+            preset, seeds=seeds, steps=steps, train=train, data_dir=_text(data_dir), seed=seed, device=device
+        )
+
+    _experiment("svhn", configure, run_vgg, out, resume, device, jobs, quiet, as_json)
+
+
+@reproduce.command("cifar10")
+def cifar10(
+    preset: Preset = "quick",
+    seeds: Seeds = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)] = None,
+    train: Annotated[int | None, typer.Option(min=1, help="Training images.", show_default=False)] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """VGG-11 on CIFAR-10 under every noise: test accuracy, and sharpness against it."""
+
+    def configure() -> Any:
+        return cifar10_config(
+            preset, seeds=seeds, steps=steps, train=train, data_dir=_text(data_dir), seed=seed, device=device
+        )
+
+    _experiment("cifar10", configure, run_vgg, out, resume, device, jobs, quiet, as_json)
 
 
 @reproduce.command("digits")
@@ -92,15 +218,16 @@ def digits(
     ),
     seed: Seed = 0,
     out: Out = None,
+    resume: Resume = False,
     device: Device = "cpu",
     jobs: Jobs = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Escape from a sharp minimum of a small network on real images."""
+    """Escape from a sharp minimum of a small network on real images that need no download."""
 
-    def work(path: Path, progress: bool) -> Run:
-        config = DigitsConfig(
+    def configure() -> DigitsConfig:
+        return DigitsConfig(
             seeds=seeds,
             gd_steps=gd_steps,
             steps=steps,
@@ -109,9 +236,38 @@ def digits(
             seed=seed,
             device=device,
         )
-        return run_digits(config, path, jobs=jobs, progress=progress)
 
-    _experiment("digits", work, out, device, quiet, as_json)
+    _experiment("digits", configure, run_digits, out, resume, device, jobs, quiet, as_json)
+
+
+@reproduce.command("all")
+def everything(
+    preset: Annotated[str, typer.Option(help="quick or paper, for every experiment.")] = "quick",
+    seeds: Seeds = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    out: Out = None,
+    resume: Resume = False,
+    device: Device = "cpu",
+    jobs: Jobs = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Every experiment of the paper, one combined report, and the ledger of its claims."""
+    with _plain_errors():
+        _device(device)
+        suite = paper_suite(preset, seeds=seeds, data_dir=_text(data_dir), seed=seed, device=device)
+        root = _place("all", out, resume)
+        runs = []
+        for experiment, config in suite.items():
+            if not quiet and not as_json:
+                _print_constants(experiment, config)
+            run = RUNNERS[experiment](config, root / experiment, jobs=jobs, resume=resume, progress=not quiet)
+            _write_report(run)
+            runs.append(run)
+            if not quiet and not as_json:
+                _show(run, run.path / "report.html", quiet)
+        _finish_many(root, runs, quiet, as_json)
 
 
 @app.command()
@@ -137,6 +293,29 @@ def demo(
             return
         for run, path in zip(runs, reports, strict=True):
             _show(run, path, quiet)
+
+
+@app.command()
+def claims(
+    runs: Annotated[list[Path], typer.Argument(help="Directories of complete runs, or of several such.")],
+    verbose: Annotated[
+        bool, typer.Option("--verbose", "-v", help="Also print each claim's statistic and rule.")
+    ] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write the ledger to this JSON file.", show_default=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """The ledger: what the paper claims, and what these runs found."""
+    with _plain_errors():
+        findings = ledger(open_runs(runs))
+        text = strict_json({"findings": findings})
+        if out is not None:
+            write_text(out, text)
+        if as_json:
+            typer.echo(text)
+        else:
+            Console().print(ledger_table(findings, verbose=verbose))
 
 
 @app.command()
@@ -198,16 +377,70 @@ def report(
 
 
 def _experiment(
-    name: str, work: Callable[[Path, bool], Run], out: Path | None, device: str, quiet: bool, as_json: bool
+    name: str,
+    configure: Callable[[], Any],
+    work: Callable[..., Run],
+    out: Path | None,
+    resume: bool,
+    device: str,
+    jobs: int | None,
+    quiet: bool,
+    as_json: bool,
 ) -> None:
     with _plain_errors():
         _device(device)
-        run = work(out or default_run_path(name), not quiet)
+        config = configure()
+        if not quiet and not as_json:
+            _print_constants(name, config)
+        run = work(config, _place(name, out, resume), jobs=jobs, resume=resume, progress=not quiet)
         path = _write_report(run)
         if as_json:
-            typer.echo(strict_json({**run.summary(), "run": str(run.path), "report": str(path)}))
+            found = ledger([run])
+            typer.echo(
+                strict_json(
+                    {**run.summary(), **run.timing(), "claims": found, "run": str(run.path), "report": str(path)}
+                )
+            )
         else:
             _show(run, path, quiet)
+
+
+def _place(name: str, out: Path | None, resume: bool) -> Path:
+    if out is not None:
+        return out
+    return (unfinished_run(name) if resume else None) or default_run_path(name)
+
+
+def _finish_many(root: Path, runs: list[Run], quiet: bool, as_json: bool) -> None:
+    from noisescape.report import write_combined_report
+
+    findings = ledger(runs)
+    path = write_combined_report(root, runs)
+    if as_json:
+        typer.echo(
+            strict_json(
+                {
+                    **{run.info["experiment"]: {**run.summary(), **run.timing()} for run in runs},
+                    "claims": findings,
+                    "report": str(path),
+                }
+            )
+        )
+        return
+    if not quiet:
+        Console().print(ledger_table(findings))
+    Console().print(f"report: {path}", soft_wrap=True)
+
+
+def _print_constants(name: str, config: Any) -> None:
+    constants = ", ".join(
+        f"{key} = {value}" for key, value in dataclasses.asdict(config).items() if value is not None
+    )
+    Console().print(f"{name}: {constants}", style="dim", highlight=False)
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
 
 
 def _write_report(run: Run) -> Path:
@@ -220,6 +453,11 @@ def _show(run: Run, report_path: Path, quiet: bool) -> None:
     console = Console()
     if not quiet:
         console.print(TABLES[run.info["experiment"]](run.summary()))
+        findings = ledger([run])
+        if findings:
+            console.print(ledger_table(findings))
+        if seconds := run.timing().get("seconds"):
+            console.print(f"{seconds / 60:.1f} minutes")
     console.print(f"report: {report_path}", soft_wrap=True)
 
 

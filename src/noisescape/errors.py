@@ -7,3 +7,15 @@ class NonFiniteLossError(ArithmeticError):
 
 class BatchCouplingError(ValueError):
     """A sample's loss depends on the other samples of its batch, or on chance: no per-sample loss exists."""
+
+
+class CorruptFileError(ValueError):
+    """A file of a run is damaged."""
+
+
+class DataError(ValueError):
+    """A data set cannot be used as it is: unknown, absent, unreadable, or not what its name promises."""
+
+
+class MissingSplitError(DataError):
+    """A data set is there, but not this split of it."""

@@ -3,10 +3,12 @@
 ::
 
     run.json                  experiment, resolved configuration, seed, versions, start time
+    tasks/*.safetensors       finished pieces and checkpoints of unfinished ones, until the run is complete
     metrics.parquet           one tidy table
     checkpoints/*.safetensors
     figures/*.png, *.svg
     report.html
+    timing.json               what the run took: the one file that differs between two equal runs
     summary.json              written last: its presence marks the run complete
 
 Every file appears whole or not at all, so a run that was killed can always be read.
@@ -21,9 +23,8 @@ import json
 import math
 import os
 import platform
-import secrets
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,42 +34,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
+
+from noisescape.storage import atomic_path, read_bundle, sweep, write_bundle, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-
-@contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
-    """A temporary path beside ``path``, moved onto it once the block has succeeded.
-
-    After an exception, or a kill at any moment, ``path`` is what it was before: the old whole file
-    or nothing. The temporary name keeps the suffix, since writers choose a format by it.
-
-    >>> import tempfile
-    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
-    >>> with atomic_path(target) as temporary:
-    ...     _ = temporary.write_text("whole")
-    ...     target.exists()
-    False
-    >>> target.read_text()
-    'whole'
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
-    try:
-        yield temporary
-        if not temporary.exists():
-            raise FileNotFoundError(f"nothing was written for {path}: write to the path that atomic_path yields")
-        # without the sync a power cut could leave the new name on data that never reached the disk
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -87,6 +58,7 @@ class Run:
             "seed": seed,
             "versions": _versions(),
             "platform": platform.platform(),
+            "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
@@ -108,6 +80,44 @@ class Run:
                 f"{path} already exists and is not empty: choose another directory, or remove this one"
             )
         return cls(path)
+
+    @classmethod
+    def begin(
+        cls, path: str | Path, *, experiment: str, config: Mapping[str, Any], seed: int, resume: bool = False
+    ) -> Run:
+        """A new run, or the one begun there if it is to be resumed."""
+        start = cls.resume if resume else cls.create
+        return start(path, experiment=experiment, config=config, seed=seed)
+
+    @classmethod
+    def resume(cls, path: str | Path, *, experiment: str, config: Mapping[str, Any], seed: int) -> Run:
+        """The run begun at ``path`` with these very constants, to be continued; a new one if there is none.
+
+        Raises:
+            ValueError: the run there is another one; the message names what differs.
+        """
+        path = Path(path)
+        sweep(path)
+        if not (path / "run.json").is_file():
+            return cls.create(path, experiment=experiment, config=config, seed=seed)
+        run = cls.open(path)
+        info = run.info
+        if info["experiment"] != experiment:
+            raise ValueError(f"{path} is a run of '{info['experiment']}', not of '{experiment}'")
+        asked = json.loads(strict_json(config))
+        stored = info["config"]
+        differing = [name for name in asked.keys() | stored.keys() if asked.get(name) != stored.get(name)]
+        if differing:
+            told = ", ".join(f"{n} = {stored.get(n)} there, {asked.get(n)} now" for n in sorted(differing))
+            raise ValueError(f"{path} cannot be continued with other constants: {told}")
+        changed = [f"{name} {was}" for name, was in info["versions"].items() if _versions().get(name) != was]
+        if changed and not run.complete:
+            warnings.warn(
+                f"{path} was begun with {', '.join(changed)}; continued with other versions it need not end in "
+                "the same numbers",
+                stacklevel=2,
+            )
+        return run
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -157,6 +167,15 @@ class Run:
         with pq.ParquetFile(path) as file:
             return file.read()
 
+    def write_timing(self, timing: Mapping[str, Any]) -> None:
+        """Write what the run took; apart from the summary, which two equal runs share."""
+        write_text(self.path / "timing.json", strict_json(timing))
+
+    def timing(self) -> dict[str, Any]:
+        """What the run took; empty if nothing was noted."""
+        path = self.path / "timing.json"
+        return _read_json(path) if path.is_file() else {}
+
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, which marks the run complete: call this last."""
         write_text(self.path / "summary.json", strict_json(summary))
@@ -165,28 +184,15 @@ class Run:
         """The summary of a complete run; a number that was not finite is None."""
         return _read_json(self._existing("summary.json", "it did not finish"))
 
-    def write_tensors(
-        self, name: str, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
-    ) -> Path:
-        """Write tensors (and strings that say what they are) to ``checkpoints/NAME.safetensors``."""
-        # safetensors takes neither strided tensors nor two that share memory, as tied weights do
-        owned = {
-            key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-            for key, tensor in tensors.items()
-        }
+    def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
+        """Write tensors to ``checkpoints/NAME.safetensors``."""
         path = self._file("checkpoints", name, "safetensors")
-        with atomic_path(path) as temporary:
-            save_file(owned, temporary, metadata=dict(metadata) if metadata else None)
+        write_bundle(path, tensors, {})
         return path
 
     def tensors(self, name: str) -> dict[str, Tensor]:
         """The tensors of a checkpoint, on the CPU."""
-        return load_file(self._checkpoint(name))
-
-    def tensors_metadata(self, name: str) -> dict[str, str]:
-        """The strings that were stored beside a checkpoint's tensors."""
-        with safe_open(self._checkpoint(name), framework="pt") as file:
-            return dict(file.metadata() or {})
+        return dict(read_bundle(self._checkpoint(name)).tensors)
 
     def save_figure(self, name: str, figure: Figure) -> Path:
         """Save a figure as ``figures/NAME.png`` and ``.svg``, close it, and return the SVG's path."""
@@ -235,6 +241,12 @@ def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
     first = Path(root) / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     later = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
     return next(path for path in itertools.chain([first], later) if not path.exists())
+
+
+def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:
+    """The latest run of an experiment under ``root`` that did not reach its end, if there is one."""
+    begun = [path for path in sorted(root.glob(f"{experiment}-*")) if not (path / "summary.json").exists()]
+    return begun[-1] if begun else None
 
 
 def tidy(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
@@ -311,12 +323,6 @@ def _plain(value: Any, where: str) -> Any:
     raise TypeError(
         f"{where} is a {type(value).__name__}, which JSON cannot hold: give numbers, text, lists or dicts"
     )
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a whole text file or none."""
-    with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -1,18 +1,22 @@
-"""Run a dynamics: many replicas at once, recorders at chosen steps, divergence as an outcome."""
+"""Run a dynamics: many replicas at once, recorders at chosen steps, checkpoints, divergence as an outcome."""
 
 from __future__ import annotations
 
+import hashlib
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from noisescape.dynamics import Dynamics
+from noisescape.dynamics import Dynamics, NoiseState
 from noisescape.progress import steps_bar
 from noisescape.recorders import Recorder, loss
 from noisescape.risk import EmpiricalRisk
+from noisescape.storage import read_bundle, write_bundle
 
 RUNAWAY = 1e8
 """A replica with a coordinate beyond this, or not finite, has diverged."""
@@ -85,6 +89,9 @@ def simulate(
     record: Mapping[str, Recorder] | None = None,
     every: int | None = None,
     seed: int = 0,
+    noise_every: int | None = None,
+    checkpoint: Path | None = None,
+    checkpoint_seconds: float = 10.0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
 ) -> Trajectory:
@@ -104,13 +111,21 @@ def simulate(
         every: how often plain recorders are called: at steps 0, every, 2·every, … and at the end.
             Default: 100 times.
         seed: of the noise; the same seed gives the same run on the same machine.
+        noise_every: record ‖ε_t‖², the gradient noise really injected, as "injected" on steps 0, noise_every, …,
+            whatever the dynamics says of itself. Each costs one full gradient. Default: never.
+        checkpoint: a file that holds the unfinished run: parameters, step, generator, noise state, records.
+            If it exists the run continues from it, to the same bits as without interruption on the same
+            machine; it is removed at the end.
+        checkpoint_seconds: how often it is written.
         progress: show a bar on the terminal's error stream.
         on_step: called after every step with the number of steps done.
 
     A replica that leaves every bound is recorded as diverged: its later values are NaN, the others go on.
 
     Raises:
-        ValueError: constants that do not fit the risk; a start that is not finite; steps or lr ≤ 0.
+        ValueError: constants that do not fit the risk; a start that is not finite; steps or lr ≤ 0; a
+            checkpoint of another run.
+        CorruptFileError: a damaged checkpoint.
 
     >>> from noisescape import EmpiricalRisk, GD
     >>> bowl = EmpiricalRisk.from_losses(lambda w: (w**2).sum(0, keepdim=True), torch.ones(2))
@@ -133,14 +148,29 @@ def simulate(
     generator = torch.Generator(theta.device).manual_seed(seed)
     every = max(1, steps // 100) if every is None else every
     book = _Book({"loss": loss} if record is None else record, every, steps)
+    if noise_every is not None and noise_every < 1:
+        raise ValueError(f"noise_every must be at least 1, not {noise_every}")
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
-    book.write(0, risk, theta, diverged_at)
+    first = 0
+    identity = _identity(dynamics, lr, steps, seed, every, noise_every, start)
+    if checkpoint is not None and checkpoint.exists():
+        first, theta, state, diverged_at = _continue(checkpoint, identity, generator, book, theta.device)
+    else:
+        book.write(0, risk, theta, diverged_at)
+    saved = time.monotonic()
 
     with steps_bar(dynamics.name, steps, shown=progress) as advance:
-        for step in range(steps):
+        advance(first)
+        for step in range(first, steps):
+            if checkpoint is not None and step > first and time.monotonic() - saved >= checkpoint_seconds:
+                _save(checkpoint, identity, step, theta, state, generator, diverged_at, book)
+                saved = time.monotonic()
             try:
                 slope, state = dynamics.noisy_gradient(risk, theta, state, generator)
+                if noise_every is not None and step % noise_every == 0:
+                    noise = slope - risk.gradient(theta)
+                    book.note("injected", step, noise.double().square().sum(-1), diverged_at)
                 rate = schedule(step)
                 if not rate >= 0:
                     raise ValueError(
@@ -165,6 +195,8 @@ def simulate(
             if on_step is not None:
                 on_step(step + 1)
 
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
     theta = torch.where((diverged_at >= 0)[..., None], torch.nan, theta)
     return Trajectory(dynamics, lr, steps, seed, book.records(), theta, diverged_at.cpu())
 
@@ -192,10 +224,16 @@ class _Book:
                 outcome = recorder(risk, theta)
                 parts = outcome if isinstance(outcome, Mapping) else {"": outcome}
                 for part, value in parts.items():
-                    full = torch.as_tensor(value, dtype=torch.float64).cpu()
-                    full = full.expand(diverged_at.shape) if full.ndim == 0 else full
-                    full = torch.where(diverged_at.cpu() >= 0, torch.nan, full)
-                    self._append("/".join(filter(None, (name, part))), step, full)
+                    self.note("/".join(filter(None, (name, part))), step, value, diverged_at)
+
+    def note(self, name: str, step: int, value: Any, diverged_at: Tensor) -> None:
+        """One value, or one a replica; NaN for those that have diverged."""
+        full = torch.as_tensor(value, dtype=torch.float64).cpu()
+        full = full.expand(diverged_at.shape) if full.ndim == 0 else full
+        full = torch.where(diverged_at.cpu() >= 0, torch.nan, full)
+        steps, values = self._seen.setdefault(name, ([], []))
+        steps.append(step)
+        values.append(full)
 
     def close(self, step: int) -> None:
         """Everything diverged: a last NaN shows where the curves end."""
@@ -214,10 +252,76 @@ class _Book:
             return step in chosen
         return step % self._every == 0 or step == self._steps
 
-    def _append(self, name: str, step: int, value: Tensor) -> None:
-        steps, values = self._seen.setdefault(name, ([], []))
-        steps.append(step)
-        values.append(value)
+    def restore(self, records: Mapping[str, Record]) -> None:
+        """Go on where another book ended."""
+        self._seen = {
+            name: (record.steps.tolist(), list(record.values.unbind())) for name, record in records.items()
+        }
+
+
+def _identity(
+    dynamics: Dynamics,
+    lr: float | Callable[[int], float],
+    steps: int,
+    seed: int,
+    every: int,
+    noise_every: int | None,
+    start: Tensor,
+) -> dict[str, str]:
+    """What two runs share if one may go on from the other's checkpoint."""
+    return {
+        "dynamics": repr(dynamics),
+        "lr": "a schedule" if callable(lr) else repr(lr),
+        "steps": str(steps),
+        "seed": str(seed),
+        "every": str(every),
+        "noise_every": str(noise_every),
+        "start": hashlib.sha256(start.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16],
+        "device": str(start.device),
+    }
+
+
+def _save(
+    path: Path,
+    identity: dict[str, str],
+    step: int,
+    theta: Tensor,
+    state: NoiseState,
+    generator: torch.Generator,
+    diverged_at: Tensor,
+    book: _Book,
+) -> None:
+    tensors = {"theta": theta, "diverged_at": diverged_at, "generator": generator.get_state()}
+    if state.root is not None:
+        tensors["root"] = state.root
+    records = book.records()
+    for name, record in records.items():
+        tensors |= {f"steps/{name}": record.steps, f"values/{name}": record.values}
+    notes = {"identity": identity, "step": step, "noise_step": state.step, "records": list(records)}
+    write_bundle(path, tensors, notes)
+
+
+def _continue(
+    path: Path, identity: dict[str, str], generator: torch.Generator, book: _Book, device: torch.device
+) -> tuple[int, Tensor, NoiseState, Tensor]:
+    """Step, θ, noise state and divergences of a checkpoint; sets the generator and the book."""
+    bundle = read_bundle(path)
+    stored = bundle.notes["identity"]
+    differing = [
+        f"{key} {stored.get(key)} there, {value} now" for key, value in identity.items() if stored.get(key) != value
+    ]
+    if differing:
+        raise ValueError(
+            f"the checkpoint {path} is of another run ({'; '.join(differing)}): remove it to start afresh"
+        )
+    tensors = bundle.tensors
+    generator.set_state(tensors["generator"])
+    book.restore(
+        {name: Record(tensors[f"steps/{name}"], tensors[f"values/{name}"]) for name in bundle.notes["records"]}
+    )
+    root = tensors["root"].to(device) if "root" in tensors else None
+    state = NoiseState(bundle.notes["noise_step"], root)
+    return bundle.notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
 
 
 def _constant(lr: float) -> Callable[[int], float]:

@@ -2,28 +2,33 @@
 
 from noisescape.dynamics.base import Dynamics, GaussianLangevin, NoiseState
 from noisescape.dynamics.gd import GD
+from noisescape.dynamics.gd_gradient_penalty import GDGradientPenalty
 from noisescape.dynamics.gld_constant import GLDConstant
 from noisescape.dynamics.gld_diagonal import GLDDiagonal
 from noisescape.dynamics.gld_dynamic import GLDDynamic
 from noisescape.dynamics.gld_full import GLDFull
 from noisescape.dynamics.gld_hessian import GLDHessian
 from noisescape.dynamics.gld_leading import GLDLeading
+from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.matched import MatchedTrace
-from noisescape.dynamics.registry import DYNAMICS, dynamics_by_name
+from noisescape.dynamics.registry import CONTROLS, DYNAMICS, dynamics_by_name
 from noisescape.dynamics.sgd import SGD
 
 __all__ = [
+    "CONTROLS",
     "DYNAMICS",
     "GD",
     "SGD",
     "Dynamics",
+    "GDGradientPenalty",
     "GLDConstant",
     "GLDDiagonal",
     "GLDDynamic",
     "GLDFull",
     "GLDHessian",
     "GLDLeading",
+    "GLDShuffled",
     "GLDTopEigenvector",
     "GaussianLangevin",
     "MatchedTrace",

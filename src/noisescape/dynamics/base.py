@@ -69,6 +69,8 @@ class MinibatchNoise(Dynamics):
     def _check(self, risk: EmpiricalRisk) -> None:
         self.covariance_factor(risk)
         check_at_least("refresh", getattr(self, "refresh", 1), 1, self.name)
+        if (batches := getattr(self, "batches", None)) is not None:
+            check_at_least("batches", batches, 2, self.name)
         k = getattr(self, "k", 1)
         if not 1 <= k <= risk.dimension:
             raise ValueError(f"{self.name}: k = {k} directions, but k must lie in 1..D = {risk.dimension}")
@@ -80,6 +82,21 @@ class MinibatchNoise(Dynamics):
     def variances(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """diag Σ_B, (D,) or (R, D); its sum is Tr Σ_B."""
         return self.covariance_factor(risk) * gradient_variances(risk, theta)
+
+    def variances_of_batches(
+        self, risk: EmpiricalRisk, theta: Tensor, batches: int, generator: torch.Generator
+    ) -> Tensor:
+        """diag Σ_B estimated from that many minibatch gradients: unbiased, for N too large to pass over."""
+        mean, squares = torch.zeros_like(theta), torch.zeros_like(theta)
+        for count in range(1, batches + 1):
+            indices = draw_batches(
+                theta.shape[:-1], risk.sample_count, self.batch_size, self.replacement, generator
+            )
+            slope = risk.minibatch_gradient(theta, indices)
+            step = slope - mean  # Welford's update
+            mean = mean + step / count
+            squares = squares + step * (slope - mean)
+        return squares / (batches - 1)
 
 
 @dataclass(frozen=True)
@@ -101,6 +118,10 @@ class GaussianLangevin(Dynamics):
     def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """R at θ, with its scale."""
         return self.shape(risk, theta)
+
+    def refreshed_root(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """The root a trajectory goes on with: exact unless a subclass estimates it by chance."""
+        return self.root(risk, theta)
 
     @abstractmethod
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
@@ -130,7 +151,7 @@ class GaussianLangevin(Dynamics):
         """∇L(θ) + R z."""
         root = state.root
         if root is None or state.step % self.refresh_interval == 0:
-            root = self.root(risk, theta)
+            root = self.refreshed_root(risk, theta, generator)
         noise = self.draw(root, generator)
         return risk.gradient(theta) + noise, replace(state, step=state.step + 1, root=root)
 
@@ -196,6 +217,17 @@ def check_at_least(name: str, value: float, least: float, dynamics: str) -> None
     """Refuse a constant below its least sensible value."""
     if not value >= least:
         raise ValueError(f"{dynamics}: {name} must be at least {least:g}, not {value:g}")
+
+
+def draw_batches(
+    replicas: torch.Size, sample_count: int, batch_size: int, replacement: bool, generator: torch.Generator
+) -> Tensor:
+    """Indices of one batch (B,), or of one for each replica (R, B)."""
+    if replacement:
+        return torch.randint(sample_count, (*replicas, batch_size), generator=generator, device=generator.device)
+    # the positions of the B smallest of N uniform numbers are a uniform B-subset
+    keys = torch.rand(*replicas, sample_count, generator=generator, device=generator.device)
+    return keys.topk(batch_size, largest=False).indices
 
 
 def _normal(shape: Any, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from noisescape.dynamics.base import DiagonalLangevin, MinibatchNoise
@@ -19,11 +20,19 @@ class GLDDiagonal(MinibatchNoise, DiagonalLangevin):
         batch_size: B of the matched SGD.
         replacement: its sampling law.
         refresh: steps between two computations of the diagonal.
+        batches: estimate it along a trajectory from so many minibatches in place of all samples.
     """
 
     refresh: int = field(default=1, kw_only=True)
+    batches: int | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "gld-diagonal"
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """√diag Σ_B."""
         return (self.variances(risk, theta)).sqrt()
+
+    def refreshed_root(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """√diag Σ_B, from ``batches`` minibatches where so many are asked for."""
+        if self.batches is None:
+            return self.root(risk, theta)
+        return self.variances_of_batches(risk, theta, self.batches, generator).sqrt()

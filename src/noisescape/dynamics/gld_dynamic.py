@@ -20,11 +20,20 @@ class GLDDynamic(MatchedToMinibatch, DiagonalLangevin):
         batch_size: B of the matched SGD.
         replacement: its sampling law.
         refresh: steps between two computations of Tr Σ_B.
+        batches: estimate it along a trajectory from so many minibatches in place of all samples.
     """
 
     refresh: int = field(default=1, kw_only=True)
+    batches: int | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "gld-dynamic"
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """1 everywhere."""
         return torch.ones_like(theta)
+
+    def refreshed_root(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """√(Tr Σ_B/D), from ``batches`` minibatches where so many are asked for."""
+        if self.batches is None:
+            return self.root(risk, theta)
+        variances = self.variances_of_batches(risk, theta, self.batches, generator)
+        return self.rescaled(self.shape(risk, theta), variances.sum(-1))

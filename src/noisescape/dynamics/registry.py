@@ -8,12 +8,14 @@ from typing import Any
 
 from noisescape.dynamics.base import Dynamics
 from noisescape.dynamics.gd import GD
+from noisescape.dynamics.gd_gradient_penalty import GDGradientPenalty
 from noisescape.dynamics.gld_constant import GLDConstant
 from noisescape.dynamics.gld_diagonal import GLDDiagonal
 from noisescape.dynamics.gld_dynamic import GLDDynamic
 from noisescape.dynamics.gld_full import GLDFull
 from noisescape.dynamics.gld_hessian import GLDHessian
 from noisescape.dynamics.gld_leading import GLDLeading
+from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.sgd import SGD
 
@@ -29,9 +31,14 @@ DYNAMICS: dict[str, type[Dynamics]] = {
         GLDHessian,
         GLDTopEigenvector,
         GLDFull,
+        GLDShuffled,
+        GDGradientPenalty,
     )
 }
 """Every dynamics of the comparison, by name."""
+
+CONTROLS = (GLDShuffled.name, GDGradientPenalty.name)
+"""Those that stand beside the comparison: noise of the same spectrum without its directions, and no noise."""
 
 
 def dynamics_by_name(name: str, **constants: Any) -> Dynamics:

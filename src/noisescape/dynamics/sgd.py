@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.dynamics.base import MinibatchNoise, NoiseState
+from noisescape.dynamics.base import MinibatchNoise, NoiseState, draw_batches
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
@@ -37,14 +37,3 @@ class SGD(MinibatchNoise):
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
         """Σ_B."""
         return risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)
-
-
-def draw_batches(
-    replicas: torch.Size, sample_count: int, batch_size: int, replacement: bool, generator: torch.Generator
-) -> Tensor:
-    """Indices of one batch (B,), or of one for each replica (R, B)."""
-    if replacement:
-        return torch.randint(sample_count, (*replicas, batch_size), generator=generator, device=generator.device)
-    # the positions of the B smallest of N uniform numbers are a uniform B-subset
-    keys = torch.rand(*replicas, sample_count, generator=generator, device=generator.device)
-    return keys.topk(batch_size, largest=False).indices

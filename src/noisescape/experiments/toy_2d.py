@@ -27,11 +27,11 @@ from noisescape.dynamics import (
     GLDTopEigenvector,
     MatchedTrace,
 )
-from noisescape.experiments.parallel import default_jobs, run_all
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
+from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.landscapes import GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d, toy_points
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run, tidy
+from noisescape.runs import Run
 from noisescape.simulate import simulate
 
 Preset = Literal["corrected", "as-published"]
@@ -107,40 +107,39 @@ class RunningSumRisk(EmpiricalRisk):
         yield torch.cat(list(super().per_sample_gradient_chunks(theta)), dim=-2).cumsum(-2)
 
 
-def run_toy_2d(config: Toy2DConfig, out: Path, *, jobs: int | None = None, progress: bool = True) -> Run:
+def run_toy_2d(
+    config: Toy2DConfig, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
+) -> Run:
     """Run every dynamics in every geometry and write the run directory.
 
     Returns:
-        The run, complete: metrics, checkpoint of the tracked trajectories, figures, report and summary.
+        The run, complete: metrics, checkpoint of the tracked trajectories, summary.
     """
-    run = Run.create(out, experiment="toy-2d", config=asdict(config), seed=config.seed)
+    run = Run.begin(out, experiment="toy-2d", config=asdict(config), seed=config.seed, resume=resume)
+    if run.complete:
+        return run
     started = time.perf_counter()
     tasks = [
-        (config, geometry, name, block, min(BLOCK, replicas - block * BLOCK))
+        Task(
+            f"{geometry}-{name}-{block}",
+            _simulate_block,
+            (config, geometry, name, block, min(BLOCK, replicas - block * BLOCK)),
+        )
         for geometry in GEOMETRIES
         for replicas in [config.replicas if geometry == "published" else config.control_replicas]
         for name in toy_dynamics(config.gradient_trace)
         for block in range(-(-replicas // BLOCK))
     ]
-    outcomes = run_all(
-        _simulate_block, tasks, jobs=jobs or default_jobs(config.device), title="toy-2d", progress=progress
-    )
+    outcomes = perform(run, tasks, jobs=jobs or default_jobs(config.device), title="toy-2d", progress=progress)
     rows = [row for outcome in outcomes for row in outcome.rows]
-    run.write_metrics(tidy(rows))
-    run.write_tensors("trajectories", {key: path for outcome in outcomes for key, path in outcome.paths.items()})
-    run.write_summary(_summary(config, rows, time.perf_counter() - started))
-    return run
+    paths = {key: path for outcome in outcomes for key, path in outcome.tensors.items()}
+    run.write_tensors("trajectories", paths)
+    return finish(run, rows, _summary(config, rows), started)
 
 
-@dataclass(frozen=True)
-class _Block:
-    """What one block of replicas leaves behind."""
-
-    rows: list[dict[str, Any]]
-    paths: dict[str, Tensor]
-
-
-def _simulate_block(config: Toy2DConfig, geometry: Geometry, name: str, block: int, replicas: int) -> _Block:
+def _simulate_block(
+    config: Toy2DConfig, geometry: Geometry, name: str, block: int, replicas: int, *, checkpoint: Path
+) -> Outcome:
     # every dynamics and geometry meets the same data sets, with noise of its own
     data_seed = derived_seed(config.seed, 0, block)
     generator = torch.Generator(config.device).manual_seed(data_seed)
@@ -160,6 +159,7 @@ def _simulate_block(config: Toy2DConfig, geometry: Geometry, name: str, block: i
         record={"w1": lambda _, w: w[:, 0], "w2": lambda _, w: w[:, 1]},
         every=every,
         seed=derived_seed(config.seed, 1, list(all_dynamics).index(name), list(GEOMETRIES).index(geometry), block),
+        checkpoint=checkpoint,
         progress=False,
     )
     path = torch.stack([trajectory.records["w1"].values, trajectory.records["w2"].values], dim=-1)
@@ -182,7 +182,7 @@ def _simulate_block(config: Toy2DConfig, geometry: Geometry, name: str, block: i
         for replica in range(replicas)
     ]
     paths = {f"{geometry}/{name}": path[:, :TRACKED].float().contiguous()} if block == 0 else {}
-    return _Block(rows, paths)
+    return Outcome(rows, paths)
 
 
 def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor:
@@ -196,7 +196,7 @@ def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor
     return ((hessian @ root) * root).sum((-2, -1))
 
 
-def _summary(config: Toy2DConfig, rows: list[dict[str, Any]], seconds: float) -> dict[str, Any]:
+def _summary(config: Toy2DConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     geometries: dict[str, Any] = {}
     for geometry in GEOMETRIES:
         success, indicator = {}, {}
@@ -215,5 +215,4 @@ def _summary(config: Toy2DConfig, rows: list[dict[str, Any]], seconds: float) ->
         "gradient_noise_trace": config.gradient_trace,
         **geometries["published"],
         "controls": {name: found for name, found in geometries.items() if name != "published"},
-        "seconds": seconds,
     }

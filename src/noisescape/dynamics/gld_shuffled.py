@@ -1,0 +1,60 @@
+"""Noise with the spectrum of SGD's covariance along directions that mean nothing: a control."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics.base import MinibatchNoise, NoiseState
+from noisescape.dynamics.gld_full import GLDFull
+from noisescape.linops import FunctionOperator, SymmetricOperator
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class GLDShuffled(MinibatchNoise):
+    """ε ~ N(0, PΣ_B(θ_t)Pᵀ), P a permutation of the coordinates, drawn once.
+
+    Eigenvalues and trace are exactly those of Σ_B, the eigenvectors are not: what this noise does, the spectrum
+    does. No covariance is computed; a step is two backward passes.
+
+    Args:
+        batch_size: B of the matched SGD.
+        replacement: its sampling law.
+        shuffle_seed: of P.
+    """
+
+    shuffle_seed: int = field(default=0, kw_only=True)
+    name: ClassVar[str] = "gld-shuffled"
+
+    def noisy_gradient(
+        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
+    ) -> tuple[Tensor, NoiseState]:
+        """∇L + P Gᵀw."""
+        slope = risk.gradient(theta)
+        noisy, _ = GLDFull(self.batch_size, replacement=self.replacement).noisy_gradient(
+            risk, theta, state, generator
+        )
+        return slope + (noisy - slope)[..., self._order(theta)], replace(state, step=state.step + 1)
+
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        """PΣ_BPᵀ."""
+        sigma = risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)
+        order = self._order(theta)
+        back = order.argsort()
+        return FunctionOperator(
+            lambda block: (sigma @ block[back])[order],
+            risk.dimension,
+            dtype=risk.dtype,
+            device=risk.device,
+            psd=True,
+            name=f"{self.name} covariance",
+            sampler=lambda count, generator: sigma.sample(count, generator)[:, order],
+        )
+
+    def _order(self, theta: Tensor) -> Tensor:
+        generator = torch.Generator().manual_seed(self.shuffle_seed)
+        return torch.randperm(theta.shape[-1], generator=generator).to(theta.device)

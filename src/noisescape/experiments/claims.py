@@ -1,0 +1,2 @@
+def ledger(runs):
+    return []

@@ -1,0 +1,102 @@
+"""FashionMNIST: eigenvalues of H, projection coefficient and Tr(HΣ) on the way to a sharp minimum, then escape."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from noisescape.data import image_split
+from noisescape.experiments.escape import EscapeConfig, run_escape
+from noisescape.experiments.presets import preset_named
+from noisescape.experiments.problem import Problem, classification
+from noisescape.experiments.statistics import derived_seed
+from noisescape.models import lenet
+from noisescape.runs import Run
+
+
+@dataclass(frozen=True)
+class FashionMNISTConfig(EscapeConfig):
+    """Constants of the run; the defaults are the published ones.
+
+    Attributes:
+        init_std: of the truncated normal.
+        test: test images; None: all.
+        data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
+    """
+
+    preset: str = "paper"
+    seeds: int = 10
+    clean: int = 1000
+    corrupted: int = 200
+    gd_lr: float = 0.1
+    gd_steps: int = 3000
+    landmarks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    lr: float = 0.07
+    steps: int = 20_000
+    batch_size: int = 20
+    k: int = 20
+    rho: float | None = None
+    rescale: bool = True
+    refresh: int = 10
+    curvature_refresh: int = 10
+    penalty: float = 0.01
+    sharpness_delta: float = 1e-2
+    sharpness_draws: int = 1000
+    rtol: float = 0.01
+    rtol_along: float = 0.05
+    init_std: float = 0.02
+    test: int | None = None
+    data_dir: str | None = None
+
+    experiment: ClassVar[str] = "fashion-mnist"
+
+
+_PAPER = FashionMNISTConfig()
+PRESETS: dict[str, FashionMNISTConfig] = {
+    "quick": replace(
+        _PAPER,
+        preset="quick",
+        seeds=3,
+        clean=300,
+        corrupted=60,
+        gd_steps=1500,
+        landmarks=(0.3, 0.5, 0.7),
+        steps=400,
+        curvature_refresh=40,
+        sharpness_draws=100,
+        rtol=0.02,
+        test=2000,
+    ),
+    "paper": _PAPER,
+    "as-published": replace(
+        _PAPER, preset="as-published", clean=5000, corrupted=1000, rho=1e-3, rescale=False, sharpness_draws=1000
+    ),
+}
+"""``quick`` for two cores; ``paper`` as described; ``as-published`` with the code's deviations, 6,000 images too."""
+
+
+def fashion_mnist_config(preset: str, **changes: Any) -> FashionMNISTConfig:
+    """The preset with some constants changed; those that are None stay."""
+    return preset_named(PRESETS, preset, changes)
+
+
+def fashion_mnist_problem(config: FashionMNISTConfig, repetition: int) -> Problem:
+    """One repetition's images and its freshly initialised network."""
+    split = image_split(
+        "fashion_mnist",
+        seed=derived_seed(config.seed, repetition, 0),
+        clean=config.clean,
+        corrupted=config.corrupted,
+        test=config.test,
+        data_dir=config.data_dir,
+    )
+    model = lenet(derived_seed(config.seed, repetition, 1), init_std=config.init_std)
+    return classification(model, split, config.device)
+
+
+def run_fashion_mnist(
+    config: FashionMNISTConfig, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
+) -> Run:
+    """Run the protocol on FashionMNIST; see :func:`~noisescape.experiments.escape.run_escape`."""
+    return run_escape(config, fashion_mnist_problem, out, jobs=jobs, resume=resume, progress=progress)

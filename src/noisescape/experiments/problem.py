@@ -1,0 +1,48 @@
+"""What a repetition of an image experiment trains on, and the record of it that a run keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisescape.data import ImageSplit
+from noisescape.risk import EmpiricalRisk
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One repetition's risks, the network freshly initialised.
+
+    Attributes:
+        risk: of the training images.
+        test: of the test images.
+        split: the images and where they are from.
+    """
+
+    risk: EmpiricalRisk
+    test: EmpiricalRisk
+    split: ImageSplit
+
+
+MakeProblem = Callable[[Any, int], Problem]
+"""(config, repetition) ↦ its problem."""
+
+
+def classification(model: nn.Module, split: ImageSplit, device: str) -> Problem:
+    """Cross-entropy of a network on a split."""
+    train, test = ((images.to(device), labels.to(device)) for images, labels in (split.train, split.test))
+    risk = EmpiricalRisk(model.to(device), nn.functional.cross_entropy, train)
+    return Problem(risk, risk.with_data(test), split)
+
+
+def data_tensors(splits: Sequence[ImageSplit]) -> dict[str, Tensor]:
+    """Which images every repetition took, with which labels: enough to rebuild its data."""
+    return {
+        f"seed-{repetition}/{name}": torch.as_tensor(getattr(split, name))
+        for repetition, split in enumerate(splits)
+        for name in ("rows", "labels", "corrupted", "test_rows")
+    }

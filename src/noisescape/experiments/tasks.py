@@ -1,0 +1,112 @@
+"""An experiment as independent tasks: side by side on the machine's cores, each kept as soon as it is done.
+
+A finished task is one file in the run's ``tasks`` directory, an unfinished one may have a checkpoint beside
+it. A run that was killed therefore goes on from what is there, and ends in the same numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from joblib import Parallel, delayed
+from torch import Tensor
+
+from noisescape.progress import steps_bar
+from noisescape.runs import Run, tidy
+from noisescape.storage import read_bundle, write_bundle
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a task leaves behind.
+
+    Attributes:
+        rows: of the run's table of metrics, in plain Python numbers and text.
+        tensors: by name.
+        notes: in JSON's own types.
+    """
+
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    tensors: Mapping[str, Tensor] = field(default_factory=dict)
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Task:
+    """``function(*arguments, checkpoint=path)`` gives the outcome kept under ``key``.
+
+    ``checkpoint`` is a file that the function may keep unfinished work in, for :func:`~noisescape.simulate`.
+    """
+
+    key: str
+    function: Callable[..., Outcome]
+    arguments: tuple[Any, ...]
+
+
+def default_jobs(device: str) -> int:
+    """One process a core; one in all on an accelerator."""
+    return os.cpu_count() or 1 if torch.device(device).type == "cpu" else 1
+
+
+def perform(run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress: bool) -> list[Outcome]:
+    """The outcomes in the order of the tasks; those already in the run's directory are not done again.
+
+    On the CPU every task runs on one thread whatever ``jobs`` is, so that results do not depend on it.
+
+    Raises:
+        CorruptFileError: a finished task's file is damaged.
+    """
+    folder = run.path / "tasks"
+    folder.mkdir(exist_ok=True)
+    missing = [task for task in tasks if not _file(folder, task.key).exists()]
+    calls = (delayed(_perform_one)(folder, task) for task in missing)
+    with steps_bar(title, len(tasks), shown=progress) as advance:
+        advance(len(tasks) - len(missing))
+        finished: Iterable[None] = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+        for _ in finished:
+            advance(1)
+    # what is on disk is what counts, whether it was done now or before
+    return [_read(folder, task.key) for task in tasks]
+
+
+def finish(run: Run, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], started: float) -> Run:
+    """Write the table, the timing and the summary, then drop the tasks' files. ``started``: perf_counter()."""
+    folder = run.path / "tasks"
+    spent = sum(read_bundle(path).notes["seconds"] for path in folder.glob("[!.]*.done.safetensors"))
+    run.write_metrics(tidy(rows))
+    run.write_timing({"seconds": time.perf_counter() - started, "task_seconds": spent})
+    run.write_summary(summary)
+    shutil.rmtree(folder)
+    return run
+
+
+def _perform_one(folder: Path, task: Task) -> None:
+    before = torch.get_num_threads()
+    if not torch.cuda.is_available():
+        torch.set_num_threads(1)
+    started = time.perf_counter()
+    try:
+        outcome = task.function(*task.arguments, checkpoint=folder / f"{task.key}.partial.safetensors")
+    finally:
+        torch.set_num_threads(before)
+    seconds = time.perf_counter() - started
+    notes = {"rows": outcome.rows, "notes": dict(outcome.notes), "order": list(outcome.tensors), "seconds": seconds}
+    write_bundle(_file(folder, task.key), outcome.tensors, notes)
+
+
+def _read(folder: Path, key: str) -> Outcome:
+    bundle = read_bundle(_file(folder, key))
+    return Outcome(
+        bundle.notes["rows"], {name: bundle.tensors[name] for name in bundle.notes["order"]}, bundle.notes["notes"]
+    )
+
+
+def _file(folder: Path, key: str) -> Path:
+    return folder / f"{key}.done.safetensors"

@@ -1,0 +1,126 @@
+"""Files that are there whole or not at all: text, and tensors with what belongs to them."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import secrets
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from noisescape.errors import CorruptFileError
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path``, moved onto it once the block has succeeded.
+
+    After an exception, or a kill at any moment, ``path`` is what it was before: the old whole file
+    or nothing. The temporary name keeps the suffix, since writers choose a format by it.
+
+    Raises:
+        OSError: the disk is full, among others; the message says that earlier files are intact.
+
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "note.txt"
+    >>> with atomic_path(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    ...     target.exists()
+    False
+    >>> target.read_text()
+    'whole'
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise FileNotFoundError(f"nothing was written for {path}: write to the path that atomic_path yields")
+        # without the sync a power cut could leave the new name on data that never reached the disk
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        if getattr(error, "errno", None) in NO_ROOM or any(f"os error {code}" in str(error) for code in NO_ROOM):
+            raise OSError(
+                errno.ENOSPC,
+                f"no room on the disk for {path}: what was written before is intact; make room, then continue "
+                "with --resume",
+            ) from error
+        raise
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sweep(directory: Path) -> None:
+    """Remove the temporary files that killed writers left behind."""
+    for leftover in directory.rglob(".*-*-????????.*"):
+        leftover.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a whole text file or none."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Tensors by name, and what belongs to them in JSON's own types."""
+
+    tensors: Mapping[str, Tensor]
+    notes: Mapping[str, Any]
+
+
+def write_bundle(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, Any]) -> None:
+    """Write tensors and notes to one safetensors file. Floats, NaN among them, come back bit for bit."""
+    # safetensors takes neither strided tensors nor two that share memory, as tied weights do
+    owned = {
+        key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()
+    }
+    text = json.dumps(notes)
+    with atomic_path(path) as temporary:
+        save_file(owned, temporary, metadata={"notes": text, "digest": _digest(owned, text)})
+
+
+def read_bundle(path: Path) -> Bundle:
+    """What :func:`write_bundle` wrote, the tensors on the CPU.
+
+    Raises:
+        CorruptFileError: the file is damaged, or is something else.
+        FileNotFoundError: there is none.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
+            metadata = file.metadata() or {}
+        if metadata["digest"] != _digest(tensors, metadata["notes"]):
+            raise ValueError("its content does not match its checksum")
+        return Bundle(tensors, json.loads(metadata["notes"]))
+    except FileNotFoundError:
+        raise
+    except (SafetensorError, OSError, ValueError, KeyError) as error:
+        raise CorruptFileError(
+            f"{path} cannot be read ({error}): it is damaged. Remove it, and --resume does that part again"
+        ) from error
+
+
+def _digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """Safetensors checks lengths only; this finds a changed byte too."""
+    found = hashlib.sha256(text.encode())
+    for key in sorted(tensors):
+        found.update(f"{key} {tensors[key].dtype} {tuple(tensors[key].shape)}".encode())
+        found.update(tensors[key].reshape(-1).view(torch.uint8).numpy().tobytes())
+    return found.hexdigest()
