@@ -309,7 +309,7 @@ def claims(
     """The ledger: what the paper claims, and what these runs found."""
     with _plain_errors():
         findings = ledger(open_runs(runs))
-        text = strict_json({"findings": findings})
+        text = strict_json({"findings": [finding.to_dict() for finding in findings]})
         if out is not None:
             write_text(out, text)
         if as_json:
@@ -395,12 +395,14 @@ def _experiment(
         run = work(config, _place(name, out, resume), jobs=jobs, resume=resume, progress=not quiet)
         path = _write_report(run)
         if as_json:
-            found = ledger([run])
-            typer.echo(
-                strict_json(
-                    {**run.summary(), **run.timing(), "claims": found, "run": str(run.path), "report": str(path)}
-                )
-            )
+            found = {
+                **run.summary(),
+                **run.timing(),
+                "claims": [finding.to_dict() for finding in ledger([run])],
+                "run": str(run.path),
+                "report": str(path),
+            }
+            typer.echo(strict_json(found))
         else:
             _show(run, path, quiet)
 
@@ -421,7 +423,7 @@ def _finish_many(root: Path, runs: list[Run], quiet: bool, as_json: bool) -> Non
             strict_json(
                 {
                     **{run.info["experiment"]: {**run.summary(), **run.timing()} for run in runs},
-                    "claims": findings,
+                    "claims": [finding.to_dict() for finding in findings],
                     "report": str(path),
                 }
             )

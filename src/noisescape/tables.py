@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
+from rich.markup import escape
 from rich.table import Table
+
+from noisescape.experiments.claims import Claim, Finding
 
 
 def toy_2d_table(summary: Mapping[str, Any]) -> Table:
@@ -30,11 +34,11 @@ def toy_2d_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
-def digits_table(summary: Mapping[str, Any]) -> Table:
+def escape_table(summary: Mapping[str, Any]) -> Table:
     """What each dynamics did from the minimum, mean ± standard error over seeds."""
     anisotropy = ", ".join(_number(found["anisotropy"]["value"], ".0f") for found in summary["minimum"])
     table = Table(
-        title=f"digits, {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
+        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -54,14 +58,96 @@ def digits_table(summary: Mapping[str, Any]) -> Table:
     return table
 
 
+def one_hidden_layer_table(summary: Mapping[str, Any]) -> Table:
+    """Tr(HΣ) over its isotropic reference, a row for each optimiser and width."""
+    table = Table(
+        title=f"one-hidden-layer ({summary['preset']}), {summary['seeds']} seeds: Tr(HΣ)/Tr(HΣ̄) along training",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("optimiser, width", no_wrap=True)
+    for column in ("geometric mean", "95 % interval", "least", "greatest"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for case, found in summary["anisotropy"].items():
+        logs = found["log_anisotropy"]
+        low, high = (_number(None if logs[end] is None else math.exp(logs[end]), ".1f") for end in ("low", "high"))
+        table.add_row(
+            case.replace("/", ", "),
+            _number(None if logs["value"] is None else math.exp(logs["value"]), ".1f"),
+            f"{low} … {high}",
+            _number(found["least"], ".1f"),
+            _number(found["greatest"], ".1f"),
+        )
+    return table
+
+
+def training_table(summary: Mapping[str, Any]) -> Table:
+    """Where each dynamics ended, mean ± standard error over seeds."""
+    table = Table(
+        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds",
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+    )
+    table.add_column("dynamics", no_wrap=True)
+    for column in ("loss", "train acc.", "test acc.", "± s.e.", "E[ΔL]", "± s.e."):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, found in summary["final"].items():
+        accuracy, sharpness = found["test_accuracy"], found["sharpness/signed"]
+        table.add_row(
+            name,
+            _number(found["loss"]["value"], ".3f"),
+            _number(found["train_accuracy"]["value"], ".1%"),
+            _number(accuracy["value"], ".1%"),
+            _number(accuracy["stderr"], ".1%"),
+            _number(sharpness["value"], ".2e"),
+            _number(sharpness["stderr"], ".1e"),
+        )
+    return table
+
+
+STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
+"""The colour of a verdict in the terminal."""
+
+
+def ledger_table(findings: Sequence[Finding], *, verbose: bool = False) -> Table:
+    """The ledger: verdict, claim, and the statistic with its interval; ``verbose`` adds statistic and rule."""
+    table = Table(title="claims", title_justify="left", box=box.SIMPLE_HEAD)
+    table.add_column("verdict", no_wrap=True)
+    table.add_column("claim")
+    table.add_column("experiment", no_wrap=True)
+    table.add_column("effect [95 % interval]", justify="right")
+    table.add_column("n", justify="right", no_wrap=True)
+    shown: Claim | None = None
+    for finding in findings:
+        claim, result = finding.claim, finding.result
+        text = ""
+        if claim is not shown:
+            text = f"{'control: ' if claim.control else ''}{claim.statement}"
+            if verbose:
+                text += f"\n  statistic: {claim.statistic}\n  rule: {claim.rule}"
+            shown = claim
+        details = "; ".join(filter(None, (result.case, result.note)))
+        table.add_row(
+            f"[{STYLES[result.verdict]}]{result.verdict}[/]",
+            escape("\n".join(filter(None, (text, f"– {details}" if details else "")))),
+            finding.experiment,
+            escape(finding.effect_text),
+            str(result.n),
+        )
+    return table
+
+
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:
     """A figure, or a dash where it was not finite (a diverged run, too few seeds)."""
     return "–" if value is None else format(value * scale, form)
 
 
-TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {"toy-2d": toy_2d_table, "digits": digits_table}
+TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
+    "toy-2d": toy_2d_table,
+    "one-hidden-layer": one_hidden_layer_table,
+    "fashion-mnist": escape_table,
+    "svhn": training_table,
+    "cifar10": training_table,
+    "digits": escape_table,
+}
 """The table of each experiment."""
-
-
-def ledger_table(findings, verbose=False):
-    return ""

@@ -281,6 +281,7 @@ def _escape(
         return risk.noise_covariance(theta, config.batch_size).trace()
 
     dynamics = config.make(name, float(target(risk, minimum)))
+    watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
     seldom = {round(config.steps * share) for share in (0, 0.25, 0.5, 1)}
     trajectory = simulate(
         risk,
@@ -295,12 +296,12 @@ def _escape(
             "sharpness": recorders.at_steps(
                 recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws), seldom
             ),
-            "trace_sigma": recorders.at_steps(target, seldom),
+            # at the same steps as the injected noise, so that the two can be compared
+            "trace_sigma": recorders.at_steps(target, range(0, config.steps, watch)),
         },
         every=max(1, config.steps // 25),
         seed=derived_seed(config.seed, repetition, 2),
-        # no multiple of the refresh interval, so that steps between two refreshes are seen as often
-        noise_every=None if name in ("gd", "gd-gradient-penalty") else max(3, config.steps // 40) | 1,
+        noise_every=None if name in ("gd", "gd-gradient-penalty") else watch,
         checkpoint=checkpoint,
         progress=False,
     )

@@ -33,6 +33,51 @@ def wilson(successes: int, trials: int) -> Rate:
     return Rate(successes / trials, float(interval.low), float(interval.high), trials)
 
 
+@dataclass(frozen=True)
+class Difference:
+    """A difference of two rates with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+def rate_difference(one: tuple[int, int], other: tuple[int, int], *, comparisons: int = 1) -> Difference:
+    """The first rate minus the second, each (successes, trials), with Newcombe's hybrid of Wilson intervals.
+
+    The level is 1 − 0.05/comparisons (Bonferroni).
+
+    >>> rate_difference((50, 100), (10, 100)).low > 0.25
+    True
+    """
+    from scipy import stats  # slow to import, and every worker process would
+
+    level = 1 - 0.05 / comparisons
+    rates, lows, highs = [], [], []
+    for successes, trials in (one, other):
+        interval = stats.binomtest(successes, trials).proportion_ci(level, method="wilson")
+        rates.append(successes / trials)
+        lows.append(float(interval.low))
+        highs.append(float(interval.high))
+    value = rates[0] - rates[1]
+    down = math.hypot(rates[0] - lows[0], highs[1] - rates[1])
+    up = math.hypot(highs[0] - rates[0], rates[1] - lows[1])
+    return Difference(value, value - down, value + up)
+
+
+def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
+    """Spearman's; NaN if a value is not finite or all are equal.
+
+    >>> rank_correlation([1.0, 2.0, 3.0], [5.0, 4.0, 1.0])
+    -1.0
+    """
+    from scipy import stats  # slow to import, and every worker process would
+
+    if not all(map(math.isfinite, [*one, *other])) or len(set(one)) < 2 or len(set(other)) < 2:
+        return math.nan
+    return round(float(stats.spearmanr(one, other).statistic), 12)
+
+
 def mean_over(values: Sequence[float]) -> Estimate:
     """Mean and standard error of independent values, NaN left out; infinite error for fewer than two."""
     finite = np.asarray([value for value in values if math.isfinite(value)], dtype=float)

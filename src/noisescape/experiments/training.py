@@ -147,7 +147,7 @@ def _train(
         return noise.variances_of_batches(risk, theta, config.batches, generator).sum()
 
     dynamics = config.make(name, float(trace_sigma(risk, start)))
-    quarters = {round(config.steps * share) for share in (0, 0.25, 0.5, 0.75, 1)}
+    watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
     trajectory = simulate(
         risk,
         dynamics,
@@ -161,12 +161,12 @@ def _train(
             "sharpness": recorders.at_steps(
                 recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws), {config.steps}
             ),
-            "trace_sigma": recorders.at_steps(trace_sigma, quarters),
+            # at the same steps as the injected noise, so that the two can be compared
+            "trace_sigma": recorders.at_steps(trace_sigma, range(0, config.steps, watch)),
         },
         every=max(1, config.steps // 25),
         seed=derived_seed(config.seed, repetition, 2),
-        # odd, so that steps between two refreshes are seen as often
-        noise_every=None if name == "gd" else max(3, config.steps // 40) | 1,
+        noise_every=None if name == "gd" else watch,
         checkpoint=checkpoint,
         progress=False,
     )
