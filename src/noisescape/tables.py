@@ -38,7 +38,8 @@ def escape_table(summary: Mapping[str, Any]) -> Table:
     """What each dynamics did from the minimum, mean ± standard error over seeds."""
     anisotropy = ", ".join(_number(found["anisotropy"]["value"], ".0f") for found in summary["minimum"])
     table = Table(
-        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
+        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: "
+        f"{anisotropy}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )

@@ -466,7 +466,8 @@ CLAIMS: tuple[Claim, ...] = (
         "2-D toy example",
         "Difference of escape rates of every two dynamics whose Tr(HΣ) at the start differs by over 5 %; Newcombe "
         "intervals, Bonferroni-corrected.",
-        "Supported if every difference is clear of 0 in the predicted direction, contradicted if one is in the other.",
+        "Supported if every difference is clear of 0 in the predicted direction, contradicted if one is in the "
+        "other.",
         ("toy-2d",),
         _toy_order,
         "{:+.1%}",

@@ -73,7 +73,7 @@ PRESETS: dict[str, FashionMNISTConfig] = {
         _PAPER, preset="as-published", clean=5000, corrupted=1000, rho=1e-3, rescale=False, sharpness_draws=1000
     ),
 }
-"""``quick`` for two cores; ``paper`` as described; ``as-published`` with the code's deviations, 6,000 images too."""
+"""``quick`` for two cores; ``paper`` as described; ``as-published`` with the code's deviations and 6,000 images."""
 
 
 def fashion_mnist_config(preset: str, **changes: Any) -> FashionMNISTConfig:

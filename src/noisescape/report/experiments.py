@@ -5,11 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from noisescape.report.digits import write_digits_report
+from noisescape.report.escape import write_escape_report
+from noisescape.report.one_hidden_layer import write_one_hidden_layer_report
 from noisescape.report.toy_2d import write_toy_report
+from noisescape.report.training import write_training_report
 from noisescape.runs import Run
 
-_REPORTS: dict[str, Callable[[Run], None]] = {"toy-2d": write_toy_report, "digits": write_digits_report}
+_REPORTS: dict[str, Callable[[Run], None]] = {
+    "toy-2d": write_toy_report,
+    "one-hidden-layer": write_one_hidden_layer_report,
+    "fashion-mnist": write_escape_report,
+    "svhn": write_training_report,
+    "cifar10": write_training_report,
+    "digits": write_escape_report,
+}
 
 
 def write_report(run: Run) -> Path:

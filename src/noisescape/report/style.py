@@ -19,6 +19,8 @@ LABELS = {
     "gld-hessian": "Hessian",
     "gld-top-eigenvector": "1st eigenvector",
     "gld-full": "full covariance",
+    "gld-shuffled": "shuffled directions",
+    "gd-gradient-penalty": "gradient penalty",
 }
 """Short names of the dynamics, for legends and tables."""
 
@@ -32,6 +34,8 @@ COLOURS = {
     "gld-hessian": "#8f5fbf",
     "gld-top-eigenvector": "#c2448f",
     "gld-full": "#5a9a3c",
+    "gld-shuffled": "#8c6d46",
+    "gd-gradient-penalty": "#999999",
 }
 """Cool colours for noise without the landscape's directions, warm ones for noise with them."""
 

@@ -11,7 +11,9 @@ import torch
 from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
+from noisescape.experiments.claims import ledger
 from noisescape.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d
+from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Interactive, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, new_figure
 from noisescape.runs import Run
@@ -27,6 +29,7 @@ EXTENT = (-2.2, 2.2)
 def write_toy_report(run: Run) -> None:
     """Draw the figures and write ``report.html`` into the run directory."""
     summary = run.summary()
+    findings = ledger([run])
     paths = run.tensors("trajectories")
     escaped_below = float(run.info["config"]["escaped_below"])
     with house_style():
@@ -38,6 +41,7 @@ def write_toy_report(run: Run) -> None:
         title="Escape from a sharp minimum: the 2-D toy",
         lead=_lead(summary),
         sections=[
+            *ledger_sections(findings),
             Section(
                 "Who escapes",
                 "Share of replicas that end in the flat basin (both coordinates below "
@@ -66,6 +70,7 @@ def write_toy_report(run: Run) -> None:
                 "indicator, so any difference left is due to direction.",
                 [Figure(indicator, "Indicator at the start and success rate, one point a dynamics.")],
             ),
+            *rules_section(findings),
         ],
         facts=run.facts(),
     )

@@ -1,4 +1,4 @@
-"""Figures and report of the escape study on digits."""
+"""Figures and report of the escape experiments: FashionMNIST and digits."""
 
 from __future__ import annotations
 
@@ -10,35 +10,44 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
+from noisescape.experiments.claims import ledger
+from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
 from noisescape.runs import Run
 
+TITLES = {
+    "fashion-mnist": "Escape from a sharp minimum: a LeNet on FashionMNIST",
+    "digits": "Escape from a sharp minimum: a small network on digits",
+}
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_digits_report(run: Run) -> None:
+def write_escape_report(run: Run) -> None:
     """Draw the figures and write ``report.html`` into the run directory."""
     summary = run.summary()
     rows = run.metrics().to_pylist()
     config = run.info["config"]
     delta = float(config["sharpness_delta"])
+    findings = ledger([run])
     with house_style():
         curves = run.save_figure("learning_curves", draw_curves(rows))
         sharpness = run.save_figure("sharpness", draw_sharpness(rows, delta))
         descent = run.save_figure("indicator", draw_descent(rows))
         spectra = run.save_figure("spectra", draw_spectra(run.tensors("spectra"), int(config["seeds"])))
     page = render(
-        title="Escape from a sharp minimum: a small network on digits",
+        title=TITLES[run.info["experiment"]],
         lead=_lead(summary),
         sections=[
+            *ledger_sections(findings),
             Section(
                 "What each noise did",
-                f"From the same minimum, {config['steps']} steps at learning rate {config['lr']:g}, batch size "
+                f"{about(summary, config)}\n\nFrom the same minimum, {config['steps']} steps at learning rate "
+                f"{config['lr']:g}, batch size "
                 f"{config['batch_size']}. Mean ± standard error over {config['seeds']} seeds; Δ is the change of "
                 "expected sharpness from the minimum within a seed. A few seeds decide large effects only: read "
                 "the intervals, not the third digit.",
-                [_final_table(summary)],
+                [_final_table(summary), _trace_table(summary)],
             ),
             Section(
                 "Sharpness",
@@ -56,7 +65,14 @@ def write_digits_report(run: Run) -> None:
                 "Tr(HΣ) of minibatch noise along gradient descent to the minimum, against its isotropic reference "
                 "TrH·TrΣ/D: the same amount of noise without its shape. Gradient descent at a fixed rate settles "
                 "at the edge of stability rather than at a stationary point; ‖ḡ‖ says how far from one it ended.",
-                [Figure(descent, "Tr(HΣ) and its isotropic reference."), _measurement_table(summary)],
+                [
+                    Figure(
+                        descent,
+                        "Tr(HΣ) and its isotropic reference; decay exponent d, over ½ where H is ill-conditioned; "
+                        "projection coefficient a. Every line is a seed.",
+                    ),
+                    _measurement_table(summary),
+                ],
             ),
             Section(
                 "Spectra at the minimum",
@@ -64,6 +80,7 @@ def write_digits_report(run: Run) -> None:
                 "covariance, both relative to their largest.",
                 [Figure(spectra, "Spectra of the Hessian and of the noise covariance.")],
             ),
+            *rules_section(findings),
         ],
         facts=run.facts(),
     )
@@ -85,7 +102,7 @@ def draw_curves(rows: Rows) -> MplFigure:
 
 def draw_sharpness(rows: Rows, delta: float) -> MplFigure:
     """Signed and absolute expected sharpness of every dynamics."""
-    figure = new_figure(9.6, 3.8)
+    figure = new_figure(10.2, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, kind, symbol in zip(axes, ("signed", "absolute"), ("E[ΔL]", "E|ΔL|"), strict=True):
         for name in _dynamics(rows):
@@ -98,16 +115,20 @@ def draw_sharpness(rows: Rows, delta: float) -> MplFigure:
 
 
 def draw_descent(rows: Rows) -> MplFigure:
-    """Tr(HΣ) and its isotropic reference along gradient descent, every seed."""
-    figure = new_figure(6.4, 3.6)
-    axis = figure.subplots()
+    """Tr(HΣ) and its isotropic reference, d and a, along gradient descent and at its end; every seed."""
+    figure = new_figure(9.6, 3.4)
+    left, middle, right = figure.subplots(1, 3)
     seeds = sorted({row["seed"] for row in rows})
-    for series, label, colour in (
-        ("trace_h_sigma/value", "Tr(HΣ)", "#d62728"),
-        ("trace_h_sigma/reference", "isotropic: TrH·TrΣ/D", "#3b6fb6"),
+    for axis, series, label, colour in (
+        (left, "trace_h_sigma", "Tr(HΣ)", "#d62728"),
+        (left, "isotropic_reference", "isotropic: TrH·TrΣ/D", "#3b6fb6"),
+        (middle, "decay_exponent", "d", "#8f5fbf"),
+        (right, "projection_coefficient", "a", "#e58606"),
     ):
         for seed in seeds:
-            steps, values = _series(rows, "descent", "gd", series, seed)
+            along = _series(rows, "descent", "gd", f"along/{series}", seed)
+            end = _series(rows, "minimum", "gd", series, seed)
+            steps, values = (np.concatenate(parts) for parts in zip(along, end, strict=True))
             axis.plot(
                 steps,
                 values,
@@ -117,9 +138,14 @@ def draw_descent(rows: Rows) -> MplFigure:
                 markersize=4,
                 label=label if seed == seeds[0] else None,
             )
-    axis.set(xlabel="gradient-descent step", ylabel="loss units per (learning rate)²·step", yscale="log")
-    axis.set_ylabel("Tr(HΣ), log scale")
-    axis.legend(loc="center right")
+    left.set(title="Tr(HΣ), log scale", yscale="log")
+    left.legend(loc="center right", fontsize=8)
+    middle.axhline(0.5, color="black", linewidth=0.8, linestyle=":")
+    middle.set(title="decay exponent d")
+    right.axhline(0.0, color="black", linewidth=0.8, linestyle=":")
+    right.set(title="projection coefficient a")
+    for axis in (left, middle, right):
+        axis.set_xlabel("gradient-descent step")
     return figure
 
 
@@ -216,7 +242,6 @@ def _final_table(summary: Mapping[str, Any]) -> Table:
             _pm(found["sharpness/signed"], 2, 1000),
             _pm(found["sharpness/absolute"], 2, 1000),
             _pm(summary["sharpness_change"][name], 2, 1000),
-            _pm(found["noise_trace"], 2),
         ]
         for name, found in summary["final"].items()
     ]
@@ -227,9 +252,35 @@ def _final_table(summary: Mapping[str, Any]) -> Table:
         "E[ΔL] × 10³",
         "E|ΔL| × 10³",
         "Δ E[ΔL] × 10³",
-        "Tr Σ at the end",
     ]
     return Table(columns, rows, "At the last step; mean ± standard error over seeds.")
+
+
+def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """Which preset ran and on what images."""
+    train = summary["data"]["train"]
+    share = "" if train["complete"] else " (only a part of the official set)"
+    return (
+        f"Preset {summary['preset']}: {config['clean']} images with their own labels and {config['corrupted']} "
+        "with "
+        f"random ones, of {train['rows']:,} of {train['name']}{share}; {config['gd_steps']} steps of gradient "
+        "descent "
+        "to the minimum. The paper has 1,000 + 200 images, about 3,000 steps and up to 20,000 from there."
+    )
+
+
+def _trace_table(summary: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, injected in summary["injected_trace"].items():
+        target = summary["target_trace"][name]
+        if injected["value"] and target["value"]:
+            rows.append([LABELS[name], _pm(injected), _pm(target), f"{injected['value'] / target['value']:.2f}"])
+    return Table(
+        ["noise", "injected ‖ε‖²", "Tr Σ at the same steps", "ratio"],
+        rows,
+        "What was injected, measured, beside the trace of minibatch noise at the same parameters; means along the "
+        "trajectories ± standard error over seeds.",
+    )
 
 
 def _measurement_table(summary: Mapping[str, Any]) -> Table:
