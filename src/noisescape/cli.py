@@ -26,7 +26,7 @@ from noisescape.indicators import measure as measure_risk
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs import Run, default_run_path, strict_json, unfinished_run
 from noisescape.storage import write_text
-from noisescape.tables import TABLES, ledger_table
+from noisescape.tables import TABLES, ledger_text
 
 app = typer.Typer(
     help="The laboratory for gradient noise.",
@@ -315,7 +315,7 @@ def claims(
         if as_json:
             typer.echo(text)
         else:
-            Console().print(ledger_table(findings, verbose=verbose))
+            Console().print(ledger_text(findings, verbose=verbose))
 
 
 @app.command()
@@ -430,7 +430,7 @@ def _finish_many(root: Path, runs: list[Run], quiet: bool, as_json: bool) -> Non
         )
         return
     if not quiet:
-        Console().print(ledger_table(findings))
+        Console().print(ledger_text(findings))
     Console().print(f"report: {path}", soft_wrap=True)
 
 
@@ -457,7 +457,7 @@ def _show(run: Run, report_path: Path, quiet: bool) -> None:
         console.print(TABLES[run.info["experiment"]](run.summary()))
         findings = ledger([run])
         if findings:
-            console.print(ledger_table(findings))
+            console.print(ledger_text(findings))
         if seconds := run.timing().get("seconds"):
             console.print(f"{seconds / 60:.1f} minutes")
     console.print(f"report: {report_path}", soft_wrap=True)

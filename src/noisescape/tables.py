@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich import box
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from noisescape.experiments.claims import Claim, Finding
 
@@ -38,8 +38,8 @@ def escape_table(summary: Mapping[str, Any]) -> Table:
     """What each dynamics did from the minimum, mean ± standard error over seeds."""
     anisotropy = ", ".join(_number(found["anisotropy"]["value"], ".0f") for found in summary["minimum"])
     table = Table(
-        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds; Tr(HΣ)/Tr(HΣ̄) at the minima: "
-        f"{anisotropy}",
+        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds; "
+        f"Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
         title_justify="left",
         box=box.SIMPLE_HEAD,
     )
@@ -110,32 +110,24 @@ STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 """The colour of a verdict in the terminal."""
 
 
-def ledger_table(findings: Sequence[Finding], *, verbose: bool = False) -> Table:
-    """The ledger: verdict, claim, and the statistic with its interval; ``verbose`` adds statistic and rule."""
-    table = Table(title="claims", title_justify="left", box=box.SIMPLE_HEAD)
-    table.add_column("verdict", no_wrap=True)
-    table.add_column("claim")
-    table.add_column("experiment", no_wrap=True)
-    table.add_column("effect [95 % interval]", justify="right")
-    table.add_column("n", justify="right", no_wrap=True)
+def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
+    """The ledger: each claim, then a line a finding; ``verbose`` adds statistic and rule."""
+    several = len({(finding.experiment, finding.run) for finding in findings}) > 1
+    text = Text()
     shown: Claim | None = None
     for finding in findings:
         claim, result = finding.claim, finding.result
-        text = ""
         if claim is not shown:
-            text = f"{'control: ' if claim.control else ''}{claim.statement}"
+            text.append(f"\n{'Control: ' if claim.control else ''}{claim.statement}\n", style="bold")
             if verbose:
-                text += f"\n  statistic: {claim.statistic}\n  rule: {claim.rule}"
+                text.append(f"  {claim.statistic}\n  {claim.rule}\n", style="dim")
             shown = claim
-        details = "; ".join(filter(None, (result.case, result.note)))
-        table.add_row(
-            f"[{STYLES[result.verdict]}]{result.verdict}[/]",
-            escape("\n".join(filter(None, (text, f"– {details}" if details else "")))),
-            finding.experiment,
-            escape(finding.effect_text),
-            str(result.n),
-        )
-    return table
+        text.append(f"  {result.verdict:<13}", style=STYLES[result.verdict])
+        label = " ".join(filter(None, (finding.experiment if several else "", result.case)))
+        text.append(f"{label:<28} {finding.effect_text}, n = {result.n}\n")
+        if result.note:
+            text.append(f"{'':15}{result.note}\n", style="dim")
+    return text
 
 
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:
