@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
@@ -16,10 +17,12 @@ from torch.testing import assert_close
 
 from cases import F64, generator
 from noisescape.data import corrupted_digits
-from noisescape.experiments import digits as experiment
-from noisescape.experiments.digits import DigitsConfig, digits_risks, run_digits
-from noisescape.experiments.parallel import run_all
+from noisescape.dynamics import CONTROLS, DYNAMICS
+from noisescape.errors import CorruptFileError
+from noisescape.experiments import escape
+from noisescape.experiments.digits import DigitsConfig, digits_problem, run_digits
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
+from noisescape.experiments.tasks import Outcome, Task, finish, perform
 from noisescape.experiments.toy_2d import BLOCK, RunningSumRisk, Toy2DConfig, run_toy_2d, toy_dynamics
 from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 from noisescape.report import write_report
@@ -52,6 +55,10 @@ class Fetched(HTMLParser):
         self.addresses += [value or "" for key, value in attrs if key in ("src", "href") and tag != "a"]
 
 
+def headings(page: str) -> list[str]:
+    return re.findall(r"<h2[^>]*>(.*?)</h2>", page)
+
+
 def check_report(run: Run, figures: set[str]) -> str:
     path = write_report(run)
     assert path == run.path / "report.html"
@@ -62,6 +69,8 @@ def check_report(run: Run, figures: set[str]) -> str:
     addresses = Fetched(page).addresses
     assert len(addresses) >= len(figures)
     assert all(address.startswith(("data:", "#")) for address in addresses)
+    told = headings(page)
+    assert (told[0], told[-1]) == ("What holds and what does not", "How the claims are judged")
     return page
 
 
@@ -74,8 +83,11 @@ def test_a_toy_run_leaves_everything_behind(toy: Run) -> None:
         "run.json",
         "metrics.parquet",
         "summary.json",
+        "timing.json",
         "checkpoints/trajectories.safetensors",
     }
+    assert not (toy.path / "tasks").exists()
+    assert toy.timing().keys() == {"seconds", "task_seconds"}
     assert toy.info["experiment"] == "toy-2d"
     assert toy.info["seed"] == 3
     assert toy.info["config"] == asdict(TINY)
@@ -165,8 +177,8 @@ def test_a_toy_table_names_every_dynamics_and_geometry(toy: Run) -> None:
 def test_toy_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     runs = [run_toy_2d(TINY, tmp_path / str(jobs), jobs=jobs, progress=False) for jobs in (1, 2)]
     assert runs[0].metrics().equals(runs[1].metrics())
-    summaries = [{**run.summary(), "seconds": None} for run in runs]
-    assert summaries[0] == summaries[1]
+    for name in ("summary.json", "checkpoints/trajectories.safetensors"):
+        assert (runs[0].path / name).read_bytes() == (runs[1].path / name).read_bytes()
 
 
 def test_another_seed_is_another_run(toy: Run, tmp_path: Path) -> None:
@@ -315,10 +327,13 @@ def test_a_digits_run_leaves_everything_behind(digits: Run) -> None:
         "run.json",
         "metrics.parquet",
         "summary.json",
+        "timing.json",
+        "checkpoints/data.safetensors",
         "checkpoints/minima.safetensors",
         "checkpoints/final.safetensors",
         "checkpoints/spectra.safetensors",
     }
+    assert not (digits.path / "tasks").exists()
     assert digits.info["config"] == json.loads(json.dumps(asdict(SMALL)))
     assert digits.tensors("minima").keys() == {"seed-0"}
     assert digits.tensors("final").keys() == {f"{name}/seed-0" for name in SMALL.dynamics}
@@ -337,13 +352,65 @@ def test_digits_metrics_are_tidy(digits: Run) -> None:
     keys = {tuple(row[key] for key in ("phase", "seed", "dynamics", "step", "metric")) for row in rows}
     assert len(keys) == len(rows)
     assert {row["phase"] for row in rows} == {"descent", "minimum", "escape"}
-    assert set(series(digits, phase="descent", metric="trace_h_sigma/value")) == {8, 15, 38, 75, 150}
+    along = {row["metric"] for row in rows if row["metric"].startswith("along/")}
+    assert along == {
+        f"along/{name}"
+        for name in (
+            "trace_h_sigma",
+            "trace_h_sigma_stderr",
+            "isotropic_reference",
+            "isotropic_reference_stderr",
+            "projection_coefficient",
+            "decay_exponent",
+            "largest_eigenvalue",
+        )
+    }
+    for name in along:
+        assert set(series(digits, phase="descent", metric=name)) == {8, 15, 38, 75}
+    assert set(series(digits, phase="minimum", metric="trace_h_sigma")) == {150}
     for name in ("gd", "sgd", "gld-top-eigenvector"):
         assert set(series(digits, phase="escape", dynamics=name, metric="loss")) == {*range(7)}
+        assert set(series(digits, phase="escape", dynamics=name, metric="trace_sigma")) == {0, 3}
+        injected = series(digits, phase="escape", dynamics=name, metric="injected")
+        assert set(injected) == (set() if name == "gd" else {0, 3}), "at the same steps, so that both compare"
+
+
+def test_what_was_injected_and_what_for_is_summed_up(digits: Run) -> None:
+    summary = digits.summary()
+    for name in ("sgd", "gld-top-eigenvector"):
+        for metric, key in (("injected", "injected_trace"), ("trace_sigma", "target_trace")):
+            values = series(digits, phase="escape", dynamics=name, metric=metric).values()
+            assert summary[key][name]["value"] == pytest.approx(sum(values) / len(values))
+    assert summary["injected_trace"]["gd"]["value"] == 0
+    risk = digits_problem(SMALL, 0).risk
+    trace = float(risk.noise_covariance(digits.tensors("minima")["seed-0"], SMALL.batch_size).trace())
+    for name in SMALL.dynamics:
+        start = series(digits, phase="escape", dynamics=name, metric="trace_sigma")[0]
+        assert start == pytest.approx(trace, rel=1e-4)
+
+
+def test_which_images_with_which_labels_can_be_read_from_the_run(digits: Run) -> None:
+    from sklearn.datasets import load_digits
+
+    kept = digits.tensors("data")
+    assert kept.keys() == {f"seed-0/{name}" for name in ("rows", "labels", "corrupted", "test_rows")}
+    rows, labels, corrupted, test_rows = (
+        kept[f"seed-0/{name}"] for name in ("rows", "labels", "corrupted", "test_rows")
+    )
+    split = digits_problem(SMALL, 0).split
+    assert torch.equal(rows, split.rows)
+    assert torch.equal(labels, split.labels)
+    assert corrupted.tolist() == [False] * 60 + [True] * 10
+    assert sorted([*rows.tolist(), *test_rows.tolist()]) == list(range(1797))
+    images, true = load_digits(return_X_y=True)
+    assert labels[:60].tolist() == true[rows[:60]].tolist()
+    assert_close(split.images.flatten(1).double(), torch.from_numpy(images)[rows] / 8 - 1)
+    assert digits.summary()["data"]["train"]["rows"] == 1797
 
 
 def test_the_minimum_is_where_gradient_descent_ends(digits: Run) -> None:
-    risk, test = digits_risks(SMALL, 0)
+    problem = digits_problem(SMALL, 0)
+    risk, test = problem.risk, problem.test
     theta = risk.parameters()
     for _ in range(150):
         theta = theta - 0.1 * risk.gradient(theta)
@@ -364,10 +431,10 @@ def test_the_minimum_is_where_gradient_descent_ends(digits: Run) -> None:
 
 
 def test_repetitions_have_data_and_networks_of_their_own() -> None:
-    first, _ = digits_risks(SMALL, 0)
-    again, _ = digits_risks(SMALL, 0)
-    second, _ = digits_risks(SMALL, 1)
-    elsewhere, _ = digits_risks(replace(SMALL, seed=3), 0)
+    first = digits_problem(SMALL, 0).risk
+    again = digits_problem(SMALL, 0).risk
+    second = digits_problem(SMALL, 1).risk
+    elsewhere = digits_problem(replace(SMALL, seed=3), 0).risk
     theta = first.parameters()
     assert torch.equal(theta, again.parameters())
     assert torch.equal(first.losses(theta), again.losses(theta))
@@ -375,7 +442,8 @@ def test_repetitions_have_data_and_networks_of_their_own() -> None:
         assert not torch.equal(theta, other.parameters())
         assert not torch.equal(first.losses(theta), other.losses(theta))
     split = corrupted_digits(seed=derived_seed(2, 0, 0), clean=60, corrupted=10)
-    assert (first.sample_count, digits_risks(SMALL, 0)[1].sample_count) == (70, len(split.test_labels))
+    test = digits_problem(SMALL, 0).test
+    assert (first.sample_count, test.sample_count) == (70, len(split.test_labels))
 
 
 def test_what_is_measured_at_the_minimum_is_stored(digits: Run) -> None:
@@ -383,7 +451,7 @@ def test_what_is_measured_at_the_minimum_is_stored(digits: Run) -> None:
     stored = {row["metric"]: row["value"] for row in digits.metrics().to_pylist() if row["phase"] == "minimum"}
     assert stored == {name: found[name]["value"] for name in stored}
     assert len(stored) == 15
-    risk, _ = digits_risks(SMALL, 0)
+    risk = digits_problem(SMALL, 0).risk
     minimum = digits.tensors("minima")["seed-0"]
     assert found["trace_sigma"]["value"] == pytest.approx(
         float(risk.noise_covariance(minimum, 5).trace()), rel=1e-5
@@ -437,11 +505,12 @@ def test_changes_are_taken_within_a_seed_even_if_another_seed_diverged() -> None
     rows = [
         {"phase": "escape", "dynamics": "sgd", "metric": metric, "seed": seed, "step": step, "value": value}
         for seed, step, value in seen
-        for metric in ("loss", "test_accuracy", "sharpness/signed", "sharpness/absolute", "noise_trace")
+        for metric in ("loss", "test_accuracy", "sharpness/signed", "sharpness/absolute", "injected")
     ]
-    summary = experiment._summary(config, rows, [], 0.0)
+    summary = escape._summary(config, rows, [], {})
     assert summary["sharpness_change"]["sgd"]["value"] == 2.0
     assert summary["final"]["sgd"]["loss"]["value"] == 12.0
+    assert summary["injected_trace"]["sgd"]["value"] == 11.0, "of the seed that stayed"
 
 
 def test_a_diverging_descent_ends_the_run_with_what_to_do(tmp_path: Path) -> None:
@@ -452,21 +521,48 @@ def test_a_diverging_descent_ends_the_run_with_what_to_do(tmp_path: Path) -> Non
     assert files(tmp_path / "run") == {"run.json"}
 
 
-def test_a_failure_midway_leaves_no_summary(digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    minimum = digits.tensors("minima")["seed-0"]
-
-    def broken(*_arguments: object) -> None:
+def test_a_failure_midway_leaves_no_summary_and_can_be_resumed(
+    digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object, **__: object) -> Outcome:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(experiment, "_descend", lambda *_: experiment._Outcome([], minimum, {}, {}))
-    monkeypatch.setattr(experiment, "_survey", broken)
-    with pytest.raises(RuntimeError, match="a bug"):
-        run_digits(SMALL, tmp_path / "run", jobs=1, progress=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(escape, "_survey", broken)
+        with pytest.raises(RuntimeError, match="a bug"):
+            run_digits(SMALL, tmp_path / "run", jobs=1, progress=False)
     run = Run.open(tmp_path / "run")
     assert not run.complete
-    assert files(run.path) == {"run.json", "checkpoints/minima.safetensors"}
+    finished = ["descent-0", *(f"escape-{name}-0" for name in SMALL.dynamics)]
+    assert files(run.path) == {"run.json", *(f"tasks/{key}.done.safetensors" for key in finished)}
     with pytest.raises(FileNotFoundError, match="did not finish"):
         write_report(run)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(escape, "_descend", broken)
+        patch.setattr(escape, "_escape", broken)
+        resumed = run_digits(SMALL, run.path, jobs=1, resume=True, progress=False)
+    assert resumed.complete
+    assert resumed.metrics().equals(digits.metrics())
+    assert resumed.summary() == digits.summary()
+    assert files(resumed.path) == files(digits.path) - {
+        name for name in files(digits.path) if name.startswith(("figures", "report"))
+    }
+
+
+def test_a_complete_run_is_not_run_again(digits: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(escape, "perform", pytest.fail)
+    before = {name: (digits.path / name).stat().st_mtime_ns for name in files(digits.path)}
+    assert run_digits(SMALL, digits.path, resume=True, progress=False) == digits
+    assert before == {name: (digits.path / name).stat().st_mtime_ns for name in files(digits.path)}
+
+
+def test_a_run_is_not_continued_with_other_constants(copied: Run) -> None:
+    with pytest.raises(ValueError, match="cannot be continued with other constants: lr = 0.07 there, 0.05 now"):
+        run_digits(replace(SMALL, lr=0.05), copied.path, resume=True, progress=False)
+    with pytest.raises(ValueError, match="is a run of 'digits', not of 'toy-2d'"):
+        run_toy_2d(TINY, copied.path, resume=True, progress=False)
+    assert files(copied.path) >= {"run.json", "metrics.parquet", "summary.json"}
 
 
 @pytest.mark.parametrize("which", ["toy", "digits"])
@@ -492,6 +588,11 @@ def test_an_occupied_directory_is_refused_and_untouched(which: str, tmp_path: Pa
         ({"dynamics": ("sgd", "gld-leding")}, "unknown dynamics 'gld-leding'; did you mean gld-leading"),
         ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"sharpness_draws": 1}, "sharpness_draws must be at least 2, not 1"),
+        ({"k": 0}, "k must be at least 1, not 0"),
+        ({"refresh": 0}, "refresh must be at least 1, not 0"),
+        ({"curvature_refresh": 0}, "curvature_refresh must be at least 1, not 0"),
+        ({"rtol": 0.0}, "rtol must be positive, not 0"),
+        ({"landmarks": (0.5, 1.5)}, r"landmarks are shares of gd_steps in \(0, 1\], not \(0.5, 1.5\)"),
     ],
 )
 def test_digits_constants_are_checked_before_any_work(changes: dict[str, object], message: str) -> None:
@@ -499,22 +600,86 @@ def test_digits_constants_are_checked_before_any_work(changes: dict[str, object]
         replace(SMALL, **changes)
 
 
+def test_the_controls_beside_the_comparison_have_to_be_asked_for() -> None:
+    assert DigitsConfig().dynamics == tuple(name for name in DYNAMICS if name not in CONTROLS)
+    assert set(CONTROLS) == {"gld-shuffled", "gd-gradient-penalty"}
+
+
+def test_constant_noise_has_the_trace_at_the_minimum_unless_told_otherwise() -> None:
+    risk = digits_problem(SMALL, 0).risk
+    theta = risk.parameters()
+    matched = replace(SMALL, rho=None).make("gld-constant", 7.0).covariance(risk, theta)
+    assert float(matched.trace()) == pytest.approx(7.0, rel=1e-5)
+    told = replace(SMALL, rho=0.1).make("gld-constant", 7.0).covariance(risk, theta)
+    assert float(told.trace()) == pytest.approx(0.01 * risk.dimension, rel=1e-5)
+
+
 # ---------------------------------------------------------------------- tasks side by side
 
 
+def outcome_of(value: float, *, checkpoint: Path) -> Outcome:
+    assert checkpoint.parent.name == "tasks"
+    assert checkpoint.name.endswith(".partial.safetensors")
+    return Outcome(
+        [{"value": value, "threads": torch.get_num_threads()}], {"b": torch.tensor([value])}, {"a": None}
+    )
+
+
+def refuse(*_: object, checkpoint: Path) -> Outcome:
+    raise AssertionError("done again")
+
+
+@pytest.fixture
+def unfinished(tmp_path: Path) -> Run:
+    return Run.create(tmp_path / "run", experiment="powers", config={}, seed=0)
+
+
 @pytest.mark.parametrize("jobs", [1, 2])
-def test_outcomes_come_in_the_order_of_the_tasks(jobs: int) -> None:
+def test_outcomes_come_in_the_order_of_the_tasks(jobs: int, unfinished: Run) -> None:
     before = torch.get_num_threads()
-    tasks = [(count, 2) for count in (5, 1, 3)]
-    assert run_all(pow, tasks, jobs=jobs, title="powers", progress=False) == [25, 1, 9]
+    tasks = [Task(f"of-{value}", outcome_of, (value,)) for value in (5.0, math.nan, -1e-300)]
+    found = perform(unfinished, tasks, jobs=jobs, title="powers", progress=False)
+    assert [outcome.rows[0]["value"] for outcome in found] == pytest.approx([5.0, math.nan, -1e-300], nan_ok=True)
+    assert [float(outcome.tensors["b"]) for outcome in found] == pytest.approx([5.0, math.nan, 0.0], nan_ok=True)
+    assert [outcome.notes for outcome in found] == [{"a": None}] * 3
     assert torch.get_num_threads() == before
 
 
-def test_every_task_runs_on_one_thread() -> None:
+def test_every_task_runs_on_one_thread(unfinished: Run) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
-        assert run_all(torch.get_num_threads, [(), ()], jobs=1, title="threads", progress=False) == [1, 1]
+        tasks = [Task(str(value), outcome_of, (value,)) for value in (1.0, 2.0)]
+        found = perform(unfinished, tasks, jobs=1, title="threads", progress=False)
+        assert [outcome.rows[0]["threads"] for outcome in found] == [1, 1]
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def test_a_finished_task_is_not_done_again_and_a_damaged_one_is_named(unfinished: Run) -> None:
+    first = perform(unfinished, [Task("a", outcome_of, (1.0,))], jobs=1, title="", progress=False)
+    tasks = [Task("a", refuse, ()), Task("b", outcome_of, (2.0,))]
+    again = perform(unfinished, tasks, jobs=1, title="", progress=False)
+    assert again[0].rows == first[0].rows
+    assert again[1].rows[0]["value"] == 2.0
+    kept = unfinished.path / "tasks" / "a.done.safetensors"
+    content = bytearray(kept.read_bytes())
+    content[-1] ^= 1
+    kept.write_bytes(content)
+    with pytest.raises(
+        CorruptFileError, match=r"tasks/a\.done\.safetensors .*Remove it, and --resume does that part"
+    ):
+        perform(unfinished, tasks, jobs=1, title="", progress=False)
+
+
+def test_the_end_of_a_run_counts_every_tasks_time(unfinished: Run) -> None:
+    tasks = [Task(str(value), outcome_of, (value,)) for value in (1.0, 2.0)]
+    rows = [row for found in perform(unfinished, tasks, jobs=1, title="", progress=False) for row in found.rows]
+    assert not unfinished.complete
+    finish(unfinished, rows, {"found": math.inf}, started=0.0)
+    assert unfinished.complete
+    assert unfinished.summary() == {"found": None}
+    assert unfinished.metrics()["value"].to_pylist() == [1.0, 2.0]
+    assert 0 < unfinished.timing()["task_seconds"] < unfinished.timing()["seconds"]
+    assert files(unfinished.path) == {"run.json", "metrics.parquet", "summary.json", "timing.json"}

@@ -156,7 +156,7 @@ class Evidence:
         ratios = []
         for seed in range(self.seeds):
             injected = dict(self.series(phase, dynamics, "injected", seed))
-            target = dict(self.series(phase, dynamics, "trace_sigma", seed))
+            target = dict(self.series(phase, dynamics, "trace_target", seed))
             common = [step for step in injected if step in target]
             total = sum(target[step] for step in common)
             ratios.append(sum(injected[step] for step in common) / total if total else math.nan)

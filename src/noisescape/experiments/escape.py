@@ -277,10 +277,14 @@ def _escape(
     risk, test = made.risk, made.test
     minimum = minimum.to(config.device)
 
-    def target(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        return risk.noise_covariance(theta, config.batch_size).trace()
+    dynamics = config.make(name, float(risk.noise_covariance(minimum, config.batch_size).trace()))
 
-    dynamics = config.make(name, float(target(risk, minimum)))
+    def target(risk: EmpiricalRisk, theta: Tensor) -> float:
+        """What the trace of the injected noise should be."""
+        if isinstance(dynamics, MatchedTrace):
+            return dynamics.trace_target
+        return float(risk.noise_covariance(theta, config.batch_size).trace())
+
     watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
     seldom = {round(config.steps * share) for share in (0, 0.25, 0.5, 1)}
     trajectory = simulate(
@@ -297,7 +301,7 @@ def _escape(
                 recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws), seldom
             ),
             # at the same steps as the injected noise, so that the two can be compared
-            "trace_sigma": recorders.at_steps(target, range(0, config.steps, watch)),
+            "trace_target": recorders.at_steps(target, range(0, config.steps, watch)),
         },
         every=max(1, config.steps // 25),
         seed=derived_seed(config.seed, repetition, 2),
@@ -346,5 +350,5 @@ def _summary(
         },
         "sharpness_change": {name: mean_over(change(name)).to_dict() for name in config.dynamics},
         "injected_trace": {name: mean_over(mean_trace(name, "injected")).to_dict() for name in config.dynamics},
-        "target_trace": {name: mean_over(mean_trace(name, "trace_sigma")).to_dict() for name in config.dynamics},
+        "target_trace": {name: mean_over(mean_trace(name, "trace_target")).to_dict() for name in config.dynamics},
     }

@@ -59,7 +59,7 @@ class OneHiddenLayerConfig:
     decay_from: int = 21
     adam_lr: float = 1e-3
     gd_lr: float = 0.2
-    init_std: float = 0.5
+    init_std: float = 0.25
     batch_size: int = 10
     seed: int = 0
     device: str = "cpu"
@@ -98,16 +98,21 @@ def one_hidden_layer_config(preset: str, **changes: Any) -> OneHiddenLayerConfig
 
 
 class FixedOutput(nn.Module):
-    """clip(Σ ±ReLU(Wx + b)): the hidden layer is trained, the signs are not."""
+    """clip(Σ ±ReLU(Wx + b)): the hidden layer is trained, the signs are not.
+
+    The biases start so that the output is ½ at x = 0: a network whose output happens to start below 0 on the points
+    labelled 1 is clipped there, gets no gradient from them, and never learns.
+    """
 
     def __init__(self, width: int, clip: float, init_std: float, seed: int) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.hidden = nn.Linear(2, width)
         nn.init.normal_(self.hidden.weight, std=init_std / width**0.5, generator=generator)
-        nn.init.zeros_(self.hidden.bias)
         signs = torch.ones(width)
         signs[width // 2 :] = -1
+        with torch.no_grad():
+            self.hidden.bias.copy_(signs.clamp_min(0) / width)
         self.signs: Tensor
         self.register_buffer("signs", signs)
         self.clip = clip

@@ -139,14 +139,19 @@ def _train(
     risk, test = made.risk, made.test
     start = risk.parameters()
 
-    def trace_sigma(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+    def trace_sigma(theta: Tensor) -> float:
         noise = SGD(config.batch_size)
         if config.batches is None:
-            return noise.variances(risk, theta).sum()
+            return float(noise.variances(risk, theta).sum())
         generator = torch.Generator(theta.device).manual_seed(derived_seed(config.seed, repetition, 3))
-        return noise.variances_of_batches(risk, theta, config.batches, generator).sum()
+        return float(noise.variances_of_batches(risk, theta, config.batches, generator).sum())
 
-    dynamics = config.make(name, float(trace_sigma(risk, start)))
+    dynamics = config.make(name, trace_sigma(start))
+
+    def target(risk: EmpiricalRisk, theta: Tensor) -> float:
+        """What the trace of the injected noise should be."""
+        return dynamics.trace_target if isinstance(dynamics, MatchedTrace) else trace_sigma(theta)
+
     watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
     trajectory = simulate(
         risk,
@@ -162,7 +167,7 @@ def _train(
                 recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws), {config.steps}
             ),
             # at the same steps as the injected noise, so that the two can be compared
-            "trace_sigma": recorders.at_steps(trace_sigma, range(0, config.steps, watch)),
+            "trace_target": recorders.at_steps(target, range(0, config.steps, watch)),
         },
         every=max(1, config.steps // 25),
         seed=derived_seed(config.seed, repetition, 2),
@@ -198,5 +203,5 @@ def _summary(config: TrainingConfig, rows: list[dict[str, Any]], data: dict[str,
             for name in config.dynamics
         },
         "injected_trace": {name: mean_over(mean_trace(name, "injected")).to_dict() for name in config.dynamics},
-        "target_trace": {name: mean_over(mean_trace(name, "trace_sigma")).to_dict() for name in config.dynamics},
+        "target_trace": {name: mean_over(mean_trace(name, "trace_target")).to_dict() for name in config.dynamics},
     }

@@ -69,7 +69,6 @@ _SMALL: dict[str, Any] = {
     "width": 1 / 16,
     "lr": 0.1,
     "steps": 500,
-    "batch_size": 20,
     "pixel_low": -1.0,
 }
 SVHN_PRESETS: dict[str, SVHNConfig] = {

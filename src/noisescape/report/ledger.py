@@ -58,7 +58,7 @@ def _table(findings: Sequence[Finding], caption: str) -> Table:
     rows, shown = [], None
     for finding in findings:
         result = finding.result
-        statement = finding.claim.statement if finding.claim is not shown else "〃"
+        statement = finding.claim.statement if finding.claim is not shown else ""
         shown = finding.claim
         rows.append(
             [

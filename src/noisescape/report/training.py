@@ -156,10 +156,10 @@ def _trace_table(summary: Mapping[str, Any]) -> Table:
             ratio = injected["value"] / target["value"]
             rows.append([LABELS[name], _pm(injected, "{:.3g}"), _pm(target, "{:.3g}"), f"{ratio:.2f}"])
     return Table(
-        ["noise", "injected ‖ε‖²", "Tr Σ at the same steps", "ratio"],
+        ["noise", "injected ‖ε‖²", "target", "ratio"],
         rows,
-        "What was injected, measured, beside the trace of minibatch noise at the same parameters; means along the "
-        "trajectories ± standard error over seeds.",
+        "What was injected, measured, beside its target: the trace of minibatch noise at the same parameters, for "
+        "constant noise that at the start. Means along the trajectories ± standard error over seeds.",
     )
 
 
