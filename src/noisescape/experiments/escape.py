@@ -286,7 +286,7 @@ def _escape(
         return float(risk.noise_covariance(theta, config.batch_size).trace())
 
     watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
-    seldom = {round(config.steps * share) for share in (0, 0.25, 0.5, 1)}
+    seldom = {round(config.steps * share) for share in (0, 0.25, 0.5, 0.75, 1)}
     trajectory = simulate(
         risk,
         dynamics,

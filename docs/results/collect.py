@@ -1,0 +1,33 @@
+"""Copy what a reader needs of complete runs beside this file: python docs/results/collect.py RUN…
+
+For every run: configuration, versions and machine (run.json), summary, timing, the ledger, the table of metrics and
+the figures as PNG. Reports, with their embedded figures, and checkpoints stay where they are.
+"""
+
+import shutil
+import sys
+from pathlib import Path
+
+from noisescape.experiments.claims import ledger
+from noisescape.experiments.suite import open_runs
+from noisescape.runs import strict_json
+from noisescape.storage import write_text
+
+HERE = Path(__file__).parent
+
+
+def main(paths: list[Path]) -> None:
+    for run in open_runs(paths):
+        target = HERE / run.info["experiment"]
+        shutil.rmtree(target, ignore_errors=True)
+        target.mkdir()
+        for name in ("run.json", "summary.json", "timing.json", "metrics.parquet"):
+            shutil.copyfile(run.path / name, target / name)
+        for picture in sorted((run.path / "figures").glob("*.png")):
+            shutil.copyfile(picture, target / picture.name)
+        findings = [finding.to_dict() for finding in ledger([run])]
+        write_text(target / "ledger.json", strict_json({"findings": findings}))
+
+
+if __name__ == "__main__":
+    main([Path(argument) for argument in sys.argv[1:]])
