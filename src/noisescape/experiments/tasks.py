@@ -6,8 +6,10 @@ it. A run that was killed therefore goes on from what is there, and ends in the 
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -66,7 +68,7 @@ def perform(run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress:
     folder = run.path / "tasks"
     folder.mkdir(exist_ok=True)
     missing = [task for task in tasks if not _file(folder, task.key).exists()]
-    calls = (delayed(_perform_one)(folder, task) for task in missing)
+    calls = (delayed(_perform_one)(folder, task, os.getpid()) for task in missing)
     with steps_bar(title, len(tasks), shown=progress) as advance:
         advance(len(tasks) - len(missing))
         finished: Iterable[None] = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
@@ -87,7 +89,8 @@ def finish(run: Run, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, An
     return run
 
 
-def _perform_one(folder: Path, task: Task) -> None:
+def _perform_one(folder: Path, task: Task, owner: int) -> None:
+    _end_with(owner)
     before = torch.get_num_threads()
     if not torch.cuda.is_available():
         torch.set_num_threads(1)
@@ -99,6 +102,20 @@ def _perform_one(folder: Path, task: Task) -> None:
     seconds = time.perf_counter() - started
     notes = {"rows": outcome.rows, "notes": dict(outcome.notes), "order": list(outcome.tensors), "seconds": seconds}
     write_bundle(_file(folder, task.key), outcome.tensors, notes)
+
+
+@functools.cache
+def _end_with(owner: int) -> None:
+    """Let a worker process end when the run's process is gone: a killed run must not go on in its children."""
+    if os.getpid() == owner:
+        return
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(1.0)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _read(folder: Path, key: str) -> Outcome:
