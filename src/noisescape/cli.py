@@ -19,12 +19,12 @@ from noisescape.experiments.claims import ledger
 from noisescape.experiments.digits import DigitsConfig, run_digits
 from noisescape.experiments.fashion_mnist import fashion_mnist_config, run_fashion_mnist
 from noisescape.experiments.one_hidden_layer import one_hidden_layer_config, run_one_hidden_layer
-from noisescape.experiments.suite import RUNNERS, open_runs, paper_suite
+from noisescape.experiments.suite import RUNNERS, check_data, open_runs, paper_suite
 from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
 from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config
 from noisescape.indicators import measure as measure_risk
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run, default_run_path, strict_json, unfinished_run
+from noisescape.runs import Run, default_run_path, require_vacant, strict_json, unfinished_run
 from noisescape.storage import write_text
 from noisescape.tables import TABLES, ledger_text
 
@@ -257,7 +257,10 @@ def everything(
     with _plain_errors():
         _device(device)
         suite = paper_suite(preset, seeds=seeds, data_dir=_text(data_dir), seed=seed, device=device)
+        check_data(suite)
         root = _place("all", out, resume)
+        if not resume:
+            require_vacant(root)
         runs = []
         for experiment, config in suite.items():
             if not quiet and not as_json:

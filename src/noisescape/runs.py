@@ -97,8 +97,9 @@ class Run:
             ValueError: the run there is another one; the message names what differs.
         """
         path = Path(path)
-        sweep(path)
         if not (path / "run.json").is_file():
+            for leftover in path.glob(".run-*-????????.json"):  # killed while writing it
+                leftover.unlink()
             return cls.create(path, experiment=experiment, config=config, seed=seed)
         run = cls.open(path)
         info = run.info
@@ -110,6 +111,8 @@ class Run:
         if differing:
             told = ", ".join(f"{n} = {stored.get(n)} there, {asked.get(n)} now" for n in sorted(differing))
             raise ValueError(f"{path} cannot be continued with other constants: {told}")
+        for directory in (path, *(path / name for name in ("tasks", "checkpoints", "figures"))):
+            sweep(directory)
         changed = [f"{name} {was}" for name, was in info["versions"].items() if _versions().get(name) != was]
         if changed and not run.complete:
             warnings.warn(
@@ -241,6 +244,18 @@ def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
     first = Path(root) / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
     later = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
     return next(path for path in itertools.chain([first], later) if not path.exists())
+
+
+def require_vacant(path: Path) -> None:
+    """Refuse a directory that holds something.
+
+    Raises:
+        FileExistsError: it is not empty, or is a file.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise FileExistsError(
+            f"{path} already exists and is not empty: choose another directory, or remove this one"
+        )
 
 
 def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:

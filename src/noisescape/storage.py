@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor
 
 from noisescape.errors import CorruptFileError
 
+_TEMPORARY = re.compile(r"\..+-\d+-[0-9a-f]{8}\.\w+")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -65,9 +67,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def sweep(directory: Path) -> None:
-    """Remove the temporary files that killed writers left behind."""
-    for leftover in directory.rglob(".*-*-????????.*"):
-        leftover.unlink(missing_ok=True)
+    """Remove the temporary files that killed writers left behind right in a directory."""
+    for leftover in directory.glob(".*-*-????????.*"):
+        if _TEMPORARY.fullmatch(leftover.name):
+            leftover.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -112,7 +112,7 @@ STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 
 def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
     """The ledger: each claim, then a line a finding; ``verbose`` adds statistic and rule."""
-    several = len({(finding.experiment, finding.run) for finding in findings}) > 1
+    several = len({finding.source for finding in findings}) > 1
     text = Text()
     shown: Claim | None = None
     for finding in findings:
@@ -123,7 +123,7 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
                 text.append(f"  {claim.statistic}\n  {claim.rule}\n", style="dim")
             shown = claim
         text.append(f"  {result.verdict:<13}", style=STYLES[result.verdict])
-        label = " ".join(filter(None, (finding.experiment if several else "", result.case)))
+        label = " ".join(filter(None, (finding.source if several else "", result.case)))
         text.append(f"{label:<28} {finding.effect_text}, n = {result.n}\n")
         if result.note:
             text.append(f"{'':15}{result.note}\n", style="dim")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -87,11 +88,20 @@ class Claim:
 
 @dataclass(frozen=True)
 class Finding:
-    """What one run says of one claim."""
+    """What one run says of one claim.
+
+    Attributes:
+        claim: which.
+        experiment: of the run.
+        run: the name of its directory.
+        source: the experiment, and the run where the ledger has several of that experiment.
+        result: the verdict.
+    """
 
     claim: Claim
     experiment: str
     run: str
+    source: str
     result: Result
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,8 +180,11 @@ class Evidence:
         for name in dynamics:
             if name in ("gd", "gd-gradient-penalty"):
                 continue
-            low, high = mean_over(self.trace_ratio(phase, name)).interval()
-            if high < SAME_TRACE[0] or low > SAME_TRACE[1]:
+            ratios = self.trace_ratio(phase, name)
+            low, high = mean_over(ratios).interval()
+            if not any(map(math.isfinite, ratios)):
+                told.append(f"the injected trace of {name} was not measured")
+            elif high < SAME_TRACE[0] or low > SAME_TRACE[1]:
                 told.append(f"{name} was injected at {low:.2g} to {high:.2g} times its target trace")
         return "; ".join(told)
 
@@ -179,8 +192,14 @@ class Evidence:
 def ledger(runs: Sequence[Run]) -> list[Finding]:
     """Every claim judged by every run that bears on it, in the order of the claims."""
     evidence = [Evidence(run) for run in runs]
+    counts = Counter(run.info["experiment"] for run in runs)
+
+    def source(run: Run) -> str:
+        experiment = str(run.info["experiment"])
+        return experiment if counts[experiment] == 1 else f"{experiment} ({run.path})"
+
     return [
-        Finding(claim, found.run.info["experiment"], found.run.path.name, result)
+        Finding(claim, found.run.info["experiment"], found.run.path.name, source(found.run), result)
         for claim in CLAIMS
         for found in evidence
         if found.run.info["experiment"] in claim.experiments
@@ -249,6 +268,9 @@ def _toy_order(evidence: Evidence) -> list[Result]:
     pairs = [
         (more, less) for more, less in itertools.permutations(rates, 2) if rates[more][2] > 1.05 * rates[less][2]
     ]
+    if not pairs:
+        note = "no two dynamics differ in Tr(HΣ)"
+        return [Result("undecided", math.nan, math.nan, math.nan, 0, note=note)]
     differences = [
         (rate_difference(rates[more][:2], rates[less][:2], comparisons=len(pairs)), more, less)
         for more, less in pairs
@@ -325,7 +347,8 @@ def _indicator_along(evidence: Evidence) -> list[Result]:
         ratios = [indicator[step] / reference[step] for step in indicator if reference[step] > 0]
         values.append(_mean_log(ratios))
         least = min([least, *ratios])
-    return [_exponentiated(exceeds(values, 0.0), f"at least {least:.0f} at every step measured")]
+    note = f"at least {least:.0f} at every step measured" if math.isfinite(least) else ""
+    return [_exponentiated(exceeds(values, 0.0), note)]
 
 
 def _mean_log(values: Sequence[float]) -> float:

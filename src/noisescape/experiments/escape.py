@@ -136,8 +136,11 @@ def run_escape(
     Returns:
         The run, complete: metrics, checkpoints of the minima and of every end point, summary.
     """
-    # data that is missing or broken is told before anything is written
-    splits = [problem(config, repetition).split for repetition in range(config.seeds)]
+    # broken data, and constants that do not fit it, are told before anything is written
+    problems = [problem(config, repetition) for repetition in range(config.seeds)]
+    for name in config.dynamics:
+        config.make(name, 1.0).init(problems[0].risk, problems[0].risk.parameters())
+    splits = [made.split for made in problems]
     run = Run.begin(out, experiment=config.experiment, config=asdict(config), seed=config.seed, resume=resume)
     if run.complete:
         return run

@@ -67,9 +67,15 @@ class OneHiddenLayerConfig:
     experiment: ClassVar[str] = "one-hidden-layer"
 
     def __post_init__(self) -> None:
-        for name, least in (("seeds", 1), ("points", 2), ("epochs", 1), ("steps_per_epoch", 1), ("seed", 0)):
+        at_least_one = ("seeds", "epochs", "steps_per_epoch", "batch_size")
+        for name, least in (*((name, 1) for name in at_least_one), ("points", 2), ("seed", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        for name in ("adam_lr", "gd_lr", "init_std"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        if not 1 <= self.decay_from <= self.epochs:
+            raise ValueError(f"decay_from must lie in 1..epochs = {self.epochs}, not {self.decay_from}")
         if not self.widths or any(width < 2 or width % 2 for width in self.widths):
             raise ValueError(f"widths are even, half the units for each output sign; not {self.widths}")
         if unknown := set(self.optimisers) - {"adam", "gd"}:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from noisescape.experiments.digits import run_digits
-from noisescape.experiments.fashion_mnist import fashion_mnist_config, run_fashion_mnist
+from noisescape.experiments.fashion_mnist import fashion_mnist_config, fashion_mnist_problem, run_fashion_mnist
 from noisescape.experiments.one_hidden_layer import one_hidden_layer_config, run_one_hidden_layer
 from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
-from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config
+from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config, vgg_problem
 from noisescape.runs import Run
 
 RUNNERS: Mapping[str, Callable[..., Run]] = {
@@ -50,6 +50,21 @@ def paper_suite(
         "svhn": svhn_config(preset, data_dir=data_dir, **common),
         "cifar10": cifar10_config(preset, data_dir=data_dir, **common),
     }
+
+
+def check_data(suite: Mapping[str, Any]) -> None:
+    """Make the first repetition's problem of every experiment on images: what is missing is told at once.
+
+    Raises:
+        DataError: a data set is missing or broken.
+    """
+    problems: Mapping[str, Callable[..., Any]] = {
+        "fashion-mnist": fashion_mnist_problem,
+        "svhn": vgg_problem,
+        "cifar10": vgg_problem,
+    }
+    for experiment in problems.keys() & suite.keys():
+        problems[experiment](suite[experiment], 0)
 
 
 def open_runs(paths: Sequence[Path]) -> list[Run]:

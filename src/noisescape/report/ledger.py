@@ -65,7 +65,7 @@ def _table(findings: Sequence[Finding], caption: str) -> Table:
                 result.verdict,
                 statement,
                 result.case,
-                finding.experiment,
+                finding.source,
                 finding.effect_text,
                 str(result.n),
                 result.note,

@@ -105,11 +105,12 @@ def _plain(value: float | None) -> str:
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
-    values = [math.exp(found["log_anisotropy"]["value"]) for found in summary["anisotropy"].values()]
+    logs = [found["log_anisotropy"]["value"] for found in summary["anisotropy"].values()]
+    values = [math.exp(value) for value in logs if value is not None]
+    if not values:
+        return "No network kept a gradient: every output was clipped, and there is no noise to measure."
     return (
-        f"Tr(HΣ) is on average {min(values):.0f} to {max(values):.0f} times its isotropic reference along "
-        "training, the "
-        f"more the wider the network ({summary['seeds']} seeds)."
-        if min(values) > 1
-        else f"The ratio of Tr(HΣ) to its isotropic reference ranges from {min(values):.2g} to {max(values):.2g}."
+        f"Tr(HΣ) is on average {min(values):.3g} to {max(values):.3g} times its isotropic reference along "
+        "training, by "
+        f"width and optimiser ({summary['seeds']} seeds)."
     )
