@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 
 
 def main(paths: list[Path]) -> None:
+    """Copy them."""
     for run in open_runs(paths):
         target = HERE / run.info["experiment"]
         shutil.rmtree(target, ignore_errors=True)
