@@ -113,9 +113,13 @@ STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
     """The ledger: each claim, then a line a finding; ``verbose`` adds statistic and rule."""
     several = len({finding.source for finding in findings}) > 1
+    labels = [
+        " ".join(filter(None, (finding.source if several else "", finding.result.case))) for finding in findings
+    ]
+    width = min(40, max(map(len, labels), default=0))
     text = Text()
     shown: Claim | None = None
-    for finding in findings:
+    for finding, label in zip(findings, labels, strict=True):
         claim, result = finding.claim, finding.result
         if claim is not shown:
             text.append(f"\n{'Control: ' if claim.control else ''}{claim.statement}\n", style="bold")
@@ -123,8 +127,7 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
                 text.append(f"  {claim.statistic}\n  {claim.rule}\n", style="dim")
             shown = claim
         text.append(f"  {result.verdict:<13}", style=STYLES[result.verdict])
-        label = " ".join(filter(None, (finding.source if several else "", result.case)))
-        text.append(f"{label:<28} {finding.effect_text}, n = {result.n}\n")
+        text.append(f"{label:<{width}} {finding.effect_text}, n = {result.n}\n")
         if result.note:
             text.append(f"{'':15}{result.note}\n", style="dim")
     return text
