@@ -15,7 +15,7 @@ from torch.func import grad, jacrev, jvp, vmap
 
 import noisescape as ns
 from cases import F64
-from noisescape.experiments.digits import DigitsConfig, digits_risks
+from noisescape.experiments.digits import DigitsConfig, digits_problem
 from noisescape.indicators import Measurement
 
 pytestmark = pytest.mark.slow
@@ -48,7 +48,7 @@ def losses(theta: Tensor, images: Tensor, labels: Tensor) -> Tensor:
 
 @pytest.fixture(scope="module")
 def risk() -> ns.EmpiricalRisk:
-    return digits_risks(CONFIG, 0)[0].to(F64)
+    return digits_problem(CONFIG, 0).risk.to(F64)
 
 
 @pytest.fixture(scope="module")

@@ -43,6 +43,14 @@ def files(path: Path) -> set[str]:
     return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
 
 
+def assert_same_results(one: Run, other: Run, checkpoints: tuple[str, ...]) -> None:
+    """To the last bit, NaN included."""
+    for name in ("metrics.parquet", "summary.json"):
+        assert (one.path / name).read_bytes() == (other.path / name).read_bytes()
+    for name in checkpoints:
+        assert_close(one.tensors(name), other.tensors(name), rtol=0, atol=0, equal_nan=True)
+
+
 class Fetched(HTMLParser):
     """Addresses that a browser would fetch on opening a page."""
 
@@ -60,12 +68,15 @@ def headings(page: str) -> list[str]:
 
 
 def check_report(run: Run, figures: set[str]) -> str:
-    path = write_report(run)
-    assert path == run.path / "report.html"
+    assert write_report(run) == run.path / "report.html"
+    return check_page(run, figures)
+
+
+def check_page(run: Run, figures: set[str]) -> str:
     assert {f"figures/{name}.{kind}" for name in figures for kind in ("png", "svg")} == {
         name for name in files(run.path) if name.startswith("figures")
     }
-    page = path.read_text(encoding="utf-8")
+    page = (run.path / "report.html").read_text(encoding="utf-8")
     addresses = Fetched(page).addresses
     assert len(addresses) >= len(figures)
     assert all(address.startswith(("data:", "#")) for address in addresses)
@@ -176,9 +187,7 @@ def test_a_toy_table_names_every_dynamics_and_geometry(toy: Run) -> None:
 
 def test_toy_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     runs = [run_toy_2d(TINY, tmp_path / str(jobs), jobs=jobs, progress=False) for jobs in (1, 2)]
-    assert runs[0].metrics().equals(runs[1].metrics())
-    for name in ("summary.json", "checkpoints/trajectories.safetensors"):
-        assert (runs[0].path / name).read_bytes() == (runs[1].path / name).read_bytes()
+    assert_same_results(*runs, checkpoints=("trajectories",))
 
 
 def test_another_seed_is_another_run(toy: Run, tmp_path: Path) -> None:
@@ -543,13 +552,7 @@ def test_a_failure_midway_leaves_no_summary_and_can_be_resumed(
         patch.setattr(escape, "_escape", broken)
         resumed = run_digits(SMALL, run.path, jobs=1, resume=True, progress=False)
     assert resumed.complete
-    for name in (
-        "metrics.parquet",
-        "summary.json",
-        "checkpoints/minima.safetensors",
-        "checkpoints/final.safetensors",
-    ):
-        assert (resumed.path / name).read_bytes() == (digits.path / name).read_bytes()
+    assert_same_results(resumed, digits, checkpoints=("data", "minima", "final", "spectra"))
     assert files(resumed.path) == files(digits.path) - {
         name for name in files(digits.path) if name.startswith(("figures", "report"))
     }

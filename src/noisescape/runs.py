@@ -98,7 +98,7 @@ class Run:
         """
         path = Path(path)
         if not (path / "run.json").is_file():
-            for leftover in path.glob(".run-*-????????.json"):  # killed while writing it
+            for leftover in path.glob(".noisescape-run-*.json"):  # killed while writing it
                 leftover.unlink()
             return cls.create(path, experiment=experiment, config=config, seed=seed)
         run = cls.open(path)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics import Dynamics, NoiseState
+from noisescape.errors import CorruptFileError
 from noisescape.progress import steps_bar
 from noisescape.recorders import Recorder, loss
 from noisescape.risk import EmpiricalRisk
@@ -141,7 +142,8 @@ def simulate(
         if replicas < 1:
             raise ValueError(f"replicas must be at least 1, not {replicas}")
         theta = theta.expand(replicas, -1)
-    theta = theta.detach().clone()
+    # contiguous here and at every step: a resumed run gets its tensors so, and layout decides how sums round
+    theta = theta.detach().clone(memory_format=torch.contiguous_format)
     if not bool(torch.isfinite(theta).all()):
         raise ValueError("the starting θ is not finite")
     state = dynamics.init(risk, theta)
@@ -153,7 +155,7 @@ def simulate(
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
     first = 0
-    identity = _identity(dynamics, lr, steps, seed, every, noise_every, start)
+    identity = _identity(dynamics, lr, steps, seed, book.plan(), noise_every, start)
     if checkpoint is not None and checkpoint.exists():
         first, theta, state, diverged_at = _continue(checkpoint, identity, generator, book, theta.device)
     else:
@@ -176,7 +178,7 @@ def simulate(
                     raise ValueError(
                         f"the learning-rate schedule gave {rate} at step {step}; it must not be negative"
                     )
-                theta = theta - rate * slope
+                theta = (theta - rate * slope).contiguous()
             except (ArithmeticError, RuntimeError):
                 # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
                 if theta.ndim == 2 or bool(torch.isfinite(risk.unchecked_losses(theta)).all()):
@@ -217,6 +219,14 @@ class _Book:
         self._every = every
         self._steps = steps
         self._seen: dict[str, tuple[list[int], list[Tensor]]] = {}
+
+    def plan(self) -> str:
+        """Which recorders are called when."""
+        plans = [
+            f"{name} at {sorted(due)}" if (due := getattr(recorder, "steps", None)) is not None else name
+            for name, recorder in self._recorders.items()
+        ]
+        return f"{', '.join(plans) or 'none'}, every {self._every}"
 
     def write(self, step: int, risk: EmpiricalRisk, theta: Tensor, diverged_at: Tensor) -> None:
         for name, recorder in self._recorders.items():
@@ -264,7 +274,7 @@ def _identity(
     lr: float | Callable[[int], float],
     steps: int,
     seed: int,
-    every: int,
+    records: str,
     noise_every: int | None,
     start: Tensor,
 ) -> dict[str, str]:
@@ -274,9 +284,10 @@ def _identity(
         "lr": "a schedule" if callable(lr) else repr(lr),
         "steps": str(steps),
         "seed": str(seed),
-        "every": str(every),
+        "records": records,
         "noise_every": str(noise_every),
-        "start": hashlib.sha256(start.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16],
+        "start": f"{tuple(start.shape)} "
+        + hashlib.sha256(start.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16],
         "device": str(start.device),
     }
 
@@ -306,6 +317,8 @@ def _continue(
 ) -> tuple[int, Tensor, NoiseState, Tensor]:
     """Step, θ, noise state and divergences of a checkpoint; sets the generator and the book."""
     bundle = read_bundle(path)
+    if "identity" not in bundle.notes:
+        raise CorruptFileError(f"{path} is no checkpoint of a simulation: remove it to start afresh")
     stored = bundle.notes["identity"]
     differing = [
         f"{key} {stored.get(key)} there, {value} now" for key, value in identity.items() if stored.get(key) != value

@@ -21,8 +21,18 @@ from torch import Tensor
 
 from noisescape.errors import CorruptFileError
 
-_TEMPORARY = re.compile(r"\..+-\d+-[0-9a-f]{8}\.\w+")
+_TEMPORARY = re.compile(r"\.noisescape-.+-\d+-[0-9a-f]{8}(\.\w+)?")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def _umask() -> int:
+    """The process's; it can only be read by setting it."""
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask
+
+
+_UMASK = _umask()
 
 
 @contextmanager
@@ -45,7 +55,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".noisescape-{path.stem}-{os.getpid()}-{secrets.token_hex(4)}{path.suffix}")
     try:
         yield temporary
         if not temporary.exists():
@@ -68,7 +78,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 def sweep(directory: Path) -> None:
     """Remove the temporary files that killed writers left behind right in a directory."""
-    for leftover in directory.glob(".*-*-????????.*"):
+    for leftover in directory.glob(".noisescape-*"):
         if _TEMPORARY.fullmatch(leftover.name):
             leftover.unlink(missing_ok=True)
 
@@ -94,8 +104,11 @@ def write_bundle(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
         key: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for key, tensor in tensors.items()
     }
     text = json.dumps(notes)
+    # one entry, since several would come in any order and equal bundles should be equal files
+    stored = json.dumps({"digest": _digest(owned, text), "notes": text})
     with atomic_path(path) as temporary:
-        save_file(owned, temporary, metadata={"notes": text, "digest": _digest(owned, text)})
+        save_file(owned, temporary, metadata={"bundle": stored})
+        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
 
 
 def read_bundle(path: Path) -> Bundle:
@@ -107,16 +120,18 @@ def read_bundle(path: Path) -> Bundle:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  (no mapping)
-            metadata = file.metadata() or {}
-        if metadata["digest"] != _digest(tensors, metadata["notes"]):
+            # clones: products of matrices round otherwise where memory is not aligned as fresh tensors are
+            tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  (no mapping)
+            stored = json.loads((file.metadata() or {})["bundle"])
+        if stored["digest"] != _digest(tensors, stored["notes"]):
             raise ValueError("its content does not match its checksum")
-        return Bundle(tensors, json.loads(metadata["notes"]))
+        return Bundle(tensors, json.loads(stored["notes"]))
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, ValueError, KeyError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
         raise CorruptFileError(
-            f"{path} cannot be read ({error}): it is damaged. Remove it, and --resume does that part again"
+            f"{path} cannot be read ({reason}): it is damaged. Remove it, and --resume does that part again"
         ) from error
 
 

@@ -151,7 +151,8 @@ class GaussianLangevin(Dynamics):
         """∇L(θ) + R z."""
         root = state.root
         if root is None or state.step % self.refresh_interval == 0:
-            root = self.refreshed_root(risk, theta, generator)
+            # contiguous, as it comes back from a checkpoint: layout decides how products round
+            root = self.refreshed_root(risk, theta, generator).contiguous()
         noise = self.draw(root, generator)
         return risk.gradient(theta) + noise, replace(state, step=state.step + 1, root=root)
 
