@@ -371,7 +371,7 @@ def go(checkpoint: Path, *, stop: int | None = None, **changes: Any) -> Trajecto
         ({"lr": 0.06}, r"lr 0\.05 there, 0\.06 now"),
         ({"lr": lambda _step: 0.05}, r"lr 0\.05 there, a schedule now"),
         ({"steps": 9}, r"steps 8 there, 9 now"),
-        ({"every": 4}, r"every 2 there, 4 now"),
+        ({"every": 4}, r"records loss, every 2 there, loss, every 4 now"),
         ({"noise_every": 2}, r"noise_every None there, 2 now"),
         ({"dynamics": ns.GLDDiagonal(4, refresh=2)}, r"dynamics GLDDiagonal\(batch_size=3.*batch_size=4"),
         ({"dynamics": ns.GLDDiagonal(3, refresh=3)}, r"refresh=2.* there, .*refresh=3.* now"),
@@ -818,14 +818,14 @@ def test_a_damaged_task_is_named_and_done_again_once_removed(
         with pytest.raises(Stop):
             perform(experiment, out)
     victim = min((out / "tasks").glob(f"*.{kind}.safetensors"))
-    whole = victim.read_bytes()
-    middle = len(whole) // 2
+    content = victim.read_bytes()
+    middle = len(content) // 2
     victim.write_bytes(
         {
-            "flipped": whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :],
-            "cut": whole[:middle],
+            "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+            "cut": content[:middle],
             "empty": b"",
-            "of another program": b"PK" + whole,
+            "of another program": b"PK" + content,
         }[damage]
     )
     kept = {name: content for name, content in contents(out, without=()).items() if ".done." in name}

@@ -23,6 +23,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -67,7 +68,11 @@ class Run:
             path.mkdir(parents=True, exist_ok=True)
             occupied = any(path.iterdir())
             if not occupied:
-                write_text(path / "run.json", text)
+                try:
+                    write_text(path / "run.json", text)
+                except OSError:
+                    path.rmdir()
+                    raise
         except FileExistsError:
             raise FileExistsError(f"{path} is a file: choose another place for the run's directory") from None
         except OSError as error:
@@ -111,6 +116,8 @@ class Run:
         if differing:
             told = ", ".join(f"{n} = {stored.get(n)} there, {asked.get(n)} now" for n in sorted(differing))
             raise ValueError(f"{path} cannot be continued with other constants: {told}")
+        if run.complete:  # killed while tidying up
+            shutil.rmtree(path / "tasks", ignore_errors=True)
         for directory in (path, *(path / name for name in ("tasks", "checkpoints", "figures"))):
             sweep(directory)
         changed = [f"{name} {was}" for name, was in info["versions"].items() if _versions().get(name) != was]
@@ -259,8 +266,12 @@ def require_vacant(path: Path) -> None:
 
 
 def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:
-    """The latest run of an experiment under ``root`` that did not reach its end, if there is one."""
-    begun = [path for path in sorted(root.glob(f"{experiment}-*")) if not (path / "summary.json").exists()]
+    """The latest directory of an experiment, or of a suite of them, under ``root`` that has no report yet."""
+    begun = [
+        path
+        for path in sorted(root.glob(f"{experiment}-*"))
+        if ((path / "run.json").is_file() or any(path.glob("*/run.json"))) and not (path / "report.html").exists()
+    ]
     return begun[-1] if begun else None
 
 

@@ -16,23 +16,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from noisescape.errors import CorruptFileError
 
 _TEMPORARY = re.compile(r"\.noisescape-.+-\d+-[0-9a-f]{8}(\.\w+)?")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-
-
-def _umask() -> int:
-    """The process's; it can only be read by setting it."""
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
-
-
-_UMASK = _umask()
 
 
 @contextmanager
@@ -107,8 +97,8 @@ def write_bundle(path: Path, tensors: Mapping[str, Tensor], notes: Mapping[str, 
     # one entry, since several would come in any order and equal bundles should be equal files
     stored = json.dumps({"digest": _digest(owned, text), "notes": text})
     with atomic_path(path) as temporary:
-        save_file(owned, temporary, metadata={"bundle": stored})
-        temporary.chmod(0o666 & ~_UMASK)  # safetensors makes files that only their owner can read
+        # not save_file, which writes through a temporary file of its own that a kill would leave behind
+        temporary.write_bytes(save(owned, metadata={"bundle": stored}))
 
 
 def read_bundle(path: Path) -> Bundle:
