@@ -494,6 +494,7 @@ def test_with_nothing_to_resume_a_new_run_is_made(
     begun: Run, undrawn: None, call: Callable[..., Result], tmp_path: Path
 ) -> None:
     begun.write_summary({})
+    begun.write_report("<p>all told</p>")
     found = only_json(call(*RESUMED, "--json"))
     assert Path(found["run"]).resolve() != begun.path.resolve()
     assert Run.open(found["run"]).complete
