@@ -141,11 +141,11 @@ class LabelledImages:
         return len(self.labels)
 
     def facts(self) -> dict[str, Any]:
-        """What a run stores of it."""
+        """What a run stores of it: the file without the directory that this machine keeps its data in."""
         return {
             "name": self.about.name,
             "split": self.split,
-            "source": self.source,
+            "source": self.source if self.source.startswith("hub:") else "/".join(Path(self.source).parts[-2:]),
             "rows": self.count,
             "complete": self.complete,
             **self.identity,
