@@ -200,7 +200,7 @@ def test_gradient_penalty_descends_the_penalised_risk(regression, theta):
 def test_variances_from_batches_are_unbiased(kind, replacement, regression, theta):
     dynamics = kind(BATCH, replacement=replacement, batches=4)
     replicas = theta.expand(20_000, -1)
-    root = dynamics.refreshed_root(regression, replicas, torch.Generator().manual_seed(0))
+    root, _ = dynamics.refresh_root(regression, replicas, None, torch.Generator().manual_seed(0))
     squares = root.square().expand_as(replicas)
     wanted = dynamics.covariance(regression, theta).diagonal()
     error = squares.std(0) / len(squares) ** 0.5

@@ -35,7 +35,7 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
-from noisescape.linops.probing import mean_of_probes
+from noisescape.linops.probing import FIRST_STAGE, mean_of_probes
 
 # ---------------------------------------------------------------------- eigenpairs
 
@@ -167,7 +167,7 @@ def exact_product_trace(left: str, right: str) -> float:
 @pytest.mark.parametrize("swapped", [False, True], ids=["AB", "BA"])
 def test_product_trace_is_exact_where_it_says_so(left: str, right: str, swapped: bool) -> None:
     operands = SQUARE[right](), SQUARE[left]()
-    estimate = product_trace(*(operands[::-1] if swapped else operands), deflate=SIZE - 16)
+    estimate = product_trace(*(operands[::-1] if swapped else operands), deflate=SIZE - FIRST_STAGE)
     assert estimate.stderr == 0
     assert estimate.value == pytest.approx(exact_product_trace(left, right), rel=1e-9)
 
@@ -324,7 +324,7 @@ def test_requested_tolerance_is_met_without_great_waste(name: str, rtol: float) 
     estimate = ESTIMATORS[name](rtol=rtol, max_products=100_000, seed=3)
     assert estimate.relative_stderr <= rtol
     if estimate.dof > 40:  # beyond the first stage
-        assert estimate.relative_stderr > 0.5 * rtol
+        assert estimate.relative_stderr > 0.4 * rtol
 
 
 @each_estimator

@@ -7,10 +7,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs, largest_eigh
+from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
+from noisescape.linops.probing import project_out
 from noisescape.per_sample_losses import HESSIAN_PASSES, PerSampleLosses
 
 SMALL = 32
+FOLLOWED = 0.99
+"""Share of the curvature along the new directions that the old ones must carry to be called followed."""
+STIRRED = 0.03
+FOLLOWING_STEPS = 6
+"""After so many the directions have changed too much: they are found afresh."""
 _EXPONENTIAL_FAMILY = {
     nn.functional.cross_entropy,
     nn.functional.mse_loss,
@@ -21,8 +27,9 @@ _EXPONENTIAL_FAMILY = {
 class Hessian(SymmetricOperator):
     """H = ∇²L(θ), (D, D); symmetric, usually indefinite.
 
-    The graph of the gradient is kept with the operator where all samples fit the memory budget at once, so
-    that each further product is a single reverse pass.
+    Blocks are pushed forward through the gradient where the model's operations allow it. For single vectors the
+    graph of the gradient is kept with the operator, where all samples fit the memory budget at once, so that
+    each further product is a single reverse pass.
     """
 
     def __init__(self, risk: PerSampleLosses, theta: Tensor) -> None:
@@ -32,6 +39,8 @@ class Hessian(SymmetricOperator):
         self._graph: list[tuple[Tensor, Tensor]] | None = None
 
     def _matmat(self, block: Tensor) -> Tensor:
+        if block.shape[1] > 1 and self.risk.pushes_gradients:
+            return self.risk.gradient_derivatives(self.theta, block)
         if self._graph is None and self.risk.fits_whole(HESSIAN_PASSES):
             self._graph = list(self.risk.gradient_graphs(self.theta))
         graphs = self._graph or self.risk.gradient_graphs(self.theta)
@@ -68,6 +77,43 @@ def leading_hessian_pairs(risk: PerSampleLosses, theta: Tensor, k: int) -> tuple
         return torch.stack([pair[0] for pair in found]), torch.stack([pair[1] for pair in found])
     pairs = eigenpairs(Hessian(risk, theta), k, tol=1e-2, subspace=max(2 * k + 1, 12))
     return pairs.values, pairs.vectors
+
+
+def followed_hessian_pairs(
+    risk: PerSampleLosses, theta: Tensor, k: int, previous: Tensor | None, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """As :func:`leading_hessian_pairs`, from the directions at a point nearby, by block Krylov steps.
+
+    With Y = HU for an orthonormal basis U, at first of the previous directions, H ≈ Y(UᵀY)⁺Yᵀ (Nyström), whose
+    leading pairs are better than those of UᵀHU at no further product. What of Y lies outside U is added to it until
+    U carries all but 1 % of the curvature that the approximation's k pairs do. A little randomness at the start
+    lets in what was not among the previous directions.
+
+    Args:
+        risk: L.
+        theta: (D,), or (R, D), where nothing is followed.
+        k: pairs.
+        previous: (D, k), the span of the previous directions; None to start afresh.
+        generator: of the randomness.
+    """
+    if previous is None or theta.ndim == 2 or risk.dimension <= SMALL:
+        return leading_hessian_pairs(risk, theta, k)
+    hessian = Hessian(risk, theta)
+    stirred = torch.randn(previous.shape, generator=generator, dtype=theta.dtype, device=theta.device)
+    start = torch.linalg.qr(previous).Q + STIRRED * stirred / len(theta) ** 0.5
+    added = torch.linalg.qr(start).Q
+    basis = images = added[:, :0]
+    for _ in range(FOLLOWING_STEPS):
+        image = hessian @ added
+        basis, images = torch.cat([basis, added], dim=1), torch.cat([images, image], dim=1)
+        values, vectors, carried = nystrom_pairs(basis, images, k)
+        if float(carried) >= FOLLOWED * float(values.sum()) > 0:
+            return values, vectors
+        if not bool(torch.isfinite(values).all()):
+            break
+        outside = project_out(basis, project_out(basis, image))
+        added = torch.linalg.qr(outside).Q
+    return leading_hessian_pairs(risk, theta, k)
 
 
 def is_exponential_family(loss: Any) -> bool:

@@ -57,8 +57,7 @@ class GradientOuterProduct(SymmetricOperator):
 
     def _gradients(self) -> Tensor | None:
         """(Centred) per-sample gradients, (N, D), if they fit the memory budget."""
-        needed = self.risk.sample_count * self.size * self.theta.element_size()
-        if self._rows is None and needed <= self.risk.memory_budget:
+        if self._rows is None and self.risk.holds_gradients(self.theta):
             rows = self.risk.per_sample_gradients(self.theta)
             self._rows = rows - rows.mean(0) if self.centred else rows
         return self._rows
@@ -77,7 +76,7 @@ class GradientOuterProduct(SymmetricOperator):
         """The exact diagonal, (D,), in one pass over the per-sample gradients."""
         if self._rows is not None:
             return self.factor * self._rows.square().mean(0)
-        return self.factor * gradient_variances(self.risk, self.theta, centred=self.centred)
+        return self.factor * gradient_moments(self.risk, self.theta, centred=self.centred)[1]
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Exact draws of N(0, A), (count, D): one re-weighted backward pass each.
@@ -135,10 +134,13 @@ class EmpiricalFisher(GradientOuterProduct):
         super().__init__(risk, theta, factor=1.0, centred=False, name=name)
 
 
-def gradient_variances(risk: PerSampleLosses, theta: Tensor, *, centred: bool = True) -> Tensor:
-    """diag C, the variance of each coordinate over the samples' gradients: (D,) → (D,), (R, D) → (R, D).
+def gradient_moments(
+    risk: PerSampleLosses, theta: Tensor, *, centred: bool = True
+) -> tuple[Tensor, Tensor]:
+    """ḡ and diag C, the mean and the variance of each coordinate over the samples' gradients.
 
-    One pass over the per-sample gradients, which are never all held. Uncentred: the second moment.
+    (D,) → two of (D,), (R, D) → two of (R, D). One pass over the per-sample gradients, which are never all held.
+    Uncentred: 0 and the second moment.
     """
     mean = torch.zeros_like(theta)
     total = torch.zeros_like(theta)
@@ -151,7 +153,7 @@ def gradient_variances(risk: PerSampleLosses, theta: Tensor, *, centred: bool = 
         total += (centre - mean).square() * (seen * count / (seen + count))
         mean = mean + (centre - mean) * (count / (seen + count))
         seen += count
-    return total / seen
+    return mean, total / seen
 
 
 def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -176,3 +178,25 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
         values, vectors = values[:rank], vectors[:, :rank]
     lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
     return values.clamp_min(0), lifted
+
+
+def sketched_pairs(rows: Tensor, k: int, *, oversampling: int = 10, sweeps: int = 4) -> tuple[Tensor, Tensor]:
+    """As :func:`leading_pairs` of a single X, approximately: by randomised subspace iteration.
+
+    The part of XᵀX captured is within a per cent of the best rank k where the spectrum decays at all, for
+    2(k + oversampling)·(sweeps + 1) products with X in place of the N products of a Gram matrix. The start is
+    fixed: the same X gives the same pairs.
+
+    Source: Halko, Martinsson & Tropp (2011), algorithm 4.4.
+    """
+    width = k + oversampling
+    if 4 * width >= min(rows.shape):
+        return leading_pairs(rows, k)
+    generator = torch.Generator(rows.device).manual_seed(0)
+    start = torch.randn(rows.shape[0], width, generator=generator, dtype=rows.dtype, device=rows.device)
+    basis = torch.linalg.qr(rows.mT @ start).Q
+    for _ in range(sweeps - 1):
+        basis = torch.linalg.qr(rows.mT @ (rows @ basis)).Q
+    image = rows @ basis
+    values, vectors = largest_eigh(image.mT @ image, k)
+    return values.clamp_min(0), basis @ vectors

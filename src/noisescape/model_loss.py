@@ -113,7 +113,7 @@ class ModelLoss:
         data = 0 if data_per_replica else None
         if self._maps_replicas:
             try:
-                with _mapping():
+                with mapping():
                     return vmap(self, in_dims=(0, data, data))(theta, batch.inputs, batch.targets)
             except (NotImplementedError, RuntimeError, UserWarning):  # an operation unknown to vmap
                 self._maps_replicas = False
@@ -150,7 +150,7 @@ class ModelLoss:
     def _can_map_samples(self, theta: Tensor, batch: Batch) -> bool:
         """Whether ``vmap`` knows every operation of the model; recurrent modules, for one, it does not."""
         try:
-            with _mapping():
+            with mapping():
                 self._mapped_gradients(theta, TensorSamples(batch.inputs, batch.targets).between(0, 1))
         except (NotImplementedError, RuntimeError, ValueError, UserWarning):
             return False
@@ -330,7 +330,7 @@ def _check_deterministic_modules(model: nn.Module) -> None:
 
 
 @contextlib.contextmanager
-def _mapping() -> Iterator[None]:
+def mapping() -> Iterator[None]:
     """For ``vmap``: its slow fallback is no mapping; a complaint of mse_loss under ``jvp`` is harmless."""
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*performance drop because we have not yet implemented")

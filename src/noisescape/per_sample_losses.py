@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
 from noisescape.differentiation import column_blocks, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
 from noisescape.function_loss import ClosedForm
-from noisescape.model_loss import ModelLoss, tensor_outputs
+from noisescape.model_loss import ModelLoss, mapping, tensor_outputs
 from noisescape.samples import Batch, Samples, TensorSamples
 
 HESSIAN_PASSES = 4
@@ -211,11 +212,19 @@ class PerSampleLosses:
             return torch.cat([self._function.gradients(theta, batch) for batch in chosen.batches(size)], dim=-2)
         return torch.cat(list(self.per_sample_gradient_chunks(theta)), dim=-2)
 
+    def holds_gradients(self, theta: Tensor) -> bool:
+        """Whether all per-sample gradients fit the memory budget together."""
+        return self.sample_count * theta.numel() * theta.element_size() <= self.memory_budget
+
     def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
         """G in consecutive blocks of rows, each within the memory budget."""
         self._check_theta(theta)
         for batch in self._samples.batches(self._gradient_rows(_copies(theta))):
             yield self._function.gradients(theta, batch)
+
+    def per_sample_square_norms(self, theta: Tensor) -> Tensor:
+        """‖g_n‖² of every sample, (N,), in one pass over the per-sample gradients: (R, D) → (R, N)."""
+        return torch.cat([rows.square().sum(-1) for rows in self.per_sample_gradient_chunks(theta)], dim=-1)
 
     # ------------------------------------------------------------------ second derivatives
 
@@ -253,6 +262,59 @@ class PerSampleLosses:
             return pull_back(slope, leaf, directions)
         columns = self._columns_at_once(self.chunk_size(passes=HESSIAN_PASSES))
         return torch.cat([pull_back(slope, leaf, block.mT).mT for block in directions.split(columns, 1)], dim=1)
+
+    def gradient_derivatives(self, theta: Tensor, directions: Tensor) -> Tensor:
+        """Hv for the columns of a block, by pushing it forward through the gradient.
+
+        No graph of the gradient is kept, and what the columns share is computed once: cheaper than
+        :meth:`hessian_product` for some columns together, dearer for one alone.
+
+        Args:
+            theta: (D,).
+            directions: (D, K).
+
+        Returns:
+            (D, K).
+        """
+        self._check_theta(theta, replicas=False)
+        self._check_block(theta, directions)
+        total = torch.zeros_like(directions)
+        for batch in self._batches(passes=2):
+            slope = grad(functools.partial(self._share, batch=batch))
+            columns = directions.split(self._columns_at_once(2 * batch.size), dim=1)
+            with mapping():
+                total += torch.cat([push_forward(slope, theta, some) for some in columns], dim=1)
+        return total
+
+    def _share(self, point: Tensor, *, batch: Batch) -> Tensor:
+        """A chunk's share of L."""
+        return self._function.losses(point, batch).sum() / self.sample_count
+
+    @functools.cached_property
+    def pushes_gradients(self) -> bool:
+        """Whether forward mode goes through the gradient, and agrees with two reverse passes.
+
+        Decided once, on one sample at the module's own parameters. Closed forms do without.
+        """
+        if not isinstance(self._function, ModelLoss):
+            return False
+        batch = self._probe_batch(1)
+        theta = self.parameters()
+        generator = torch.Generator(self.device).manual_seed(0)
+        directions = torch.randn(self.dimension, 2, generator=generator, dtype=self.dtype, device=self.device)
+        leaf = theta.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(
+            self._share(leaf, batch=batch), leaf, create_graph=True, materialize_grads=True
+        )
+        expected = pull_back(slope, leaf, directions.mT).mT
+        try:
+            with mapping():
+                found = push_forward(grad(functools.partial(self._share, batch=batch)), theta, directions)
+        except (NotImplementedError, RuntimeError, UserWarning):
+            return False
+        tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
+        error, size = torch.linalg.vector_norm(found - expected), torch.linalg.vector_norm(expected)
+        return bool(error <= tolerance * (size + 1e-12))
 
     def dense_hessian(self, theta: Tensor) -> Tensor:
         """H formed column by column from one graph: (D,) → (D, D), or (R, D) → (R, D, D). For small D."""

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.gradient_noise import covariance_factor, gradient_variances
+from noisescape.gradient_noise import covariance_factor, gradient_moments
 from noisescape.linops import DiagonalOperator, LowRankOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
@@ -81,7 +81,12 @@ class MinibatchNoise(Dynamics):
 
     def variances(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """diag Σ_B, (D,) or (R, D); its sum is Tr Σ_B."""
-        return self.covariance_factor(risk) * gradient_variances(risk, theta)
+        return self.moments(risk, theta)[1]
+
+    def moments(self, risk: EmpiricalRisk, theta: Tensor) -> tuple[Tensor, Tensor]:
+        """∇L and diag Σ_B, (D,) or (R, D), in one pass over the per-sample gradients."""
+        mean, variances = gradient_moments(risk, theta)
+        return mean, self.covariance_factor(risk) * variances
 
     def variances_of_batches(
         self, risk: EmpiricalRisk, theta: Tensor, batches: int, generator: torch.Generator
@@ -119,9 +124,14 @@ class GaussianLangevin(Dynamics):
         """R at θ, with its scale."""
         return self.shape(risk, theta)
 
-    def refreshed_root(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
-        """The root a trajectory goes on with: exact unless a subclass estimates it by chance."""
-        return self.root(risk, theta)
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """The root a trajectory goes on with, and ∇L(θ) where finding it yields that too.
+
+        A subclass may start from the previous root, or estimate by chance.
+        """
+        return self.root(risk, theta), None
 
     @abstractmethod
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
@@ -149,12 +159,13 @@ class GaussianLangevin(Dynamics):
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
         """∇L(θ) + R z."""
-        root = state.root
+        root, slope = state.root, None
         if root is None or state.step % self.refresh_interval == 0:
-            # contiguous, as it comes back from a checkpoint: layout decides how products round
-            root = self.refreshed_root(risk, theta, generator).contiguous()
+            root, slope = self.refresh_root(risk, theta, root, generator)
+            root = root.contiguous()  # as it comes back from a checkpoint: layout decides how products round
         noise = self.draw(root, generator)
-        return risk.gradient(theta) + noise, replace(state, step=state.step + 1, root=root)
+        slope = risk.gradient(theta) if slope is None else slope
+        return slope + noise, replace(state, step=state.step + 1, root=root)
 
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
         """Σ freshly computed at θ."""
@@ -212,6 +223,19 @@ class MatchedToMinibatch(MinibatchNoise, GaussianLangevin):
     def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """The shape times √(Tr Σ_B / its trace); 0 where the shape is."""
         return self.rescaled(self.shape(risk, theta), self.variances(risk, theta).sum(-1))
+
+    def refresh_shape(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """The shape a trajectory goes on with; a subclass may start from the previous root."""
+        return self.shape(risk, theta)
+
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """As :meth:`root`; the pass that gives Tr Σ_B gives ∇L too."""
+        slope, variances = self.moments(risk, theta)
+        return self.rescaled(self.refresh_shape(risk, theta, previous, generator), variances.sum(-1)), slope
 
 
 def check_at_least(name: str, value: float, least: float, dynamics: str) -> None:

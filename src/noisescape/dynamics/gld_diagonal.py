@@ -29,10 +29,13 @@ class GLDDiagonal(MinibatchNoise, DiagonalLangevin):
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """√diag Σ_B."""
-        return (self.variances(risk, theta)).sqrt()
+        return self.variances(risk, theta).sqrt()
 
-    def refreshed_root(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
         """√diag Σ_B, from ``batches`` minibatches where so many are asked for."""
-        if self.batches is None:
-            return self.root(risk, theta)
-        return self.variances_of_batches(risk, theta, self.batches, generator).sqrt()
+        if self.batches is not None:
+            return self.variances_of_batches(risk, theta, self.batches, generator).sqrt(), None
+        slope, variances = self.moments(risk, theta)
+        return variances.sqrt(), slope

@@ -31,9 +31,11 @@ class GLDDynamic(MatchedToMinibatch, DiagonalLangevin):
         """1 everywhere."""
         return torch.ones_like(theta)
 
-    def refreshed_root(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
         """√(Tr Σ_B/D), from ``batches`` minibatches where so many are asked for."""
         if self.batches is None:
-            return self.root(risk, theta)
+            return super().refresh_root(risk, theta, previous, generator)
         variances = self.variances_of_batches(risk, theta, self.batches, generator)
-        return self.rescaled(self.shape(risk, theta), variances.sum(-1))
+        return self.rescaled(self.shape(risk, theta), variances.sum(-1)), None

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from noisescape.curvature import leading_hessian_pairs
+from noisescape.curvature import followed_hessian_pairs, leading_hessian_pairs
 from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
 from noisescape.risk import EmpiricalRisk
 
@@ -32,5 +33,14 @@ class GLDHessian(MatchedToMinibatch, LowRankLangevin):
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """U√λ₊; all zero where H has no positive eigenvalue."""
-        values, vectors = leading_hessian_pairs(risk, theta, self.k)
-        return vectors * values.clamp_min(0).sqrt()[..., None, :]
+        return _root_of(*leading_hessian_pairs(risk, theta, self.k))
+
+    def refresh_shape(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """U√λ₊, followed from the previous directions."""
+        return _root_of(*followed_hessian_pairs(risk, theta, self.k, previous, generator))
+
+
+def _root_of(values: Tensor, vectors: Tensor) -> Tensor:
+    return vectors * values.clamp_min(0).sqrt()[..., None, :]

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
-from noisescape.gradient_noise import leading_pairs
+from noisescape.gradient_noise import leading_pairs, sketched_pairs
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
 
@@ -32,20 +33,24 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """U√λ of the k leading eigenpairs of Σ_B."""
-        factor = self.covariance_factor(risk)
-        if theta.ndim == 2:
-            rows = risk.per_sample_gradients(theta)
-            rows = rows - rows.mean(-2, keepdim=True)
-            values, vectors = leading_pairs(rows, self.k)
-            values = values * (factor / risk.sample_count)
-        else:
-            covariance = risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)
-            pairs = covariance.leading(self.k)
-            if pairs is None:
-                found = eigenpairs(covariance, self.k)
-                pairs = found.values.clamp_min(0), found.vectors
-            values, vectors = pairs
-        root = vectors * values.sqrt()[..., None, :]
+        return self.refresh_root(risk, theta, None, None)[0]
+
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """U√λ, and the mean of the per-sample gradients where those are held."""
+        factor = self.covariance_factor(risk) / risk.sample_count
+        if theta.ndim == 1 and not risk.holds_gradients(theta):
+            found = eigenpairs(
+                risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k
+            )
+            root = found.vectors * found.values.clamp_min(0).sqrt()
+            return (self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root), None
+        rows = risk.per_sample_gradients(theta)
+        slope = rows.mean(-2)
+        rows = rows - slope[..., None, :]
+        values, vectors = (sketched_pairs if theta.ndim == 1 else leading_pairs)(rows, self.k)
+        root = vectors * (factor * values).sqrt()[..., None, :]
         if self.rescale:
-            root = self.rescaled(root, self.variances(risk, theta).sum(-1))
-        return root
+            root = self.rescaled(root, factor * rows.square().sum((-2, -1)))
+        return root, slope

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
-from noisescape.curvature import leading_hessian_pairs
+from noisescape.curvature import followed_hessian_pairs, leading_hessian_pairs
 from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
 from noisescape.risk import EmpiricalRisk
 
@@ -28,3 +29,9 @@ class GLDTopEigenvector(MatchedToMinibatch, LowRankLangevin):
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """u₁."""
         return leading_hessian_pairs(risk, theta, 1)[1]
+
+    def refresh_shape(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> Tensor:
+        """u₁, followed from the previous one."""
+        return followed_hessian_pairs(risk, theta, 1, previous, generator)[1]

@@ -39,6 +39,12 @@ class PublishedHessian(GLDHessian):
         factor = (self.variances(risk, theta).sum() / pairs.values.sum().abs()).sqrt()
         return self.scale(pairs.vectors * pairs.values.abs().sqrt(), factor)
 
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """Afresh each time."""
+        return self.root(risk, theta), None
+
 
 def published_dynamics(name: str, **constants: Any) -> Dynamics:
     """The dynamics called ``name``, deviations and all.

@@ -1,6 +1,6 @@
 """Symmetric operators, and what can be estimated from their products with vectors."""
 
-from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh
+from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.estimate import Estimate, VectorEstimate, ratio
 from noisescape.linops.operator import FunctionOperator, SymmetricOperator
 from noisescape.linops.probing import ToleranceWarning
@@ -24,6 +24,7 @@ __all__ = [
     "diagonal",
     "eigenpairs",
     "largest_eigh",
+    "nystrom_pairs",
     "product_trace",
     "ratio",
     "spectral_density",

@@ -16,6 +16,8 @@ from noisescape.linops.operator import SymmetricOperator
 Which = Literal["largest", "smallest", "magnitude"]
 _ARPACK = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 DENSE_BELOW = 128
+NYSTROM_FLOOR = 1e-2
+"""Ritz values below this share of the largest are not inverted."""
 
 
 @dataclass(frozen=True)
@@ -116,6 +118,31 @@ def largest_eigh(matrices: Tensor, k: int) -> tuple[Tensor, Tensor]:
     else:
         values, vectors = eigh_or_nan(matrices)
     return values[..., -k:].flip(-1), vectors[..., -k:].flip(-1)
+
+
+def nystrom_pairs(basis: Tensor, image: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The k leading eigenpairs of Y(UᵀY)⁺Yᵀ, the Nyström approximation of A from Y = AU; its positive part only.
+
+    Args:
+        basis: U, (D, m), orthonormal.
+        image: Y, (D, m).
+        k: at most m.
+
+    Returns:
+        Values (k,) decreasing and vectors (D, k), zero where UᵀAU has no clearly positive eigenvalue; and what
+        U itself carries, the sum of the k leading eigenvalues of UᵀAU, ().
+    """
+    core = basis.mT @ image
+    inner, rotation = eigh_or_nan((core + core.mT) / 2)
+    inner, rotation = inner.flip(-1), rotation.flip(-1)
+    clear = inner > NYSTROM_FLOOR * inner.abs().amax()
+    scale = torch.where(clear, inner.clamp_min(torch.finfo(inner.dtype).tiny).rsqrt(), 0.0)
+    factor = image @ (rotation * scale)
+    carried = torch.where(clear, inner, 0.0)[:k].sum()
+    if not bool(torch.isfinite(factor).all()):
+        return torch.full_like(inner[:k], torch.nan), torch.full_like(basis[:, :k], torch.nan), carried
+    vectors, roots, _ = torch.linalg.svd(factor, full_matrices=False)
+    return roots[:k].square(), torch.where(roots > 0, vectors, 0.0)[:, :k], carried
 
 
 def _arpack(

@@ -10,8 +10,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-FIRST_STAGE = 16
+FIRST_STAGE = 8
 BLOCK = 8
+COLUMN_BYTES = 2**28
+PILOT_MARGIN = 1.5
+"""A pilot's spread is uncertain: so many times more probes than it asks for, rather than a second round."""
 
 
 class ToleranceWarning(UserWarning):
@@ -46,7 +49,7 @@ def mean_of_probes(
         what: the quantity's name, for the warning.
         stacklevel: of the warning, so that it points at the caller's line.
 
-    A pilot of 16 probes estimates the spread and decides how many are needed. It is then set aside: were it
+    A pilot of 8 probes estimates the spread and decides how many are needed. It is then set aside: were it
     part of the mean, stopping where the spread happens to be small would bias the mean, as the two are
     correlated for skewed probes. (Where the budget is too small for a pilot, all of it is spent at once.)
     """
@@ -55,7 +58,7 @@ def mean_of_probes(
     else:
         pilot = draw(FIRST_STAGE)
         spent = FIRST_STAGE
-        needed = _needed(pilot, offset, rtol)
+        needed = PILOT_MARGIN * _needed(pilot, offset, rtol)
         values = draw(_rounded(max(FIRST_STAGE, needed), max_probes - spent))
         spent += len(values)
     while True:
@@ -104,12 +107,22 @@ def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
         raise ValueError(f"max_products must allow at least 2 probes for a standard error, not {max_products}")
 
 
-def in_blocks(draw_block: Callable[[int], Tensor]) -> Callable[[int], Tensor]:
-    """Draw in blocks of columns that fit memory: few enough for large D, enough to batch."""
+def columns_that_fit(size: int, dtype: torch.dtype, wanted: int) -> int:
+    """How many columns (D, K) of those wanted take no more than 256 MiB; maybe none."""
+    return min(wanted, COLUMN_BYTES // (size * dtype.itemsize))
+
+
+def block_that_fits(size: int, dtype: torch.dtype) -> int:
+    """How many columns to work on together: enough to batch, few enough that with images and copies they fit."""
+    return max(1, columns_that_fit(4 * size, dtype, BLOCK))
+
+
+def in_blocks(draw_block: Callable[[int], Tensor], block: int) -> Callable[[int], Tensor]:
+    """Draw so many columns at a time."""
 
     def draw(count: int) -> Tensor:
-        sizes = [BLOCK] * (count // BLOCK) + ([count % BLOCK] if count % BLOCK else [])
-        return torch.cat([draw_block(size) for size in sizes])
+        sizes = [block] * (count // block) + ([count % block] if count % block else [])
+        return torch.cat([draw_block(each) for each in sizes])
 
     return draw
 

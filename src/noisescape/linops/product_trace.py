@@ -9,7 +9,9 @@ from noisescape.linops.estimate import Estimate
 from noisescape.linops.operator import SymmetricOperator
 from noisescape.linops.probing import (
     FIRST_STAGE,
+    block_that_fits,
     check_tolerance,
+    columns_that_fit,
     in_blocks,
     mean_of_probes,
     orthonormal,
@@ -23,7 +25,7 @@ def product_trace(
     right: SymmetricOperator,
     *,
     rtol: float = 0.01,
-    deflate: int = 32,
+    deflate: int = 16,
     max_products: int = 10_000,
     seed: int = 0,
 ) -> Estimate:
@@ -43,7 +45,7 @@ def product_trace(
         left: A, symmetric, possibly indefinite.
         right: B, symmetric. If only A is a covariance the two are exchanged.
         rtol: stop when stderr ≤ rtol·|value|.
-        deflate: number of columns of U.
+        deflate: number of columns of U; fewer where D is so large that they would take over 256 MiB.
         max_products: bound on the cost.
         seed: of the probes.
 
@@ -64,26 +66,28 @@ def product_trace(
     if left.psd and not right.psd:
         left, right = right, left
 
-    if left.size <= deflate + FIRST_STAGE:
+    deflate = columns_that_fit(left.size, left.dtype, deflate)
+    pairs = right.leading(deflate) if deflate else None
+    exhausted = pairs is not None and len(pairs[0]) < deflate  # U spans B's range: nothing is left to probe
+    if left.size <= 2 * (deflate + FIRST_STAGE) and not exhausted:
         exact = (left.dense() * right.dense()).sum()
         return Estimate(float(exact), 0.0, 2 * left.size)
 
     generator = torch.Generator(left.device).manual_seed(seed)
     like = torch.empty(0, dtype=left.dtype, device=left.device)
-    pairs = right.leading(deflate) if deflate else None
     if pairs is not None:
         values, basis = pairs
-        right_basis = values * basis
         cost = basis.shape[1]
     else:
-        basis = orthonormal(right @ rademacher(right.size, deflate, like, generator))
-        right_basis = right @ basis
+        values, basis = None, _range_of(right, deflate, like, generator)
         cost = 3 * deflate
-    left_basis = left @ basis
-    exhausted = pairs is not None and basis.shape[1] < deflate
-    carried = (right_basis * left_basis).sum() + (project_out(basis, right_basis) * left_basis).sum()
-
-    if exhausted:  # U spans B's range: nothing is left to probe
+    block = block_that_fits(left.size, left.dtype)
+    carried = torch.zeros((), dtype=left.dtype, device=left.device)
+    for start in range(0, basis.shape[1], block):
+        columns = basis[:, start : start + block]
+        turned = right @ columns if values is None else values[start : start + block] * columns
+        carried += ((turned + project_out(basis, turned)) * (left @ columns)).sum()
+    if exhausted:
         return Estimate(float(carried), 0.0, cost)
 
     by_sampling = right.psd and right.samples_cheaply
@@ -97,7 +101,7 @@ def product_trace(
 
     per_probe = 1 if by_sampling else 2
     rest = mean_of_probes(
-        in_blocks(draw),
+        in_blocks(draw, block),
         offset=carried,
         rtol=rtol,
         max_probes=max(2, (max_products - cost) // per_probe),
@@ -105,3 +109,10 @@ def product_trace(
     )
     value = float(carried + rest.mean)
     return Estimate(value, float(rest.stderr), cost + per_probe * rest.spent, rest.dof)
+
+
+def _range_of(operator: SymmetricOperator, columns: int, like: Tensor, generator: torch.Generator) -> Tensor:
+    """An orthonormal basis of the images of random signs, (D, columns)."""
+    if columns == 0:
+        return like.new_empty(operator.size, 0)
+    return orthonormal(operator @ rademacher(operator.size, columns, like, generator))

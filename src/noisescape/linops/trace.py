@@ -11,6 +11,7 @@ from noisescape.linops.estimate import Estimate, VectorEstimate
 from noisescape.linops.operator import SymmetricOperator
 from noisescape.linops.probing import (
     FIRST_STAGE,
+    block_that_fits,
     check_tolerance,
     in_blocks,
     mean_of_probes,
@@ -93,7 +94,7 @@ def _deflated_sum(
     columns = deflate if isinstance(deflate, int) else deflate.shape[1]
     check_tolerance(rtol, max_products, columns)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    if operator.size <= 2 * columns + FIRST_STAGE:
+    if operator.size <= 2 * (columns + FIRST_STAGE):
         everything = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
         return Estimate(float(form(everything, operator @ everything).sum()), 0.0, operator.size)
 
@@ -110,7 +111,7 @@ def _deflated_sum(
         return form(probes, operator @ probes)
 
     rest = mean_of_probes(
-        in_blocks(draw),
+        in_blocks(draw, block_that_fits(operator.size, operator.dtype)),
         offset=carried,
         rtol=rtol,
         max_probes=max(2, max_products - cost),
@@ -133,7 +134,7 @@ def diagonal(
     Source: Bekas, Kokiopoulou & Saad (2007).
     """
     check_tolerance(rtol, max_products)
-    if operator.size <= FIRST_STAGE:
+    if operator.size <= 2 * FIRST_STAGE:
         exact = operator.dense().diagonal().clone()
         return VectorEstimate(exact, torch.zeros_like(exact), operator.size)
 
@@ -145,7 +146,7 @@ def diagonal(
         return (probes * (operator @ probes)).T
 
     found = mean_of_probes(
-        in_blocks(draw),
+        in_blocks(draw, block_that_fits(operator.size, operator.dtype)),
         offset=torch.zeros((), dtype=operator.dtype, device=operator.device),
         rtol=rtol,
         max_probes=max_products,

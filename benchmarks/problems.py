@@ -1,0 +1,88 @@
+"""The networks and data that the benchmarks run on."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import noisescape as ns
+from noisescape.data import image_split
+from noisescape.experiments.fashion_mnist import fashion_mnist_config
+from noisescape.models import lenet, vgg11
+from noisescape.storage import read_bundle, write_bundle
+
+CACHE = Path(__file__).parent / "cache"
+BATCH_SIZE = 20
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A model with data of its own and the parameters in force, for rivals that take a module."""
+
+    model: nn.Module
+    inputs: Tensor
+    targets: Tensor
+
+    @functools.cached_property
+    def risk(self) -> ns.EmpiricalRisk:
+        """The same as a risk."""
+        return ns.EmpiricalRisk(self.model, nn.functional.cross_entropy, (self.inputs, self.targets))
+
+    @property
+    def theta(self) -> Tensor:
+        """The module's parameters."""
+        return self.risk.parameters()
+
+    def step_cost(self) -> None:
+        """One full-batch gradient as a training loop takes it: the unit of cost."""
+        self.model.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(self.model(self.inputs), self.targets).backward()
+
+    def gradient(self) -> Tensor:
+        """The flat gradient left by :meth:`step_cost`."""
+        self.step_cost()
+        return torch.cat([p.grad.flatten() for p in self.model.parameters() if p.grad is not None])
+
+
+def lenet_at_minimum() -> Problem:
+    """The FashionMNIST LeNet at its gradient-descent minimum: 1,000 clean and 200 corrupted images, 3,000 steps."""
+    config = fashion_mnist_config("paper", seed=0)
+    split = image_split("fashion_mnist", seed=0, clean=config.clean, corrupted=config.corrupted, test=10)
+    model = lenet(0, init_std=config.init_std)
+    problem = Problem(model, split.images, split.labels)
+    kept = CACHE / "lenet.safetensors"
+    if not kept.exists():
+        CACHE.mkdir(parents=True, exist_ok=True)
+        trajectory = ns.simulate(
+            problem.risk, ns.GD(), problem.theta, lr=config.gd_lr, steps=config.gd_steps, record={}
+        )
+        write_bundle(kept, {"theta": trajectory.theta}, {})
+    model.load_state_dict(problem.risk.state_dict(read_bundle(kept).tensors["theta"]))
+    return problem
+
+
+def random_lenet(samples: int) -> Problem:
+    """The LeNet on noise."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(samples, 1, 28, 28, generator=generator)
+    return Problem(lenet(0, init_std=0.1), inputs, torch.randint(10, (samples,), generator=generator))
+
+
+def random_vgg(width: float, samples: int) -> Problem:
+    """VGG-11 of some width on noise."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(samples, 3, 32, 32, generator=generator)
+    return Problem(vgg11(0, width=width), inputs, torch.randint(10, (samples,), generator=generator))
+
+
+def random_mlp(samples: int) -> Problem:
+    """Three layers of 784, 256 and 256 units on noise."""
+    generator = torch.Generator().manual_seed(0)
+    torch.manual_seed(0)
+    layers = [nn.Linear(784, 256), nn.Tanh(), nn.Linear(256, 256), nn.Tanh(), nn.Linear(256, 10)]
+    inputs = torch.randn(samples, 784, generator=generator)
+    return Problem(nn.Sequential(*layers), inputs, torch.randint(10, (samples,), generator=generator))

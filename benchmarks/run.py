@@ -1,0 +1,38 @@
+"""``python -m benchmarks.run [NAME…]``: measure, write the results, render the page."""
+
+from __future__ import annotations
+
+import importlib
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from benchmarks import harness, page
+from rich.console import Console
+
+NAMES = ("indicator", "steps", "toy", "products", "growth", "blocks")
+
+
+def main(
+    names: Annotated[list[str] | None, typer.Argument(help=f"Some of {', '.join(NAMES)}. Default all.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the results.")] = harness.RESULTS,
+) -> None:
+    """Time this library and its rivals on the same work, in turns."""
+    console = Console()
+    for name in names or NAMES:
+        if name not in NAMES:
+            raise typer.BadParameter(f"unknown benchmark {name!r}; known: {', '.join(NAMES)}")
+    for name in names or NAMES:
+        console.rule(name)
+        begun = time.perf_counter()
+        outcome = importlib.import_module(f"benchmarks.{name}").run()
+        path = harness.write(name, outcome, time.perf_counter() - begun, out)
+        console.print(page.table(outcome.rows))
+        console.print(path)
+    if out == harness.RESULTS:
+        console.print(page.write())
+
+
+if __name__ == "__main__":
+    typer.run(main)
