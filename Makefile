@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types clean
+.PHONY: demo test test-slow lint types bench bench-check clean
 
 demo: $(READY)
 	$(BIN)/noisescape demo
@@ -23,6 +23,24 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
+# Against other libraries, in an environment of its own; some hours on two cores. NAMES="steps toy" runs some of it.
+BENCH := benchmarks/.venv
+
+bench: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks.run $(NAMES)
+
+# the same into a scratch folder, then ratios against the committed ones
+bench-check: $(BENCH)/.ready
+	$(BENCH)/bin/python -m benchmarks.run --out build/bench $(NAMES)
+	$(BENCH)/bin/python -m benchmarks.check build/bench
+
+$(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/rivals.txt
+	$(PYTHON) -m venv $(BENCH)
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt --editable .
+	$(BENCH)/bin/pip install --quiet --no-deps --requirement benchmarks/rivals.txt
+	touch $@
+
 # torch comes first and alone: its pinned version has a build without CUDA, which the rest then reuses.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "noisescape needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
@@ -32,4 +50,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build .mypy_cache .ruff_cache .pytest_cache .hypothesis

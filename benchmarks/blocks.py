@@ -1,15 +1,15 @@
-"""Row 6: what batching gives: a block of columns against one column at a time, replicas against one trajectory at a time."""
+"""Row 6: what batching gives: a block of columns against one at a time, replicas against one trajectory."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
 import torch
-from benchmarks.harness import Outcome, interleaved
-from benchmarks.problems import random_lenet, random_mlp, random_vgg
 from torch import Tensor
 
 import noisescape as ns
+from benchmarks.harness import Outcome, interleaved
+from benchmarks.problems import random_lenet, random_mlp, random_vgg
 from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 
 COLUMNS = 20

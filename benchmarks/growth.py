@@ -1,7 +1,7 @@
 """Row 5: what Tr(HΣ) costs in gradients, and in memory, as D and N grow.
 
-Every measurement is a process of its own, so that its peak memory is its own: the resident set's high-water mark less what
-the process held before it began. Memory is put against a training step on one chunk of the same size.
+Every measurement is a process of its own, so that its peak memory is its own: the resident set's high-water mark
+less what the process held before it began. Memory is put against a training step on one chunk of the same size.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from benchmarks.harness import Outcome, Row
-from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_vgg
 from torch import Tensor, nn
 
 import noisescape as ns
+from benchmarks.harness import Outcome, Row
+from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_vgg
 from noisescape.linops import ToleranceWarning
 
 PRODUCTS = 24
@@ -31,7 +31,10 @@ BUDGET = 2**28
 def run() -> Outcome:
     """D from 10⁴ to 10⁸ parameters, N from 10³ to 10⁶ samples."""
     outcome = Outcome()
-    for what, names in {"with D": ("lenet", "vgg-quarter", "vgg", "gpt2"), "with N": ("n3", "n4", "n5", "n6")}.items():
+    for what, names in {
+        "with D": ("lenet", "vgg-quarter", "vgg", "gpt2"),
+        "with N": ("n3", "n4", "n5", "n6"),
+    }.items():
         points = [measured(name) for name in names]
         outcome.figures[what] = points
         sizes = [math.log(point["size"]) for point in points]
@@ -95,9 +98,11 @@ def slope(x: list[float], y: list[float]) -> float:
 
 
 class CausalTransformer(nn.Module):
-    """GPT-2 small's architecture: 12 layers of width 768, 12 heads, 50,257 tokens, tied embeddings; random weights."""
+    """GPT-2 small's architecture: 12 layers of width 768, 12 heads, 50,257 tokens, tied embeddings."""
 
-    def __init__(self, layers: int = 12, width: int = 768, heads: int = 12, tokens: int = 50_257, length: int = 1024) -> None:
+    def __init__(
+        self, layers: int = 12, width: int = 768, heads: int = 12, tokens: int = 50_257, length: int = 1024
+    ) -> None:
         super().__init__()
         self.embed, self.position = nn.Embedding(tokens, width), nn.Embedding(length, width)
         self.blocks = nn.ModuleList(

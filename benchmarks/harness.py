@@ -102,11 +102,15 @@ class Outcome:
         found, wanted = torch.as_tensor(found).double(), torch.as_tensor(wanted).double()
         error = float(torch.linalg.vector_norm(found - wanted) / torch.linalg.vector_norm(wanted))
         if not error <= tolerance:
-            raise RuntimeError(f"{what}: the sides differ by {error:.2g}, over {tolerance:g}; there is nothing to time")
+            raise RuntimeError(
+                f"{what}: the sides differ by {error:.2g}, over {tolerance:g}; there is nothing to time"
+            )
         self.checks[what] = error
 
 
-def interleaved(sides: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1) -> dict[str, list[float]]:
+def interleaved(
+    sides: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1
+) -> dict[str, list[float]]:
     """Seconds of each side, ``repeats`` times, taking turns and starting with another each time."""
     names = list(sides)
     seconds: dict[str, list[float]] = {name: [] for name in names}

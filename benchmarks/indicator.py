@@ -2,7 +2,8 @@
 
 Accuracy and time are found apart. Every estimator here applies H to vectors in the span of the per-sample gradients
 only, so H on that span, N products in all, gives the exact value and the error of every estimator over hundreds of
-seeds at the price of small matrix products. Each side's smallest budget that reaches 1 % is then run for real, timed in turns.
+seeds at the price of small matrix products. Each side's smallest budget that reaches 1 % is then run for real,
+timed in turns.
 """
 
 from __future__ import annotations
@@ -17,17 +18,18 @@ from typing import Literal
 import curvlinops
 import hessian_eigenthings as he
 import torch
-from benchmarks.harness import Outcome, interleaved
-from benchmarks.problems import BATCH_SIZE, Problem, lenet_at_minimum
 from torch import Tensor, nn
 
 import noisescape as ns
+from benchmarks.harness import Outcome, interleaved
+from benchmarks.problems import BATCH_SIZE, Problem, lenet_at_minimum
 from noisescape.linops import FunctionOperator
 
 RTOL = 0.01
 SEEDS = 500
 REPEATS = 5
 DENSE_COLUMNS = 24
+CPU = torch.device("cpu")
 MOST_TIMED = 3000
 """Products beyond which a rival is not run: it would take the better part of an hour."""
 OURS = "noisescape, to 1 %"
@@ -63,9 +65,9 @@ def run() -> Outcome:
     budgets = rival_budgets(restricted, risk.per_sample_gradients(theta), exact * BATCH_SIZE + mean_part, outcome)
     others = rivals(problem, budgets)
     sides: dict[str, Callable[[], float]] = {
-        OURS: lambda: ns.product_trace(
-            risk.hessian(theta), risk.noise_covariance(theta, BATCH_SIZE), rtol=RTOL
-        ).value,
+        OURS: lambda: (
+            ns.product_trace(risk.hessian(theta), risk.noise_covariance(theta, BATCH_SIZE), rtol=RTOL).value
+        ),
         **others,
     }
     for side, estimate in sides.items():
@@ -135,7 +137,7 @@ class Chain:
     product: Callable[[Tensor], Tensor]
     size: int
     dtype: torch.dtype = torch.float32
-    device: torch.device = torch.device("cpu")
+    device: torch.device = CPU
 
     @property
     def shape(self) -> tuple[int, int]:

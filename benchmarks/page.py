@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-from benchmarks.harness import RESULTS, Row
 from rich.table import Table
+
+from benchmarks.harness import RESULTS, Row
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "performance.md"
@@ -57,9 +58,20 @@ def write() -> Path:
 
 def markdown(rows: list[Row]) -> str:
     """A table for the page."""
-    lines = ["| work | against | ratio | quartiles | target | | note |", "| --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "| work | against | ratio | quartiles | target | | note |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for row in rows:
-        cells = (row.work, _bare(row.against), _number(row.ratio), _spread(row), _target(row), _met(row.met), row.note)
+        cells = (
+            row.work,
+            _bare(row.against),
+            _number(row.ratio),
+            _spread(row),
+            _target(row),
+            _met(row.met),
+            row.note,
+        )
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -91,8 +103,12 @@ def _met(met: bool | None) -> str:
 def _made(found: dict[str, Any]) -> str:
     machine = found["machine"]
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
-    where = machine["device"] if machine["device"] != "cpu" else f"{machine['processor']}, {machine['threads']} threads"
-    return f"*{found['made']}, {where}; Python {machine['python']}; {versions}; took {found['took_seconds']:.0f} s.*"
+    where = (
+        machine["device"] if machine["device"] != "cpu" else f"{machine['processor']}, {machine['threads']} threads"
+    )
+    return (
+        f"*{found['made']}, {where}; Python {machine['python']}; {versions}; took {found['took_seconds']:.0f} s.*"
+    )
 
 
 def _indicator(found: dict[str, Any]) -> plt.Figure:
@@ -102,7 +118,9 @@ def _indicator(found: dict[str, Any]) -> plt.Figure:
     for side, curve in figures["rivals"]["error against products"].items():
         axes.loglog([count for count, _ in curve], [100 * error for _, error in curve], "o-", label=side)
     ours = figures["noisescape"]
-    axes.loglog(ours["products"], 100 * ours["relative_rmse"], "*", markersize=14, color="black", label="noisescape")
+    axes.loglog(
+        ours["products"], 100 * ours["relative_rmse"], "*", markersize=14, color="black", label="noisescape"
+    )
     axes.axhline(100 * figures["rtol"], color="grey", linewidth=0.8)
     axes.set_xlabel("products with H")
     axes.set_ylabel("relative RMSE, %")

@@ -1,4 +1,4 @@
-"""Row 4: products with H, GGN and Σ, gradient norms, the diagonal and leading eigenvectors of Σ, against other libraries.
+"""Row 4: products with H, GGN and Σ, gradient norms, diagonal and leading eigenvectors of Σ, against rivals.
 
 Where no rival has an operation (a centred covariance), it is composed from what they have. All sides get the same
 model, data, number of threads and one chunk of all samples.
@@ -6,6 +6,7 @@ model, data, number of threads and one chunk of all samples.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -15,11 +16,11 @@ import pyhessian
 import torch
 from backpack import backpack, extend
 from backpack.extensions import BatchGrad, BatchL2Grad, SumGradSquared
-from benchmarks.harness import Outcome, interleaved
-from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_mlp, random_vgg
 from torch import Tensor, nn
 
 import noisescape as ns
+from benchmarks.harness import Outcome, interleaved
+from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_mlp, random_vgg
 
 COLUMNS = 20
 LEADING = 20
@@ -138,7 +139,7 @@ def curvature(problem: Problem) -> Sides:
 def first_order(problem: Problem) -> Sides:
     """What comes from per-sample gradients."""
     risk, theta = problem.risk, problem.theta
-    extended = extend(problem.model)
+    extended = extend(copy.deepcopy(problem.model))  # its hooks would be in the way of everyone else
     summed = extend(nn.CrossEntropyLoss(reduction="sum"))
     count = len(problem.inputs)
 
@@ -186,4 +187,6 @@ def first_order(problem: Problem) -> Sides:
 
 def flat(found: Tensor | list[Tensor]) -> Tensor:
     """As one detached vector."""
-    return found.detach().flatten() if isinstance(found, Tensor) else torch.cat([f.detach().flatten() for f in found])
+    return (
+        found.detach().flatten() if isinstance(found, Tensor) else torch.cat([f.detach().flatten() for f in found])
+    )

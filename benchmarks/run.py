@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from benchmarks import harness, page
 from rich.console import Console
+
+from benchmarks import harness, page
 
 NAMES = ("indicator", "steps", "toy", "products", "growth", "blocks")
 
@@ -35,4 +36,6 @@ def main(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app = typer.Typer(pretty_exceptions_enable=False)
+    app.command()(main)
+    app()

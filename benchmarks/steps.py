@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from benchmarks.harness import Outcome, interleaved
-from benchmarks.problems import BATCH_SIZE, lenet_at_minimum
 
 import noisescape as ns
+from benchmarks.harness import Outcome, interleaved
+from benchmarks.problems import BATCH_SIZE, lenet_at_minimum
 
 LR = 0.07
 STEPS = 20
@@ -41,9 +41,7 @@ def run() -> Outcome:
             descent.step()
 
     def walk(dynamics: ns.Dynamics) -> Callable[[], torch.Tensor]:
-        return lambda: (
-            ns.simulate(risk, dynamics, theta, lr=LR, steps=STEPS, record={}, progress=False).theta
-        )
+        return lambda: ns.simulate(risk, dynamics, theta, lr=LR, steps=STEPS, record={}, progress=False).theta
 
     expected = walk(ns.GD())()
     training_loop()

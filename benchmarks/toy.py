@@ -1,8 +1,9 @@
 """Row 3: replica-steps a second on the two-dimensional toy, against the loop of the published code.
 
-That code treats one replica at a time and calls backward once for every data point and step, for the gradient and for the
-covariance of the per-point gradients; the noise's factor comes from an eigendecomposition of the covariance, or of
-the Hessian obtained by differentiating each component of the gradient. Its loop is written here anew from that description.
+That code treats one replica at a time and calls backward once for every data point and step, for the gradient and
+for the covariance of the per-point gradients; the noise's factor comes from an eigendecomposition of the
+covariance, or of the Hessian obtained by differentiating each component of the gradient. Its loop is written here
+anew from that description.
 """
 
 from __future__ import annotations
@@ -10,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from benchmarks.harness import Outcome, interleaved
 from torch import Tensor
 
 import noisescape as ns
+from benchmarks.harness import Outcome, interleaved
 from noisescape.experiments.toy_2d import toy_dynamics
 from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 

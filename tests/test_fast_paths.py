@@ -45,7 +45,10 @@ def test_blocks_are_the_same_in_chunks() -> None:
     assert chunked.chunk_size() < case.count
     block = normal(len(case.theta), 5, seed=3)
     assert_close(
-        chunked.gradient_derivatives(case.theta, block), whole.gradient_derivatives(case.theta, block), rtol=1e-12, atol=1e-12
+        chunked.gradient_derivatives(case.theta, block),
+        whole.gradient_derivatives(case.theta, block),
+        rtol=1e-12,
+        atol=1e-12,
     )
 
 
@@ -83,7 +86,9 @@ def test_sketched_pairs_capture_what_the_best_rank_does(shape: tuple[int, int]) 
     assert_close(values, spectrum[:20].square(), rtol=0.02, atol=0)
     captured = (rows @ vectors).square().sum()
     assert float(captured / spectrum[:20].square().sum()) > 0.999
-    assert all(torch.equal(one, other) for one, other in zip(sketched_pairs(rows, 20), (values, vectors), strict=True))
+    assert all(
+        torch.equal(one, other) for one, other in zip(sketched_pairs(rows, 20), (values, vectors), strict=True)
+    )
 
 
 def test_sketched_pairs_of_small_matrices_are_exact() -> None:
@@ -117,7 +122,8 @@ def test_nystrom_drops_negative_curvature() -> None:
 
 def test_nystrom_passes_nan_on() -> None:
     values, vectors, _ = nystrom_pairs(torch.eye(4, 2), torch.full((4, 2), torch.nan), 2)
-    assert values.isnan().all() and vectors.isnan().all()
+    assert values.isnan().all()
+    assert vectors.isnan().all()
 
 
 @pytest.fixture(scope="module")
@@ -149,11 +155,15 @@ def test_directions_that_were_lost_are_found_afresh(digits: ns.EmpiricalRisk) ->
 
 def test_following_survives_a_point_where_nothing_is_finite(digits: ns.EmpiricalRisk) -> None:
     theta = torch.full_like(digits.parameters(), torch.nan)
-    values, _ = followed_hessian_pairs(digits, theta, 2, normal(digits.dimension, 2, dtype=torch.float32), generator())
+    values, _ = followed_hessian_pairs(
+        digits, theta, 2, normal(digits.dimension, 2, dtype=torch.float32), generator()
+    )
     assert values.isnan().all()
 
 
-@pytest.mark.parametrize("name", ["gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-diagonal", "gld-dynamic"])
+@pytest.mark.parametrize(
+    "name", ["gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-diagonal", "gld-dynamic"]
+)
 def test_refreshed_noise_has_the_trace_and_shape_of_its_covariance(digits: ns.EmpiricalRisk, name: str) -> None:
     """Along a trajectory roots are followed and sketched; afresh they are exact."""
     dynamics = ns.dynamics_by_name(name, batch_size=20, k=5, refresh=5)

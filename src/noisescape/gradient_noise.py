@@ -8,6 +8,8 @@ from torch import Tensor
 from noisescape.linops import SymmetricOperator, largest_eigh
 from noisescape.per_sample_losses import PerSampleLosses
 
+OVERSAMPLING = 10
+"""Columns of a sketch beyond those asked for."""
 GRAM_LIMIT = 4_000
 """Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
 
@@ -109,6 +111,15 @@ class GradientOuterProduct(SymmetricOperator):
             return None  # not a lower rank: the rest is only below what this precision resolves
         return scale * values, vectors
 
+    def principal(self, k: int) -> Tensor | None:
+        """From a sketch of the per-sample gradients, where they fit; by :meth:`leading` where they are few."""
+        rows = self._gradients()
+        if rows is None:
+            return None
+        if sketches(rows, k):
+            return sketched_pairs(rows, k)[1]
+        return super().principal(k)
+
 
 class NoiseCovariance(GradientOuterProduct):
     """Σ_B, the covariance of a minibatch gradient: gradient noise; the update's is η²Σ_B.
@@ -134,9 +145,7 @@ class EmpiricalFisher(GradientOuterProduct):
         super().__init__(risk, theta, factor=1.0, centred=False, name=name)
 
 
-def gradient_moments(
-    risk: PerSampleLosses, theta: Tensor, *, centred: bool = True
-) -> tuple[Tensor, Tensor]:
+def gradient_moments(risk: PerSampleLosses, theta: Tensor, *, centred: bool = True) -> tuple[Tensor, Tensor]:
     """ḡ and diag C, the mean and the variance of each coordinate over the samples' gradients.
 
     (D,) → two of (D,), (R, D) → two of (R, D). One pass over the per-sample gradients, which are never all held.
@@ -180,18 +189,23 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values.clamp_min(0), lifted
 
 
-def sketched_pairs(rows: Tensor, k: int, *, oversampling: int = 10, sweeps: int = 4) -> tuple[Tensor, Tensor]:
+def sketches(rows: Tensor, k: int) -> bool:
+    """Whether X is large enough for a sketch to be cheaper than its Gram matrix."""
+    return 4 * (k + OVERSAMPLING) < min(rows.shape)
+
+
+def sketched_pairs(rows: Tensor, k: int, *, sweeps: int = 4) -> tuple[Tensor, Tensor]:
     """As :func:`leading_pairs` of a single X, approximately: by randomised subspace iteration.
 
     The part of XᵀX captured is within a per cent of the best rank k where the spectrum decays at all, for
-    2(k + oversampling)·(sweeps + 1) products with X in place of the N products of a Gram matrix. The start is
+    2(k + 10)·(sweeps + 1) products with X in place of the N products of a Gram matrix. The start is
     fixed: the same X gives the same pairs.
 
     Source: Halko, Martinsson & Tropp (2011), algorithm 4.4.
     """
-    width = k + oversampling
-    if 4 * width >= min(rows.shape):
+    if not sketches(rows, k):
         return leading_pairs(rows, k)
+    width = k + OVERSAMPLING
     generator = torch.Generator(rows.device).manual_seed(0)
     start = torch.randn(rows.shape[0], width, generator=generator, dtype=rows.dtype, device=rows.device)
     basis = torch.linalg.qr(rows.mT @ start).Q

@@ -168,7 +168,8 @@ class ModelLoss:
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            self.losses(leaf, batch)
+            # copies: a slice of the data set would count as the whole of it
+            self.losses(leaf, _copied(batch))
         return max(64, sum(kept.values()) // batch.size)
 
     def output_hessian_root(self, outputs: Tensor, batch: Batch) -> Tensor:
@@ -293,6 +294,11 @@ def per_sample(loss: Loss | nn.Module) -> Loss:
             unreduced_function: Any = functools.partial(loss, reduction="none")  # type: ignore[call-arg]
             return unreduced_function
     return loss
+
+
+def _copied(batch: Batch) -> Batch:
+    inputs, targets = tree_map(torch.clone, (batch.inputs, batch.targets))
+    return Batch(inputs, targets, batch.start, batch.size)
 
 
 def _with_batch_dimension(tensor: Tensor) -> Tensor:

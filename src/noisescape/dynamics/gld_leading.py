@@ -41,9 +41,7 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
         """U√λ, and the mean of the per-sample gradients where those are held."""
         factor = self.covariance_factor(risk) / risk.sample_count
         if theta.ndim == 1 and not risk.holds_gradients(theta):
-            found = eigenpairs(
-                risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k
-            )
+            found = eigenpairs(risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k)
             root = found.vectors * found.values.clamp_min(0).sqrt()
             return (self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root), None
         rows = risk.per_sample_gradients(theta)

@@ -119,6 +119,14 @@ class SymmetricOperator(ABC):
         """The k leading eigenpairs where the structure gives them cheaply and exactly, else ``None``."""
         return None
 
+    def principal(self, k: int) -> Tensor | None:
+        """An orthonormal basis (D, k) that carries about as much of A as any, where that is cheap, else ``None``.
+
+        Fewer columns only where they span the range of A.
+        """
+        pairs = self.leading(k)
+        return None if pairs is None else pairs[1]
+
     def __mul__(self, factor: float) -> SymmetricOperator:
         return ScaledOperator(self, float(factor))
 
@@ -216,6 +224,10 @@ class ScaledOperator(SymmetricOperator):
         """A's leading pairs with scaled eigenvalues."""
         pairs = self.operator.leading(k) if self.factor >= 0 else None
         return None if pairs is None else (self.factor * pairs[0], pairs[1])
+
+    def principal(self, k: int) -> Tensor | None:
+        """A's."""
+        return self.operator.principal(k)
 
 
 class SumOperator(SymmetricOperator):

@@ -36,8 +36,8 @@ def product_trace(
         Tr(AB) = Tr(Uᵀ B A U) + Tr(Uᵀ B Q A U) + Tr(Q A Q B),
 
     the first two exact from AU and BU, the last by iid probes: E[(Qw)ᵀA(Qw)] over draws w ~ N(0, B) if B
-    is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B: the exact
-    ones where its structure gives them (a gradient covariance knows them from its N × N Gram matrix), a
+    is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B: from its
+    structure where that gives them (a gradient covariance from the per-sample gradients it holds), a
     randomised range otherwise. The probes do not depend on U beyond conditioning, so the estimate is
     unbiased whatever U is; a good U only makes it cheap.
 
@@ -67,25 +67,24 @@ def product_trace(
         left, right = right, left
 
     deflate = columns_that_fit(left.size, left.dtype, deflate)
-    pairs = right.leading(deflate) if deflate else None
-    exhausted = pairs is not None and len(pairs[0]) < deflate  # U spans B's range: nothing is left to probe
+    basis = right.principal(deflate) if deflate else None
+    exhausted = basis is not None and basis.shape[1] < deflate  # U spans B's range: nothing is left to probe
     if left.size <= 2 * (deflate + FIRST_STAGE) and not exhausted:
         exact = (left.dense() * right.dense()).sum()
         return Estimate(float(exact), 0.0, 2 * left.size)
 
     generator = torch.Generator(left.device).manual_seed(seed)
     like = torch.empty(0, dtype=left.dtype, device=left.device)
-    if pairs is not None:
-        values, basis = pairs
+    if basis is not None:
         cost = basis.shape[1]
     else:
-        values, basis = None, _range_of(right, deflate, like, generator)
+        basis = _range_of(right, deflate, like, generator)
         cost = 3 * deflate
     block = block_that_fits(left.size, left.dtype)
     carried = torch.zeros((), dtype=left.dtype, device=left.device)
     for start in range(0, basis.shape[1], block):
         columns = basis[:, start : start + block]
-        turned = right @ columns if values is None else values[start : start + block] * columns
+        turned = right @ columns
         carried += ((turned + project_out(basis, turned)) * (left @ columns)).sum()
     if exhausted:
         return Estimate(float(carried), 0.0, cost)
