@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.probing import project_out
-from noisescape.per_sample_losses import HESSIAN_PASSES, PerSampleLosses
+from noisescape.per_sample_losses import PerSampleLosses
 
 SMALL = 32
 FOLLOWED = 0.99
@@ -28,7 +28,7 @@ class Hessian(SymmetricOperator):
     """H = ∇²L(θ), (D, D); symmetric, usually indefinite.
 
     Blocks are pushed forward through the gradient where the model's operations allow it. For single vectors the
-    graph of the gradient is kept with the operator, where all samples fit the memory budget at once, so that
+    graph of the gradient is kept with the operator, where those of all samples fit the memory budget, so that
     each further product is a single reverse pass.
     """
 
@@ -41,7 +41,7 @@ class Hessian(SymmetricOperator):
     def _matmat(self, block: Tensor) -> Tensor:
         if block.shape[1] > 1 and self.risk.pushes_gradients:
             return self.risk.gradient_derivatives(self.theta, block)
-        if self._graph is None and self.risk.fits_whole(HESSIAN_PASSES):
+        if self._graph is None and self.risk.keeps_graphs():
             self._graph = list(self.risk.gradient_graphs(self.theta))
         graphs = self._graph or self.risk.gradient_graphs(self.theta)
         directions = block[:, 0] if block.shape[1] == 1 else block

@@ -27,6 +27,13 @@ MOST_COLUMNS = 512
 COLUMN_FLOOR = 2**24
 """Bytes that a block of columns may take whatever the budget: less is not worth the passes it costs."""
 
+CPU_COLUMNS = 8
+CPU_WORKING_SET = 2**25
+"""Bytes of activations beyond which a chunk is slower on a CPU, not faster: it leaves the caches, and the C library
+maps and clears such allocations anew every time."""
+PARAMETER_SHARE = 16
+"""A chunk's activations may always be so many times as large as the parameters, which each chunk reads again."""
+
 
 class PerSampleLosses:
     """The losses of N samples as one differentiable function of a flat θ; evaluated in chunks.
@@ -128,7 +135,7 @@ class PerSampleLosses:
         if weights.shape[-1 if not block else 0] != self.sample_count or weights.ndim > 2:
             raise ValueError(f"weights must have shape {expected}, not {tuple(weights.shape)}")
         total = theta.new_zeros(theta.shape if not block else (self.dimension, weights.shape[1]))
-        for batch in self._batches(passes=2 * _copies(theta)):
+        for batch in self._batches(passes=2 * _copies(theta), columns=weights.shape[1] if block else 1):
             leaf = theta.detach().requires_grad_()
             losses = self._function.losses(leaf, batch)
             if block:
@@ -178,7 +185,7 @@ class PerSampleLosses:
         self._check_theta(theta)
         self._check_block(theta, directions)
         parts = []
-        for batch in self._batches(passes=2 * _copies(theta)):
+        for batch in self._batches(passes=2 * _copies(theta), columns=_columns(theta, directions)):
 
             def losses(point: Tensor, batch: Batch = batch) -> Tensor:
                 return self._function.losses(point, batch)
@@ -279,9 +286,9 @@ class PerSampleLosses:
         self._check_theta(theta, replicas=False)
         self._check_block(theta, directions)
         total = torch.zeros_like(directions)
-        for batch in self._batches(passes=2):
+        for batch in self._batches(passes=2, columns=_columns(theta, directions)):
             slope = grad(functools.partial(self._share, batch=batch))
-            columns = directions.split(self._columns_at_once(2 * batch.size), dim=1)
+            columns = directions.split(self._columns_at_once(batch.size), dim=1)
             with mapping():
                 total += torch.cat([push_forward(slope, theta, some) for some in columns], dim=1)
         return total
@@ -333,7 +340,7 @@ class PerSampleLosses:
         self._check_theta(theta, replicas=False)
         self._check_block(theta, directions)
         total = torch.zeros_like(directions)
-        for batch in self._batches(passes=4):
+        for batch in self._batches(passes=4, columns=_columns(theta, directions)):
 
             def outputs(point: Tensor, batch: Batch = batch) -> Tensor:
                 return tensor_outputs(model_loss.outputs(point, batch.inputs))
@@ -359,7 +366,7 @@ class PerSampleLosses:
         model_loss = self._model_loss("the Gauss–Newton matrix")
         self._check_theta(theta, replicas=False)
         total = theta.new_zeros(count, self.dimension)
-        for batch in self._batches(passes=4):
+        for batch in self._batches(passes=4, columns=count):
             leaf = theta.detach().requires_grad_()
             predicted = tensor_outputs(model_loss.outputs(leaf, batch.inputs))
             root = model_loss.output_hessian_root(predicted.detach(), batch)
@@ -413,19 +420,33 @@ class PerSampleLosses:
     def _probe_batch(self, size: int) -> Batch:
         return next(self._samples.batches(self.sample_count if self._function.broadcasts else size))
 
-    def _batches(self, *, passes: int) -> Iterator[Batch]:
-        """Chunks of the data; ``passes`` says how many times the forward pass's memory one sample takes."""
-        return self._samples.batches(self.chunk_size(passes=passes))
+    def _batches(self, *, passes: int, columns: int = 1) -> Iterator[Batch]:
+        """Chunks of the data, as :meth:`chunk_size`."""
+        return self._samples.batches(self.chunk_size(passes=passes, columns=columns))
 
-    def chunk_size(self, *, passes: int = 2) -> int:
-        """How many samples are evaluated together within the memory budget."""
+    def chunk_size(self, *, passes: int = 2, columns: int = 1) -> int:
+        """How many samples are evaluated together within the memory budget; fewer on a CPU where that is faster.
+
+        Args:
+            passes: how many times the forward pass's memory one sample takes.
+            columns: directions of a block, some of which are differentiated along together.
+        """
         if self._chunk_size is not None:
             return self._chunk_size
-        return min(self.sample_count, max(1, self.memory_budget // (passes * self.bytes_per_sample)))
+        fits = self.memory_budget // (passes * self.bytes_per_sample)
+        return min(self.sample_count, max(1, min(fits, self._cached_samples(min(columns, CPU_COLUMNS)))))
 
-    def fits_whole(self, passes: int) -> bool:
-        """Whether all samples are evaluated together at that multiple of the forward pass's memory."""
-        return isinstance(self._samples, TensorSamples) and self.chunk_size(passes=passes) >= self.sample_count
+    def _cached_samples(self, columns: int) -> int:
+        """How many samples may be evaluated together, along that many directions, before it gets slower."""
+        if self.device.type != "cpu" or isinstance(self._function, ClosedForm):
+            return self.sample_count
+        parameters = PARAMETER_SHARE * self.dimension * self.dtype.itemsize
+        return max(CPU_WORKING_SET // columns, parameters) // self.bytes_per_sample
+
+    def keeps_graphs(self) -> bool:
+        """Whether the graphs of the gradient of all samples fit the memory budget together."""
+        one = HESSIAN_PASSES * self.bytes_per_sample
+        return isinstance(self._samples, TensorSamples) and self.sample_count * one <= self.memory_budget
 
     def _gradient_rows(self, copies: int) -> int:
         """How many per-sample gradients of each replica are held together within the memory budget."""
@@ -438,7 +459,10 @@ class PerSampleLosses:
         """How many directions are differentiated along together within the memory budget."""
         activations = 4 * samples * self.bytes_per_sample
         vectors = 4 * self.dimension * self.dtype.itemsize
-        return max(1, min(MOST_COLUMNS, max(self.memory_budget, COLUMN_FLOOR) // (activations + vectors)))
+        fits = max(self.memory_budget, COLUMN_FLOOR) // (activations + vectors)
+        if self.device.type == "cpu":
+            fits = min(fits, max(CPU_COLUMNS, CPU_WORKING_SET // (samples * self.bytes_per_sample)))
+        return max(1, min(MOST_COLUMNS, fits))
 
     @functools.cached_property
     def bytes_per_sample(self) -> int:
@@ -498,6 +522,11 @@ def check_positive(name: str, value: int | None) -> int | None:
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
     return value
+
+
+def _columns(theta: Tensor, directions: Tensor) -> int:
+    """How many directions a block at a single θ holds; replicas have one each."""
+    return directions.shape[1] if directions.ndim > theta.ndim else 1
 
 
 def _copies(theta: Tensor) -> int:
