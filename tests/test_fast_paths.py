@@ -10,6 +10,7 @@ import noisescape as ns
 from cases import CASES, F64, generator, normal, symmetric
 from noisescape.curvature import Hessian, followed_hessian_pairs, leading_hessian_pairs
 from noisescape.data import corrupted_digits
+from noisescape.factored_gradients import FactoredGradients
 from noisescape.gradient_noise import gradient_moments, leading_pairs, sketched_pairs
 from noisescape.linops import DenseOperator, LowRankOperator, nystrom_pairs, probing, product_trace, trace
 from noisescape.models import digits_net
@@ -81,21 +82,22 @@ def test_sketched_pairs_capture_what_the_best_rank_does(shape: tuple[int, int]) 
     spectrum = torch.arange(1, 301, dtype=F64) ** -0.7  # slow decay: hard for a sketch
     left, right = torch.linalg.qr(normal(shape[0], 300, seed=1)).Q, torch.linalg.qr(normal(shape[1], 300, seed=2)).Q
     rows = (left * spectrum) @ right.T
-    values, vectors = sketched_pairs(rows, 20)
+    gradients = FactoredGradients.of_rows(rows)
+    values, vectors = sketched_pairs(gradients, 20, centred=False)
     assert_close(vectors.T @ vectors, torch.eye(20, dtype=F64), rtol=0, atol=1e-10)
     assert_close(values, spectrum[:20].square(), rtol=0.02, atol=0)
     captured = (rows @ vectors).square().sum()
     assert float(captured / spectrum[:20].square().sum()) > 0.999
     assert all(
-        torch.equal(one, other) for one, other in zip(sketched_pairs(rows, 20), (values, vectors), strict=True)
+        torch.equal(one, other)
+        for one, other in zip(sketched_pairs(gradients, 20, centred=False), (values, vectors), strict=True)
     )
 
 
 def test_sketched_pairs_of_small_matrices_are_exact() -> None:
     rows = normal(30, 50, seed=4)
-    assert all(
-        torch.equal(one, other) for one, other in zip(sketched_pairs(rows, 5), leading_pairs(rows, 5), strict=True)
-    )
+    found = sketched_pairs(FactoredGradients.of_rows(rows), 5, centred=False)
+    assert all(torch.equal(one, other) for one, other in zip(found, leading_pairs(rows, 5), strict=True))
 
 
 # ---------------------------------------------------------------------- directions that are followed

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
+from noisescape.factored_gradients import FactoredGradients
 from noisescape.linops import SymmetricOperator, largest_eigh
 from noisescape.per_sample_losses import PerSampleLosses
 
@@ -45,8 +48,9 @@ def covariance_factor(batch_size: int, sample_count: int, *, replacement: bool) 
 class GradientOuterProduct(SymmetricOperator):
     """(c/N) Σ_n (g_n − m)(g_n − m)ᵀ with m = ḡ (centred) or 0, never formed.
 
-    The per-sample gradients G (N × D) are kept if they fit the risk's memory budget: a product is then two
-    matrix products. Otherwise each product is one forward-mode and one reverse pass over the data.
+    The per-sample gradients G (N × D), of linear layers only their factors, are kept if they fit the risk's memory
+    budget: a product is then two matrix products. Otherwise each product is one forward-mode and one reverse pass
+    over the data.
     """
 
     def __init__(self, risk: PerSampleLosses, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
@@ -55,29 +59,32 @@ class GradientOuterProduct(SymmetricOperator):
         self.theta = theta.detach().clone()
         self.factor = factor
         self.centred = centred
-        self._rows: Tensor | None = None
+        self._held: FactoredGradients | None = None
 
-    def _gradients(self) -> Tensor | None:
-        """(Centred) per-sample gradients, (N, D), if they fit the memory budget."""
-        if self._rows is None and self.risk.holds_gradients(self.theta):
-            rows = self.risk.per_sample_gradients(self.theta)
-            self._rows = rows - rows.mean(0) if self.centred else rows
-        return self._rows
+    def _gradients(self) -> FactoredGradients | None:
+        """G, if it fits the memory budget."""
+        if self._held is None and self.risk.holds_gradients(self.theta):
+            self._held = self.risk.factored_gradients(self.theta)
+        return self._held
+
+    def _along(self, block: Tensor) -> Tensor:
+        """JGv, (N, K), with J = I − 11ᵀ/N if centred."""
+        held = self._gradients()
+        slopes = self.risk.directional_derivatives(self.theta, block) if held is None else held @ block
+        return slopes - slopes.mean(0) if self.centred else slopes
+
+    def _weighted(self, weights: Tensor) -> Tensor:
+        """Gᵀw, (D, K)."""
+        held = self._gradients()
+        return self.risk.weighted_gradient(self.theta, weights) if held is None else held.weighted(weights)
 
     def _matmat(self, block: Tensor) -> Tensor:
-        scale = self.factor / self.risk.sample_count
-        rows = self._gradients()
-        if rows is not None:
-            return scale * (rows.mT @ (rows @ block))
-        slopes = self.risk.directional_derivatives(self.theta, block)
-        if self.centred:
-            slopes = slopes - slopes.mean(0)
-        return scale * self.risk.weighted_gradient(self.theta, slopes)
+        return self.factor / self.risk.sample_count * self._weighted(self._along(block))
 
     def diagonal(self) -> Tensor:
         """The exact diagonal, (D,), in one pass over the per-sample gradients."""
-        if self._rows is not None:
-            return self.factor * self._rows.square().mean(0)
+        if self._held is not None:
+            return self.factor * moments_of(self._held, centred=self.centred)[1]
         return self.factor * gradient_moments(self.risk, self.theta, centred=self.centred)[1]
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -89,11 +96,7 @@ class GradientOuterProduct(SymmetricOperator):
         noise = torch.randn(number, count, generator=generator, dtype=self.dtype, device=self.device)
         if self.centred:
             noise = noise - noise.mean(0)
-        noise *= (self.factor / number) ** 0.5
-        rows = self._gradients()
-        if rows is not None:
-            return noise.mT @ rows
-        return self.risk.weighted_gradient(self.theta, noise).mT
+        return self._weighted(noise * (self.factor / number) ** 0.5).mT
 
     def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
         """The k leading eigenpairs from the N × N Gram matrix, where G fits and N ≤ 4,000.
@@ -102,22 +105,22 @@ class GradientOuterProduct(SymmetricOperator):
         """
         if self.risk.sample_count > GRAM_LIMIT:
             return None
-        rows = self._gradients()
-        if rows is None:
+        held = self._gradients()
+        if held is None:
             return None
         scale = self.factor / self.risk.sample_count
-        values, vectors = leading_pairs(rows, k)
-        if len(values) < k and float(values.double().sum()) < (1 - 1e-5) * float(rows.double().square().sum()):
+        values, vectors, total = leading_pairs_of(held, k, centred=self.centred)
+        if len(values) < k and float(values.double().sum()) < (1 - 1e-5) * total:
             return None  # not a lower rank: the rest is only below what this precision resolves
         return scale * values, vectors
 
     def principal(self, k: int) -> Tensor | None:
         """From a sketch of the per-sample gradients, where they fit; by :meth:`leading` where they are few."""
-        rows = self._gradients()
-        if rows is None:
+        held = self._gradients()
+        if held is None:
             return None
-        if sketches(rows, k):
-            return sketched_pairs(rows, k)[1]
+        if sketches(held, k):
+            return sketched_pairs(held, k, centred=self.centred)[1]
         return super().principal(k)
 
 
@@ -149,20 +152,61 @@ def gradient_moments(risk: PerSampleLosses, theta: Tensor, *, centred: bool = Tr
     """ḡ and diag C, the mean and the variance of each coordinate over the samples' gradients.
 
     (D,) → two of (D,), (R, D) → two of (R, D). One pass over the per-sample gradients, which are never all held.
-    Uncentred: 0 and the second moment.
+    Uncentred: 0 and the second moment. A variance far below the mean's square is only known to that square's
+    rounding error where linear layers' gradients are not formed.
     """
     mean = torch.zeros_like(theta)
     total = torch.zeros_like(theta)
     seen = 0
-    for rows in risk.per_sample_gradient_chunks(theta):
+    for count, centre, variances in _moments_of_chunks(risk, theta, centred=centred):
         # the deviations of each chunk from its own mean, then those of the means (Chan's update)
-        count = rows.shape[-2]
-        centre = rows.mean(-2) if centred else mean
-        total += (rows - centre[..., None, :]).square().sum(-2)
+        total += count * variances
         total += (centre - mean).square() * (seen * count / (seen + count))
         mean = mean + (centre - mean) * (count / (seen + count))
         seen += count
     return mean, total / seen
+
+
+def _moments_of_chunks(
+    risk: PerSampleLosses, theta: Tensor, *, centred: bool
+) -> Iterator[tuple[int, Tensor, Tensor]]:
+    if theta.ndim == 1:
+        for part in risk.factored_gradient_chunks(theta):
+            yield len(part), *moments_of(part, centred=centred)
+        return
+    for rows in risk.per_sample_gradient_chunks(theta):
+        centre = rows.mean(-2) if centred else torch.zeros_like(theta)
+        yield rows.shape[-2], centre, (rows - centre[..., None, :]).square().mean(-2)
+
+
+def moments_of(gradients: FactoredGradients, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+    """The mean of the rows and the variance of each coordinate, both (D,); uncentred: 0 and the second moment."""
+    if not centred:
+        squares = gradients.square_mean()
+        return torch.zeros_like(squares), squares
+    mean = gradients.mean()
+    if not gradients.layers:
+        return mean, (gradients.direct - mean).square().mean(0)
+    return mean, (gradients.square_mean() - mean.square()).clamp_min(0)
+
+
+def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
+    """As :func:`leading_pairs` of the rows, less their mean if centred, without forming them; and the trace."""
+    if not gradients.layers:
+        rows = gradients.direct
+        rows = rows - rows.mean(0) if centred else rows
+        return *leading_pairs(rows, k), float(rows.double().square().sum())
+    gram = gradients.gram()
+    of_mean = gram.mean() * len(gram)  # N‖ḡ‖²: taken off, it leaves its rounding error
+    if centred:
+        gram = gram - gram.mean(0)
+        gram = gram - gram.mean(1, keepdim=True)
+    values, vectors = largest_eigh(gram, min(k, *gradients.shape))
+    floor = (values.amax() + of_mean.clamp_min(0)) * 10 * len(gram) * torch.finfo(gram.dtype).eps
+    rank = int((~(values <= floor)).sum())  # NaN stays
+    values, vectors = values[:rank], vectors[:, :rank]
+    lifted = gradients.weighted(vectors - vectors.mean(0) if centred else vectors)
+    return values, lifted / values.sqrt(), float(gram.diagonal().double().sum())
 
 
 def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
@@ -189,13 +233,15 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     return values.clamp_min(0), lifted
 
 
-def sketches(rows: Tensor, k: int) -> bool:
+def sketches(gradients: FactoredGradients, k: int) -> bool:
     """Whether X is large enough for a sketch to be cheaper than its Gram matrix."""
-    return 4 * (k + OVERSAMPLING) < min(rows.shape)
+    return 4 * (k + OVERSAMPLING) < min(gradients.shape)
 
 
-def sketched_pairs(rows: Tensor, k: int, *, sweeps: int = 4) -> tuple[Tensor, Tensor]:
-    """As :func:`leading_pairs` of a single X, approximately: by randomised subspace iteration.
+def sketched_pairs(
+    gradients: FactoredGradients, k: int, *, centred: bool, sweeps: int = 4
+) -> tuple[Tensor, Tensor]:
+    """As :func:`leading_pairs_of`, approximately: by randomised subspace iteration.
 
     The part of XᵀX captured is within a per cent of the best rank k where the spectrum decays at all, for
     2(k + 10)·(sweeps + 1) products with X in place of the N products of a Gram matrix. The start is
@@ -203,14 +249,19 @@ def sketched_pairs(rows: Tensor, k: int, *, sweeps: int = 4) -> tuple[Tensor, Te
 
     Source: Halko, Martinsson & Tropp (2011), algorithm 4.4.
     """
-    if not sketches(rows, k):
-        return leading_pairs(rows, k)
+    if not sketches(gradients, k):
+        return leading_pairs_of(gradients, k, centred=centred)[:2]
+
+    def centre(columns: Tensor) -> Tensor:
+        return columns - columns.mean(0) if centred else columns
+
     width = k + OVERSAMPLING
-    generator = torch.Generator(rows.device).manual_seed(0)
-    start = torch.randn(rows.shape[0], width, generator=generator, dtype=rows.dtype, device=rows.device)
-    basis = torch.linalg.qr(rows.mT @ start).Q
+    like = gradients.direct
+    generator = torch.Generator(like.device).manual_seed(0)
+    start = torch.randn(len(gradients), width, generator=generator, dtype=like.dtype, device=like.device)
+    basis = torch.linalg.qr(gradients.weighted(centre(start))).Q
     for _ in range(sweeps - 1):
-        basis = torch.linalg.qr(rows.mT @ (rows @ basis)).Q
-    image = rows @ basis
+        basis = torch.linalg.qr(gradients.weighted(centre(gradients @ basis))).Q
+    image = centre(gradients @ basis)
     values, vectors = largest_eigh(image.mT @ image, k)
     return values.clamp_min(0), basis @ vectors

@@ -19,6 +19,8 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.utils._pytree import tree_leaves, tree_map
 
 from noisescape.errors import BatchCouplingError
+from noisescape.factored_gradients import FactoredGradients, OuterGradients
+from noisescape.linear_layers import LinearLayer, offset_outputs, vector_layers
 from noisescape.samples import Batch, TensorSamples, Tree
 
 OUTPUT_LIMIT = 4096
@@ -45,6 +47,7 @@ class ModelLoss:
         self.loss = loss
         self.per_sample_loss = per_sample(loss)
         self._maps_samples: bool | None = None
+        self._layers: list[LinearLayer] = []
         self._maps_replicas = True
         self._converted = False
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
@@ -78,13 +81,16 @@ class ModelLoss:
 
     def outputs(self, theta: Tensor, inputs: Tree) -> Any:
         """The module's outputs for a batch."""
+        return self._call(self.named(theta), inputs)
+
+    def _call(self, named: Mapping[str, Tensor], inputs: Tree) -> Any:
         _check_deterministic_modules(self.model)  # it may have been switched to training since
         if isinstance(inputs, Mapping):
             args, kwargs = (), dict(inputs)
         else:
             args, kwargs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
         with _twice_differentiable_attention():
-            return functional_call(self.model, {**self.named(theta), **self._constants()}, args, kwargs)
+            return functional_call(self.model, {**named, **self._constants()}, args, kwargs)
 
     def _constants(self) -> dict[str, Tensor]:
         """The module's present frozen parameters, and copies of its buffers, which a forward pass may change."""
@@ -128,33 +134,85 @@ class ModelLoss:
         """G, row n the gradient of the batch's n-th loss: (n, D), or (R, n, D)."""
         if theta.ndim == 2:
             return torch.stack([self.gradients(row, batch) for row in theta])
+        return self.factored_gradients(theta, batch).rows()
+
+    def factored_gradients(self, theta: Tensor, batch: Batch) -> FactoredGradients:
+        """G of the batch at a single θ: of linear layers that get one vector a sample, only the factors."""
+        theta = theta.detach()
         if self._maps_samples is None:
-            self._maps_samples = self._can_map_samples(theta, batch)
+            self._choose_layers(theta, batch)
         if self._maps_samples:
-            return self._mapped_gradients(theta, batch)
+            return self._mapped_gradients(theta, batch, self._layers)
         held = TensorSamples(batch.inputs, batch.targets)
-        rows = []
-        for single in held.batches(1):
-            leaf = theta.detach().requires_grad_()
-            value = self(leaf, single.inputs, single.targets).sum()
-            rows.append(torch.autograd.grad(value, leaf, materialize_grads=True)[0])
-        return torch.stack(rows)
+        rows = [self._gradient(theta, single) for single in held.batches(1)]
+        return FactoredGradients(self.sizes, torch.stack(rows))
 
-    def _mapped_gradients(self, theta: Tensor, batch: Batch) -> Tensor:
-        def single(inputs: Tree, targets: Tree) -> Tensor:
+    def _gradient(self, theta: Tensor, batch: Batch) -> Tensor:
+        leaf = theta.detach().requires_grad_()
+        value = self(leaf, batch.inputs, batch.targets).sum()
+        return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
+
+    def _mapped_gradients(self, theta: Tensor, batch: Batch, layers: list[LinearLayer]) -> FactoredGradients:
+        """By ``vmap``; a layer's δ is the derivative with respect to what is added to its output: nothing."""
+        parts = list(theta.split(self.sizes))
+        factored = {position for layer in layers for position in layer.parameters}
+        direct = [position for position in range(len(parts)) if position not in factored]
+        start = torch.cat([theta[:0], *(parts[position] for position in direct)])
+        sizes = [self.sizes[position] for position in direct]
+
+        def single(inputs: Tree, targets: Tree) -> Any:
             inputs, targets = tree_map(_with_batch_dimension, (inputs, targets))
-            return grad(lambda point: self(point, inputs, targets)[0])(theta.detach())
 
-        return vmap(single)(batch.inputs, batch.targets)
+            def loss(point: Tensor, offsets: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+                moved = parts.copy()
+                for position, part in zip(direct, point.split(sizes), strict=True):
+                    moved[position] = part
+                named = {n: p.view(s) for n, p, s in zip(self.names, moved, self.shapes, strict=True)}
+                with offset_outputs(layers, offsets) as seen:
+                    value = self.losses_of_outputs(self._call(named, inputs), targets)[0]
+                return value, [seen[number] for number in range(len(layers))]
 
-    def _can_map_samples(self, theta: Tensor, batch: Batch) -> bool:
+            offsets = [theta.new_zeros(layer.module.out_features) for layer in layers]
+            return grad(loss, argnums=(0, 1), has_aux=True)(start, offsets)
+
+        (rows, slopes), seen = vmap(single)(batch.inputs, batch.targets)
+        return FactoredGradients(
+            self.sizes,
+            rows,
+            [
+                OuterGradients(layer.weight, layer.bias, inputs, delta)
+                for layer, inputs, delta in zip(layers, seen, slopes, strict=True)
+            ],
+        )
+
+    def gradient_width(self, theta: Tensor, batch: Batch) -> int:
+        """Numbers kept for each sample's gradient by :meth:`factored_gradients`."""
+        if self._maps_samples is None:
+            self._choose_layers(theta, batch)
+        factored = sum(self.sizes[position] for layer in self._layers for position in layer.parameters)
+        return self.dimension - factored + sum(layer.width for layer in self._layers)
+
+    def _choose_layers(self, theta: Tensor, batch: Batch) -> None:
+        """Which linear layers' factors are kept, and whether ``vmap`` knows every operation of the model.
+
+        Decided once, on one sample, and against its gradient.
+        """
+        one = TensorSamples(batch.inputs, batch.targets).between(0, 1)
+        with torch.no_grad():
+            found = vector_layers(self.model, self.names, lambda: self.outputs(theta, one.inputs))
+        self._layers = found if found and self._can_map_samples(theta, one, found) else []
+        self._maps_samples = bool(self._layers) or self._can_map_samples(theta, one, [])
+
+    def _can_map_samples(self, theta: Tensor, one: Batch, layers: list[LinearLayer]) -> bool:
         """Whether ``vmap`` knows every operation of the model; recurrent modules, for one, it does not."""
         try:
             with mapping():
-                self._mapped_gradients(theta, TensorSamples(batch.inputs, batch.targets).between(0, 1))
+                mapped = self._mapped_gradients(theta, one, layers).rows()[0]
         except (NotImplementedError, RuntimeError, ValueError, UserWarning):
             return False
-        return True
+        wanted = self._gradient(theta, one)
+        error, size = torch.linalg.vector_norm(mapped - wanted), torch.linalg.vector_norm(wanted)
+        return not layers or bool(error <= (1e-6 if self.dtype == torch.float64 else 1e-3) * size)
 
     def bytes_per_sample(self, batch: Batch) -> int:
         """Memory a sample's forward pass keeps for the backward pass, counted on a small batch."""

@@ -16,6 +16,7 @@ from torch.func import grad
 
 from noisescape.differentiation import column_blocks, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
+from noisescape.factored_gradients import FactoredGradients
 from noisescape.function_loss import ClosedForm
 from noisescape.model_loss import ModelLoss, mapping, tensor_outputs
 from noisescape.samples import Batch, Samples, TensorSamples
@@ -217,11 +218,13 @@ class PerSampleLosses:
             chosen = TensorSamples(inputs, targets)
             size = self._gradient_rows(_copies(theta))
             return torch.cat([self._function.gradients(theta, batch) for batch in chosen.batches(size)], dim=-2)
+        if isinstance(self._function, ModelLoss) and theta.ndim == 1:
+            return self.factored_gradients(theta).rows()
         return torch.cat(list(self.per_sample_gradient_chunks(theta)), dim=-2)
 
     def holds_gradients(self, theta: Tensor) -> bool:
-        """Whether all per-sample gradients fit the memory budget together."""
-        return self.sample_count * theta.numel() * theta.element_size() <= self.memory_budget
+        """Whether all per-sample gradients, factored where they can be, fit the memory budget together."""
+        return self.sample_count * _copies(theta) * self._gradient_width * self.dtype.itemsize <= self.memory_budget
 
     def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
         """G in consecutive blocks of rows, each within the memory budget."""
@@ -229,8 +232,23 @@ class PerSampleLosses:
         for batch in self._samples.batches(self._gradient_rows(_copies(theta))):
             yield self._function.gradients(theta, batch)
 
+    def factored_gradients(self, theta: Tensor) -> FactoredGradients:
+        """G at a single θ, without forming the gradients of linear layers that get one vector a sample."""
+        return FactoredGradients.joined(list(self.factored_gradient_chunks(theta)))
+
+    def factored_gradient_chunks(self, theta: Tensor) -> Iterator[FactoredGradients]:
+        """:meth:`factored_gradients` of consecutive samples, each chunk within the memory budget."""
+        self._check_theta(theta, replicas=False)
+        if not isinstance(self._function, ModelLoss):
+            yield from map(FactoredGradients.of_rows, self.per_sample_gradient_chunks(theta))
+            return
+        for batch in self._samples.batches(self._gradient_rows(1, self._gradient_width)):
+            yield self._function.factored_gradients(theta, batch)
+
     def per_sample_square_norms(self, theta: Tensor) -> Tensor:
         """‖g_n‖² of every sample, (N,), in one pass over the per-sample gradients: (R, D) → (R, N)."""
+        if theta.ndim == 1:
+            return torch.cat([part.square_norms() for part in self.factored_gradient_chunks(theta)])
         return torch.cat([rows.square().sum(-1) for rows in self.per_sample_gradient_chunks(theta)], dim=-1)
 
     # ------------------------------------------------------------------ second derivatives
@@ -448,12 +466,22 @@ class PerSampleLosses:
         one = HESSIAN_PASSES * self.bytes_per_sample
         return isinstance(self._samples, TensorSamples) and self.sample_count * one <= self.memory_budget
 
-    def _gradient_rows(self, copies: int) -> int:
-        """How many per-sample gradients of each replica are held together within the memory budget."""
+    def _gradient_rows(self, copies: int, width: int | None = None) -> int:
+        """How many per-sample gradients of each replica, of so many numbers, are evaluated together."""
         if self._chunk_size is not None:
             return self._chunk_size
-        one = 3 * self.dimension * self.dtype.itemsize + 2 * self.bytes_per_sample
-        return min(self.sample_count, max(1, self.memory_budget // (copies * one)))
+        held = (self.dimension if width is None else width) * self.dtype.itemsize
+        rows = self.memory_budget // (copies * (3 * held + 2 * self.bytes_per_sample))
+        if self.device.type == "cpu" and isinstance(self._function, ModelLoss):
+            rows = min(rows, CPU_WORKING_SET // (held + self.bytes_per_sample))
+        return min(self.sample_count, max(1, rows))
+
+    @functools.cached_property
+    def _gradient_width(self) -> int:
+        """Numbers that a sample's gradient takes in :meth:`factored_gradients`."""
+        if not isinstance(self._function, ModelLoss):
+            return self.dimension
+        return self._function.gradient_width(self.parameters(), self._probe_batch(1))
 
     def _columns_at_once(self, samples: int) -> int:
         """How many directions are differentiated along together within the memory budget."""

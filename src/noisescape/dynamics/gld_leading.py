@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
-from noisescape.gradient_noise import leading_pairs, sketched_pairs
+from noisescape.gradient_noise import leading_pairs, moments_of, sketched_pairs
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
 
@@ -44,11 +44,16 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
             found = eigenpairs(risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k)
             root = found.vectors * found.values.clamp_min(0).sqrt()
             return (self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root), None
-        rows = risk.per_sample_gradients(theta)
-        slope = rows.mean(-2)
-        rows = rows - slope[..., None, :]
-        values, vectors = (sketched_pairs if theta.ndim == 1 else leading_pairs)(rows, self.k)
+        if theta.ndim == 1:
+            gradients = risk.factored_gradients(theta)
+            values, vectors = sketched_pairs(gradients, self.k, centred=True)
+            slope, variances = moments_of(gradients)
+            total = variances.sum()
+        else:
+            rows = risk.per_sample_gradients(theta)
+            slope = rows.mean(-2)
+            rows = rows - slope[..., None, :]
+            values, vectors = leading_pairs(rows, self.k)
+            total = rows.square().sum((-2, -1)) / risk.sample_count
         root = vectors * (factor * values).sqrt()[..., None, :]
-        if self.rescale:
-            root = self.rescaled(root, factor * rows.square().sum((-2, -1)))
-        return root, slope
+        return (self.rescaled(root, risk.sample_count * factor * total) if self.rescale else root), slope

@@ -1,0 +1,199 @@
+"""The per-sample gradients of a batch, kept as what they are made of.
+
+Where a layer maps a vector a to Wa + b, a sample's gradient with respect to W is the outer product δaᵀ of the
+gradient δ at the layer's output and its input: I + O numbers in place of I·O. Products with all gradients, their
+norms, squares and inner products follow from a and δ; the outer products are formed only when asked for.
+
+Source: Goodfellow (2015), "Efficient per-example gradient computations".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+TEMPORARY = 2**25
+"""Bytes that the intermediate of one product may take."""
+
+
+@dataclass(frozen=True)
+class OuterGradients:
+    """Of one linear layer: row n of the weight's gradients is δ_n a_nᵀ, of the bias's δ_n.
+
+    Attributes:
+        weight, bias: which of the parameters they are, by position; no bias: None.
+        inputs: a, (n, I).
+        slopes: δ, (n, O).
+    """
+
+    weight: int
+    bias: int | None
+    inputs: Tensor
+    slopes: Tensor
+
+    def product(self, weight: Tensor) -> Tensor:
+        """δᵀVa for every sample and column: (O·I, K) → (n, K)."""
+        columns = weight.shape[1]
+        wide = weight.view(self.slopes.shape[1], self.inputs.shape[1], columns)
+        if self.slopes.shape[1] <= self.inputs.shape[1]:
+            return _contract(self.inputs, wide.movedim(1, 0), self.slopes)
+        return _contract(self.slopes, wide, self.inputs)
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Σ_n w_n δ_n a_nᵀ for every column: (n, K) → (O·I, K)."""
+        inputs, slopes = self.inputs, self.slopes
+        if slopes.shape[1] <= inputs.shape[1]:
+            return _expand(inputs, slopes, weights).permute(1, 0, 2).reshape(-1, weights.shape[1])
+        return _expand(slopes, inputs, weights).reshape(-1, weights.shape[1])
+
+
+@dataclass(frozen=True)
+class FactoredGradients:
+    """G, (n, D), row n the gradient of the n-th loss, as linear layers' factors and a matrix of all the rest.
+
+    Attributes:
+        sizes: of the parameters, in the order of θ.
+        direct: the columns of those parameters that no layer in ``layers`` has, (n, D').
+        layers: the others'.
+    """
+
+    sizes: Sequence[int]
+    direct: Tensor
+    layers: Sequence[OuterGradients] = ()
+
+    @classmethod
+    def of_rows(cls, rows: Tensor) -> FactoredGradients:
+        """G as it is."""
+        return cls([rows.shape[1]], rows)
+
+    @classmethod
+    def joined(cls, parts: Sequence[FactoredGradients]) -> FactoredGradients:
+        """The rows of consecutive batches."""
+        first = parts[0]
+        if len(parts) == 1:
+            return first
+        layers = [
+            OuterGradients(
+                layer.weight,
+                layer.bias,
+                torch.cat([part.layers[number].inputs for part in parts]),
+                torch.cat([part.layers[number].slopes for part in parts]),
+            )
+            for number, layer in enumerate(first.layers)
+        ]
+        return cls(first.sizes, torch.cat([part.direct for part in parts]), layers)
+
+    def __len__(self) -> int:
+        return len(self.direct)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n, D)."""
+        return len(self.direct), sum(self.sizes)
+
+    def __matmul__(self, block: Tensor) -> Tensor:
+        """Gv: (D, K) → (n, K)."""
+        if not self.layers:
+            return self.direct @ block
+        parts = block.split(list(self.sizes))
+        total = self.direct @ torch.cat([block[:0], *(parts[position] for position in self._direct_positions())])
+        for layer in self.layers:
+            total += layer.product(parts[layer.weight])
+            if layer.bias is not None:
+                total += layer.slopes @ parts[layer.bias]
+        return total
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Gᵀw: (n, K) → (D, K)."""
+        direct = self.direct.mT @ weights
+        if not self.layers:
+            return direct
+        positions = self._direct_positions()
+        parts = dict(zip(positions, direct.split([self.sizes[position] for position in positions]), strict=True))
+        for layer in self.layers:
+            parts[layer.weight] = layer.weighted(weights)
+            if layer.bias is not None:
+                parts[layer.bias] = layer.slopes.mT @ weights
+        return torch.cat([parts[position] for position in range(len(self.sizes))])
+
+    def mean(self) -> Tensor:
+        """ḡ, (D,)."""
+        weights = self.direct.new_full((len(self), 1), 1 / len(self))
+        return self.weighted(weights)[:, 0]
+
+    def square_mean(self) -> Tensor:
+        """The mean of the squared rows, coordinate by coordinate, (D,)."""
+        weights = self.direct.new_full((len(self), 1), 1 / len(self))
+        squared = FactoredGradients(
+            self.sizes,
+            self.direct.square(),
+            [
+                OuterGradients(layer.weight, layer.bias, layer.inputs.square(), layer.slopes.square())
+                for layer in self.layers
+            ],
+        )
+        return squared.weighted(weights)[:, 0]
+
+    def square_norms(self) -> Tensor:
+        """‖g_n‖², (n,)."""
+        total = self.direct.square().sum(1)
+        for layer in self.layers:
+            inputs = layer.inputs.square().sum(1) + (layer.bias is not None)
+            total = total + layer.slopes.square().sum(1) * inputs
+        return total
+
+    def gram(self) -> Tensor:
+        """GGᵀ, (n, n)."""
+        total = self.direct @ self.direct.mT
+        for layer in self.layers:
+            inputs = layer.inputs @ layer.inputs.mT + (layer.bias is not None)
+            total += inputs * (layer.slopes @ layer.slopes.mT)
+        return total
+
+    def rows(self) -> Tensor:
+        """G itself, (n, D)."""
+        if not self.layers:
+            return self.direct
+        found = self.direct.new_empty(self.shape)
+        parts = found.split(list(self.sizes), dim=1)
+        positions = self._direct_positions()
+        columns = self.direct.split([self.sizes[position] for position in positions], dim=1)
+        for position, part in zip(positions, columns, strict=True):
+            parts[position].copy_(part)
+        for layer in self.layers:
+            outer = parts[layer.weight].unflatten(1, (layer.slopes.shape[1], layer.inputs.shape[1]))
+            torch.mul(layer.slopes[:, :, None], layer.inputs[:, None, :], out=outer)
+            if layer.bias is not None:
+                parts[layer.bias].copy_(layer.slopes)
+        return found
+
+    def _direct_positions(self) -> list[int]:
+        taken = {position for layer in self.layers for position in (layer.weight, layer.bias)}
+        return [position for position in range(len(self.sizes)) if position not in taken]
+
+
+def _contract(inputs: Tensor, weight: Tensor, slopes: Tensor) -> Tensor:
+    """Σ_io a_ni V_iok δ_no: (n, I), (I, O, K), (n, O) → (n, K)."""
+
+    def along(columns: Tensor) -> Tensor:
+        turned = (inputs @ columns.flatten(1)).unflatten(1, columns.shape[1:])
+        return torch.bmm(slopes[:, None, :], turned)[:, 0]
+
+    return torch.cat([along(columns) for columns in weight.split(_columns_at_once(slopes), dim=2)], dim=1)
+
+
+def _expand(inputs: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
+    """Σ_n a_ni δ_no w_nk: (n, I), (n, O), (n, K) → (I, O, K)."""
+
+    def along(columns: Tensor) -> Tensor:
+        weighted = slopes[:, :, None] * columns[:, None, :]
+        return (inputs.mT @ weighted.flatten(1)).unflatten(1, weighted.shape[1:])
+
+    return torch.cat([along(columns) for columns in weights.split(_columns_at_once(slopes), dim=1)], dim=2)
+
+
+def _columns_at_once(slopes: Tensor) -> int:
+    return max(1, TEMPORARY // (slopes.numel() * slopes.element_size()))
