@@ -397,6 +397,21 @@ def test_chunks_shrink_with_the_memory_budget(conv: Case) -> None:
     assert conv.risk(chunk_size=5, memory_budget=1).chunk_size() == 5
 
 
+def test_chunks_on_a_cpu_stay_within_its_caches(monkeypatch: pytest.MonkeyPatch) -> None:
+    conv = CASES["conv"]
+    risk = conv.risk()
+    monkeypatch.setattr("noisescape.per_sample_losses.CPU_WORKING_SET", 6 * risk.bytes_per_sample)
+    monkeypatch.setattr("noisescape.per_sample_losses.PARAMETER_SHARE", 0)
+    assert [risk.chunk_size(columns=columns) for columns in (1, 2, 3, 100)] == [6, 3, 2, 1]
+    monkeypatch.setattr("noisescape.per_sample_losses.PARAMETER_SHARE", 1000)
+    assert risk.chunk_size(columns=100) == conv.count
+    monkeypatch.setattr("noisescape.per_sample_losses.PARAMETER_SHARE", 0)
+    block = normal(risk.dimension, 20, seed=1)
+    close(risk.hessian_product(conv.theta, block), conv.hessian() @ block)
+    close(risk.gradient_derivatives(conv.theta, block), conv.hessian() @ block)
+    close(risk.weighted_gradient(conv.theta, normal(conv.count, 20)), conv.gradients().T @ normal(conv.count, 20))
+
+
 def test_streamed_batches_larger_than_a_chunk_are_cut(mlp: Case) -> None:
     seen = []
 
