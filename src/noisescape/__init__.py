@@ -32,6 +32,7 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
+from noisescape.memory import forecast_memory
 from noisescape.risk import EmpiricalRisk
 from noisescape.sharpness import Sharpness, expected_sharpness
 from noisescape.simulate import Trajectory, simulate
@@ -68,6 +69,7 @@ __all__ = [
     "dynamics_by_name",
     "eigenpairs",
     "expected_sharpness",
+    "forecast_memory",
     "landscapes",
     "linops",
     "measure",

@@ -224,7 +224,7 @@ class PerSampleLosses:
 
     def holds_gradients(self, theta: Tensor) -> bool:
         """Whether all per-sample gradients, factored where they can be, fit the memory budget together."""
-        return self.sample_count * _copies(theta) * self._gradient_width * self.dtype.itemsize <= self.memory_budget
+        return self.sample_count * _copies(theta) * self.gradient_width * self.dtype.itemsize <= self.memory_budget
 
     def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
         """G in consecutive blocks of rows, each within the memory budget."""
@@ -242,7 +242,7 @@ class PerSampleLosses:
         if not isinstance(self._function, ModelLoss):
             yield from map(FactoredGradients.of_rows, self.per_sample_gradient_chunks(theta))
             return
-        for batch in self._samples.batches(self._gradient_rows(1, self._gradient_width)):
+        for batch in self._samples.batches(self._gradient_rows(1, self.gradient_width)):
             yield self._function.factored_gradients(theta, batch)
 
     def per_sample_square_norms(self, theta: Tensor) -> Tensor:
@@ -477,7 +477,7 @@ class PerSampleLosses:
         return min(self.sample_count, max(1, rows))
 
     @functools.cached_property
-    def _gradient_width(self) -> int:
+    def gradient_width(self) -> int:
         """Numbers that a sample's gradient takes in :meth:`factored_gradients`."""
         if not isinstance(self._function, ModelLoss):
             return self.dimension

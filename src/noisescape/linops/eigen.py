@@ -109,10 +109,11 @@ def largest_eigh(matrices: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The k largest eigenpairs of symmetric matrices (..., D, D): values (..., k) decreasing, vectors (..., D, k).
 
     NaN for a matrix with an entry that is not finite. For one matrix on the CPU only those pairs are computed,
-    by LAPACK through SciPy.
+    by LAPACK through SciPy, which takes ordinary tensors only.
     """
     size = matrices.shape[-1]
-    if matrices.ndim == 2 and matrices.device.type == "cpu" and k < size and bool(torch.isfinite(matrices).all()):
+    single = matrices.ndim == 2 and matrices.device.type == "cpu" and type(matrices) is Tensor
+    if single and k < size and bool(torch.isfinite(matrices).all()):
         found = scipy.linalg.eigh(matrices.numpy(), subset_by_index=[size - k, size - 1])
         values, vectors = torch.from_numpy(found[0]), torch.from_numpy(found[1])
     else:

@@ -1,0 +1,83 @@
+"""What a computation will take in memory, found by running it on tensors that have shapes but no storage."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from noisescape.risk import EmpiricalRisk
+
+
+def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, Tensor], Any]) -> int:
+    """Bytes that ``computation(risk, θ)`` allocates at its peak, beyond what is held before; nothing is computed.
+
+    Every operation runs on tensors without storage; a forecast itself takes little memory, whatever the network.
+    Where the computation reads a number to decide how to go on, it reads 1. Not counted: what the kernels of the
+    operations take inside themselves, and what an allocator holds on to.
+
+    Args:
+        risk: any risk of a model.
+        computation: what is to be done, of the risk and a θ, (D,). What else it uses, it makes itself.
+
+    Returns:
+        Bytes.
+
+    Raises:
+        ValueError: the computation needs values, not only shapes.
+
+    >>> model = torch.nn.Linear(300, 10)
+    >>> data = (torch.randn(400, 300), torch.randint(0, 10, (400,)))
+    >>> risk = EmpiricalRisk(model, torch.nn.functional.cross_entropy, data)
+    >>> held = forecast_memory(risk, lambda risk, theta: risk.per_sample_gradients(theta))
+    >>> held >= 400 * 3010 * 4
+    True
+    """
+    # decided once on real numbers, so that the rehearsal goes the way the computation will
+    for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
+        getattr(risk, decision)
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    ledger = _Ledger()
+    with mode:
+        theta = mode.from_tensor(risk.parameters())
+        try:
+            with ledger:
+                computation(risk, theta)
+        except (RuntimeError, NotImplementedError) as error:
+            raise ValueError(
+                f"the memory of this computation cannot be forecast, for it needs values, not only shapes: {error}"
+            ) from error
+    return ledger.peak
+
+
+class _Ledger(TorchDispatchMode):
+    """Bytes of the storages that operations have made and that are still alive."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.peak = 0
+        self._alive: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if func is torch.ops.aten._local_scalar_dense.default:
+            return 1.0 if args[0].is_floating_point() else 1
+        found = func(*args, **(kwargs or {}))
+        for leaf in tree_leaves(found):
+            if isinstance(leaf, Tensor):
+                self._enter(leaf.untyped_storage())
+        return found
+
+    def _enter(self, storage: torch.UntypedStorage) -> None:
+        key = storage._cdata
+        if key not in self._alive:
+            self._alive[key] = storage.nbytes()
+            weakref.finalize(storage, self._alive.pop, key, None)
+            self.peak = max(self.peak, sum(self._alive.values()))

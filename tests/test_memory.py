@@ -1,0 +1,92 @@
+"""A forecast of memory, against the ledger of the same computation on real tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+import noisescape as ns
+from cases import CASES, bowl_risk
+from noisescape.memory import _Ledger
+
+Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
+
+COMPUTATIONS: dict[str, Computation] = {
+    "gradient": lambda risk, theta: risk.gradient(theta),
+    "per-sample gradients": lambda risk, theta: risk.per_sample_gradients(theta),
+    "Hessian times a vector": lambda risk, theta: risk.hessian(theta) @ torch.ones_like(theta),
+    "Hessian times a block": lambda risk, theta: risk.hessian(theta) @ torch.ones(len(theta), 9, dtype=theta.dtype),
+    "Gauss-Newton": lambda risk, theta: risk.gauss_newton(theta) @ torch.ones_like(theta),
+    "noise covariance": lambda risk, theta: risk.noise_covariance(theta, 2) @ torch.ones_like(theta),
+    "diagonal": lambda risk, theta: risk.noise_covariance(theta, 2).diagonal(),
+}
+
+
+def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
+    for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
+        getattr(risk, decision)
+    theta, ledger = risk.parameters(), _Ledger()
+    with ledger:
+        computation(risk, theta)
+    return ledger.peak
+
+
+@pytest.mark.parametrize("name", COMPUTATIONS)
+@pytest.mark.parametrize("case", ["conv", "mlp cross-entropy", "attention"])
+def test_a_forecast_is_what_the_computation_takes(case: str, name: str) -> None:
+    risk = CASES[case].risk()
+    forecast = ns.forecast_memory(risk, COMPUTATIONS[name])
+    assert forecast == pytest.approx(really(risk, COMPUTATIONS[name]), rel=0.02)
+    assert forecast > 8 * risk.dimension
+
+
+def test_the_ledger_counts_what_is_alive_at_once() -> None:
+    ledger = _Ledger()
+    with ledger:
+        first = torch.zeros(1000)
+        del first
+        second = torch.zeros(3000)
+        _view = second.view(30, 100)
+    assert ledger.peak == 12_000
+
+
+def test_an_estimate_with_a_stopping_rule_can_be_forecast() -> None:
+    risk = CASES["conv"].risk()
+
+    def estimate(risk: ns.EmpiricalRisk, theta: torch.Tensor) -> None:
+        ns.product_trace(risk.hessian(theta), risk.noise_covariance(theta, 2), rtol=1.0, deflate=2)
+
+    assert ns.forecast_memory(risk, estimate) == pytest.approx(really(risk, estimate), rel=0.2)
+
+
+def test_a_smaller_budget_makes_a_smaller_forecast() -> None:
+    case = CASES["conv"]
+    forecasts = [
+        ns.forecast_memory(case.risk(memory_budget=budget), COMPUTATIONS["gradient"]) for budget in (2**30, 5_000)
+    ]
+    assert forecasts[1] < 0.6 * forecasts[0]
+
+
+def test_streams_and_closed_forms_can_be_forecast() -> None:
+    case = CASES["conv"]
+    pairs = list(zip(case.inputs.split(4), case.targets.split(4), strict=True))
+    streamed = ns.EmpiricalRisk(case.model(), case.loss, pairs, memory_budget=1)
+    for risk in (streamed, bowl_risk()):
+        assert ns.forecast_memory(risk, COMPUTATIONS["gradient"]) == really(risk, COMPUTATIONS["gradient"])
+
+
+def test_a_forecast_computes_nothing() -> None:
+    risk = CASES["conv"].risk()
+    kept: list[torch.Tensor] = []
+    ns.forecast_memory(risk, lambda risk, theta: kept.append(risk.gradient(theta)))
+    assert isinstance(kept[0], torch._subclasses.FakeTensor)
+    torch.testing.assert_close(risk.gradient(CASES["conv"].theta), CASES["conv"].gradients().mean(0))
+
+
+def test_what_needs_values_is_refused() -> None:
+    risk = CASES["conv"].risk()
+    with pytest.raises(ValueError, match="needs values, not only shapes"):
+        ns.forecast_memory(risk, lambda _risk, theta: theta.numpy())
