@@ -39,7 +39,7 @@ def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
 def test_a_forecast_is_what_the_computation_takes(case: str, name: str) -> None:
     risk = CASES[case].risk()
     forecast = ns.forecast_memory(risk, COMPUTATIONS[name])
-    assert forecast == pytest.approx(really(risk, COMPUTATIONS[name]), rel=0.02)
+    assert forecast == pytest.approx(really(risk, COMPUTATIONS[name]), rel=0.08)
     assert forecast > 8 * risk.dimension
 
 
@@ -63,11 +63,16 @@ def test_an_estimate_with_a_stopping_rule_can_be_forecast() -> None:
 
 
 def test_a_smaller_budget_makes_a_smaller_forecast() -> None:
-    case = CASES["conv"]
+    model = torch.nn.Sequential(torch.nn.Linear(5, 30), torch.nn.Tanh(), torch.nn.Linear(30, 3))
+    data = (torch.randn(2000, 5), torch.randint(0, 3, (2000,)))
     forecasts = [
-        ns.forecast_memory(case.risk(memory_budget=budget), COMPUTATIONS["gradient"]) for budget in (2**30, 5_000)
+        ns.forecast_memory(
+            ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, data, memory_budget=budget),
+            COMPUTATIONS["gradient"],
+        )
+        for budget in (2**30, 2**17)
     ]
-    assert forecasts[1] < 0.6 * forecasts[0]
+    assert forecasts[1] < 0.2 * forecasts[0]
 
 
 def test_streams_and_closed_forms_can_be_forecast() -> None:
