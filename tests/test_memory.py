@@ -72,7 +72,7 @@ def test_a_smaller_budget_makes_a_smaller_forecast() -> None:
         )
         for budget in (2**30, 2**17)
     ]
-    assert forecasts[1] < 0.2 * forecasts[0]
+    assert forecasts[1] < 0.4 * forecasts[0]
 
 
 def test_streams_and_closed_forms_can_be_forecast() -> None:
