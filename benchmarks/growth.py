@@ -13,6 +13,7 @@ import statistics
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,7 @@ import noisescape as ns
 from benchmarks.harness import Outcome, Row
 from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_vgg
 from noisescape.linops import ToleranceWarning
+from noisescape.memory import Ledger
 
 PRODUCTS = 24
 BUDGET = 2**28
@@ -49,6 +51,20 @@ def run() -> Outcome:
                 note=", ".join(f"{point['name']}: {point['gradients']:.0f} gradients" for point in points),
             )
         )
+        furthest = max(points, key=lambda point: abs(math.log(point["forecast"])))
+        outcome.rows.append(
+            Row(
+                f"forecast of memory {what}",
+                "forecast_memory",
+                "the allocations made",
+                max(furthest["forecast"], 1 / furthest["forecast"]),
+                target=1.2,
+                note=", ".join(
+                    f"{point['name']}: {point['forecast']:.2f} ({point['forecast_of_process']:.2f} of the process's)"
+                    for point in points
+                ),
+            )
+        )
         worst = max(points, key=lambda point: point["memory"])
         outcome.rows.append(
             Row(
@@ -64,14 +80,14 @@ def run() -> Outcome:
 
 
 def measured(name: str) -> dict[str, Any]:
-    """Both sides of one size, each in its own process."""
-    step, estimate = (
+    """Every side of one size, each in its own process."""
+    step, estimate, forecast, allocated, seconds = (
         json.loads(
             subprocess.run(
                 [sys.executable, "-m", "benchmarks.growth", name, side], check=True, capture_output=True, text=True
             ).stdout
         )
-        for side in ("step", "estimate")
+        for side in ("step", "estimate", "forecast", "allocated", "seconds")
     )
     return {
         "name": name,
@@ -80,12 +96,15 @@ def measured(name: str) -> dict[str, Any]:
         "samples": estimate["samples"],
         "chunk": estimate["chunk"],
         "products": estimate["products"],
-        "gradients": estimate["seconds"] / estimate["gradient_seconds"],
+        "gradients": seconds["seconds"] / seconds["gradient_seconds"],
         "memory": estimate["bytes"] / step["bytes"],
+        "forecast": forecast["forecast"] / allocated["allocated"],
+        "forecast_of_process": forecast["forecast"] / estimate["bytes"],
+        "forecast_seconds": forecast["seconds"],
         "step_bytes": step["bytes"],
         "estimate_bytes": estimate["bytes"],
-        "seconds": estimate["seconds"],
-        "gradient_seconds": estimate["gradient_seconds"],
+        "seconds": seconds["seconds"],
+        "gradient_seconds": seconds["gradient_seconds"],
     }
 
 
@@ -160,34 +179,42 @@ def child(name: str, side: str) -> dict[str, Any]:
         problem.model, nn.functional.cross_entropy, (problem.inputs, problem.targets), memory_budget=BUDGET
     )
     theta = risk.parameters()
-    chunk = risk.chunk_size(passes=4)
+    chunk = risk.chunk_size()
     few = Problem(problem.model, problem.inputs[:chunk], problem.targets[:chunk])
     found: dict[str, Any] = {"parameters": risk.dimension, "samples": risk.sample_count, "chunk": chunk}
+    Problem(problem.model, problem.inputs[:2], problem.targets[:2]).step_cost()  # what only the first call takes
+    problem.model.zero_grad(set_to_none=True)
+    if side == "seconds":
+        found["gradient_seconds"] = min(timed(lambda: risk.gradient(theta)) for _ in range(3))
     before = peak()
     begun = time.perf_counter()
     if side == "step":
-        optimiser = torch.optim.SGD(problem.model.parameters(), lr=0.1)
-        for _ in range(2):
-            few.step_cost()
-            optimiser.step()
+        few.step_cost()
+    elif side == "forecast":
+        found["forecast"] = ns.forecast_memory(risk, trace_h_sigma)
+    elif side == "allocated":
+        with Ledger() as ledger:
+            trace_h_sigma(risk, theta)
+        found["allocated"] = ledger.peak
     else:
-        found["gradient_seconds"] = min(timed(lambda: risk.gradient(theta)) for _ in range(3))
-        begun = time.perf_counter()
-        import warnings
-
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ToleranceWarning)
-            estimate = ns.product_trace(
-                risk.hessian(theta),
-                risk.noise_covariance(theta, BATCH_SIZE),
-                rtol=1e-6,
-                deflate=8,
-                max_products=PRODUCTS + 8,
-            )
+        estimate = trace_h_sigma(risk, theta)
         found |= {"products": estimate.cost, "value": estimate.value, "stderr": estimate.stderr}
     found["seconds"] = time.perf_counter() - begun
     found["bytes"] = peak() - before
     return found
+
+
+def trace_h_sigma(risk: ns.EmpiricalRisk, theta: Tensor) -> ns.Estimate:
+    """A fixed number of products."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ToleranceWarning)
+        return ns.product_trace(
+            risk.hessian(theta),
+            risk.noise_covariance(theta, BATCH_SIZE),
+            rtol=1e-6,
+            deflate=8,
+            max_products=PRODUCTS + 8,
+        )
 
 
 def timed(call: Callable[[], Any]) -> float:

@@ -10,7 +10,7 @@ import torch
 
 import noisescape as ns
 from cases import CASES, bowl_risk
-from noisescape.memory import _Ledger
+from noisescape.memory import Ledger
 
 Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
 
@@ -28,7 +28,7 @@ COMPUTATIONS: dict[str, Computation] = {
 def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
     for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
         getattr(risk, decision)
-    theta, ledger = risk.parameters(), _Ledger()
+    theta, ledger = risk.parameters(), Ledger()
     with ledger:
         computation(risk, theta)
     return ledger.peak
@@ -44,7 +44,7 @@ def test_a_forecast_is_what_the_computation_takes(case: str, name: str) -> None:
 
 
 def test_the_ledger_counts_what_is_alive_at_once() -> None:
-    ledger = _Ledger()
+    ledger = Ledger()
     with ledger:
         first = torch.zeros(1000)
         del first

@@ -43,7 +43,7 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
         getattr(risk, decision)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    ledger = _Ledger()
+    ledger = Ledger()
     with mode:
         theta = mode.from_tensor(risk.parameters())
         try:
@@ -56,8 +56,12 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     return ledger.peak
 
 
-class _Ledger(TorchDispatchMode):
-    """Bytes of the storages that operations have made and that are still alive."""
+class Ledger(TorchDispatchMode):
+    """While it is entered: bytes of the storages that operations have made and that are still alive.
+
+    Attributes:
+        peak: the most there were at once.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
