@@ -60,7 +60,7 @@ def run() -> Outcome:
                 max(furthest["forecast"], 1 / furthest["forecast"]),
                 target=1.2,
                 note=", ".join(
-                    f"{point['name']}: {point['forecast']:.2f} ({point['forecast_of_process']:.2f} of the process's)"
+                    f"{point['name']}: {point['forecast']:.2f}, of the process's {point['forecast_of_process']:.2f}"
                     for point in points
                 ),
             )
