@@ -49,7 +49,7 @@ def test_linear_layers_are_kept_as_factors(pair: tuple[FactoredGradients, torch.
 def test_products_norms_and_inner_products(pair: tuple[FactoredGradients, torch.Tensor]) -> None:
     gradients, rows = pair
     number, size = rows.shape
-    for columns in (1, 5):
+    for columns in (0, 1, 5):
         block, weights = normal(size, columns, seed=3), normal(number, columns, seed=4)
         assert_close(gradients @ block, rows @ block, rtol=1e-10, atol=1e-12)
         assert_close(gradients.weighted(weights), rows.T @ weights, rtol=1e-10, atol=1e-12)

@@ -603,7 +603,7 @@ PRESETS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "svhn": (svhn_config, {"rho": 1e-3}),
     "cifar10": (cifar10_config, {"rho": 1e-3}),
 }
-VGG_QUICK = {"seeds", "train", "test", "image_size", "width", "lr", "steps", "pixel_low"}
+VGG_QUICK = {"seeds", "train", "test", "image_size", "width", "lr", "steps", "pixel_low", "batches"}
 QUICK = {
     "one-hidden-layer": {"seeds"},
     "fashion-mnist": {

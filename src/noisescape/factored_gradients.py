@@ -46,8 +46,8 @@ class OuterGradients:
         """Σ_n w_n δ_n a_nᵀ for every column: (n, K) → (O·I, K)."""
         inputs, slopes = self.inputs, self.slopes
         if slopes.shape[1] <= inputs.shape[1]:
-            return _expand(inputs, slopes, weights).permute(1, 0, 2).reshape(-1, weights.shape[1])
-        return _expand(slopes, inputs, weights).reshape(-1, weights.shape[1])
+            return _expand(inputs, slopes, weights).movedim(1, 0).flatten(0, 1)
+        return _expand(slopes, inputs, weights).flatten(0, 1)
 
 
 @dataclass(frozen=True)
