@@ -12,6 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,7 @@ def perform(run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress:
 
     Raises:
         CorruptFileError: a finished task's file is damaged.
+        RuntimeError: a worker process was killed.
     """
     folder = run.path / "tasks"
     folder.mkdir(exist_ok=True)
@@ -72,8 +74,14 @@ def perform(run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress:
     with steps_bar(title, len(tasks), shown=progress) as advance:
         advance(len(tasks) - len(missing))
         finished: Iterable[None] = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
-        for _ in finished:
-            advance(1)
+        try:
+            for _ in finished:
+                advance(1)
+        except BrokenProcessPool as error:
+            raise RuntimeError(
+                "a worker process was killed, perhaps by the system for want of memory; what was finished is kept: "
+                f"take fewer than {jobs} --jobs and continue with --resume"
+            ) from error
     # what is on disk is what counts, whether it was done now or before
     return [_read(folder, task.key) for task in tasks]
 
