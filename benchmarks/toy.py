@@ -48,7 +48,7 @@ def run() -> Outcome:
         def ours(dynamics: ns.Dynamics = dynamics) -> None:
             ns.simulate(risk, dynamics, start, lr=LR, steps=STEPS, record={}, progress=False)
 
-        def theirs(shape: Callable[[Tensor, Tensor], Tensor | None] = shape) -> None:
+        def theirs(shape: Shape = shape) -> None:
             published_loop(single, shape, LOOP_STEPS)
 
         timed = interleaved({"noisescape": ours, "the published loop": theirs}, 5)
@@ -108,22 +108,23 @@ def leading(matrix: Tensor) -> Tensor:
     return values[-1].clamp_min(0) * torch.outer(vectors[:, -1], vectors[:, -1])
 
 
-SHAPES: dict[str, Callable[[Tensor, Tensor], Tensor | None]] = {
-    "gd": lambda _points, _weights: None,
-    "gld-constant": lambda _points, weights: torch.eye(2, dtype=weights.dtype),
-    "gld-diagonal": lambda points, weights: per_point(points, weights)[1].diag().diag(),
-    "gld-leading": lambda points, weights: leading(per_point(points, weights)[1]),
-    "gld-hessian": lambda points, weights: hessian(points, weights),
-    "gld-top-eigenvector": lambda points, weights: leading(hessian(points, weights)),
+Shape = Callable[[Tensor, Tensor, Tensor], Tensor | None]
+SHAPES: dict[str, Shape] = {
+    "gd": lambda _points, _weights, _covariance: None,
+    "gld-constant": lambda _points, weights, _covariance: torch.eye(2, dtype=weights.dtype),
+    "gld-diagonal": lambda _points, _weights, covariance: covariance.diag().diag(),
+    "gld-leading": lambda _points, _weights, covariance: leading(covariance),
+    "gld-hessian": lambda points, weights, _covariance: hessian(points, weights),
+    "gld-top-eigenvector": lambda points, weights, _covariance: leading(hessian(points, weights)),
 }
 
 
-def published_loop(points: Tensor, shape: Callable[[Tensor, Tensor], Tensor | None], steps: int) -> Tensor:
-    """One replica."""
+def published_loop(points: Tensor, shape: Shape, steps: int) -> Tensor:
+    """One replica; the gradients of a step's points serve its mean and its covariance both."""
     weights = torch.tensor(SHARP_MINIMUM, dtype=torch.float64)
     for _ in range(steps):
-        slope = per_point(points, weights)[0]
-        covariance = shape(points, weights)
+        slope, of_gradients = per_point(points, weights)
+        covariance = shape(points, weights, of_gradients)
         weights = weights - LR * slope
         if covariance is not None:
             values, vectors = torch.linalg.eigh(covariance * (UPDATE_TRACE / covariance.trace()))
