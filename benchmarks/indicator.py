@@ -136,7 +136,7 @@ XTRACE = "curvlinops: XTrace of H·EF"
 HUTCHPP = "curvlinops: Hutch++ of H·EF"
 EIGENTHINGS = "hessian-eigenthings: Hutch++ of H·EF"
 HUTCHINSON = "hessian-eigenthings: Hutchinson of H·EF"
-GRID = tuple(6 * number for number in (8, 12, 16, 20, 25, 30, 40, 50, 60, 80, 100, 140, 200))
+GRID = tuple(6 * number for number in (2, 3, 4, 5, 6, 7, 8, 10, 12, 16, 20, 25, 30, 40, 50, 60, 80, 100, 140, 200))
 RIVAL_SEEDS = 50
 
 
