@@ -202,9 +202,7 @@ def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> 
         gram = gram - gram.mean(0)
         gram = gram - gram.mean(1, keepdim=True)
     values, vectors = largest_eigh(gram, min(k, *gradients.shape))
-    floor = (values.amax() + of_mean.clamp_min(0)) * 10 * len(gram) * torch.finfo(gram.dtype).eps
-    rank = int((~(values <= floor)).sum())  # NaN stays
-    values, vectors = values[:rank], vectors[:, :rank]
+    values, vectors = _resolved(values, vectors, values.amax() + of_mean.clamp_min(0))
     lifted = gradients.weighted(vectors - vectors.mean(0) if centred else vectors)
     return values, lifted / values.sqrt(), float(gram.diagonal().double().sum())
 
@@ -226,11 +224,16 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if tall:
         return values.clamp_min(0), vectors
     if rows.ndim == 2:
-        floor = values.amax() * 10 * len(rows) * torch.finfo(rows.dtype).eps
-        rank = int((~(values <= floor)).sum())  # NaN stays
-        values, vectors = values[:rank], vectors[:, :rank]
+        values, vectors = _resolved(values, vectors, values.amax())
     lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
     return values.clamp_min(0), lifted
+
+
+def _resolved(values: Tensor, vectors: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The pairs of a Gram matrix of that size, vectors (N, k), that stand above its rounding error."""
+    floor = size * 10 * len(vectors) * torch.finfo(values.dtype).eps
+    rank = int((~(values <= floor)).sum())  # NaN stays
+    return values[:rank], vectors[:, :rank]
 
 
 def sketches(gradients: FactoredGradients, k: int) -> bool:

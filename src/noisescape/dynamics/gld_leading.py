@@ -47,13 +47,14 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
         if theta.ndim == 1:
             gradients = risk.factored_gradients(theta)
             values, vectors = sketched_pairs(gradients, self.k, centred=True)
-            slope, variances = moments_of(gradients)
-            total = variances.sum()
+            slope, variances = moments_of(gradients) if self.rescale else (gradients.mean(), None)
         else:
             rows = risk.per_sample_gradients(theta)
             slope = rows.mean(-2)
             rows = rows - slope[..., None, :]
             values, vectors = leading_pairs(rows, self.k)
-            total = rows.square().sum((-2, -1)) / risk.sample_count
+            variances = rows.square().mean(-2) if self.rescale else None
         root = vectors * (factor * values).sqrt()[..., None, :]
-        return (self.rescaled(root, risk.sample_count * factor * total) if self.rescale else root), slope
+        if variances is not None:
+            root = self.rescaled(root, risk.sample_count * factor * variances.sum(-1))
+        return root, slope
