@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Callable
@@ -13,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from torch import Tensor
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cases import CASES, F64, normal, symmetric
@@ -36,6 +37,8 @@ from noisescape.linops import (
     trace,
 )
 from noisescape.linops.probing import FIRST_STAGE, mean_of_probes
+from noisescape.linops.product_trace import GAPS
+from noisescape.risk import EmpiricalRisk
 
 # ---------------------------------------------------------------------- eigenpairs
 
@@ -302,6 +305,57 @@ def test_product_trace_with_no_noise_at_all_is_zero() -> None:
         assert trace(covariance, deflate=2).value == pytest.approx(0, abs=1e-25)
 
 
+# ---------------------------------------------------------------------- by way of the Gauss–Newton matrix
+
+
+@functools.cache
+def _fitted(residual: float) -> tuple[EmpiricalRisk, Tensor]:
+    """A network whose targets are what it puts out, but for a residual."""
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        model = nn.Sequential(nn.Linear(6, 12), nn.Tanh(), nn.Linear(12, 3)).to(F64)
+    inputs = normal(60, 6, seed=1)
+    targets = model(inputs).detach() + residual * normal(60, 3, seed=2)
+    risk = EmpiricalRisk(model, nn.functional.mse_loss, (inputs, targets))
+    return risk, risk.parameters()
+
+
+@functools.cache
+def _hessian_and_noise(residual: float) -> tuple[SymmetricOperator, SymmetricOperator]:
+    risk, theta = _fitted(residual)
+    return risk.hessian(theta), risk.noise_covariance(theta, 3)
+
+
+@functools.cache
+def _exact_trace_h_sigma(residual: float) -> float:
+    risk, theta = _fitted(residual)
+    return float((risk.dense_hessian(theta) * risk.noise_covariance(theta, 3).dense()).sum())
+
+
+@pytest.mark.parametrize("residual", [1e-4, 1.0], ids=["fitted", "not fitted"])
+def test_a_fitted_networks_product_trace_takes_few_hessian_products(residual: float) -> None:
+    risk, theta = _fitted(residual)
+    hessian = risk.hessian(theta)
+    estimate = product_trace(hessian, risk.noise_covariance(theta, 3), deflate=4, rtol=0.03, seed=1)
+    assert (hessian.products == GAPS) is (residual < 1)
+    assert 0 < estimate.relative_stderr <= 0.03
+    exact = _exact_trace_h_sigma(residual)
+    assert abs(estimate.value - exact) <= stats.t.isf(3e-5, estimate.dof) * estimate.stderr
+    if residual < 1:
+        assert estimate.cost > 2 * GAPS + 4
+
+
+def test_a_budget_too_small_for_a_surrogate_is_spent_on_the_hessian() -> None:
+    risk, theta = _fitted(1e-4)
+    hessian = risk.hessian(theta)
+    with pytest.warns(ToleranceWarning, match="noise covariance") as caught:
+        estimate = product_trace(
+            hessian, risk.noise_covariance(theta, 3), deflate=4, rtol=1e-6, max_products=12, seed=1
+        )
+    assert [one.filename for one in caught] == [__file__]
+    assert estimate.cost == hessian.products == 12
+
+
 # ---------------------------------------------------------------------- tolerance, budget, warning
 
 ESTIMATORS = {
@@ -452,6 +506,14 @@ REPEATED_ESTIMATES: dict[str, tuple[Callable[[int], Estimate], float]] = {
             DenseOperator(FLAT), LowRankOperator(normal(SIZE, 40, seed=15)), deflate=4, rtol=0.03, seed=seed
         ),
         float((FLAT * LowRankOperator(normal(SIZE, 40, seed=15)).dense()).sum()),
+    ),
+    "product trace over the factors of a covariance": (
+        lambda seed: product_trace(*_hessian_and_noise(1.0), deflate=4, rtol=0.1, seed=seed),
+        _exact_trace_h_sigma(1.0),
+    ),
+    "product trace by way of a surrogate": (
+        lambda seed: product_trace(*_hessian_and_noise(1e-4), deflate=4, rtol=0.03, seed=seed),
+        _exact_trace_h_sigma(1e-4),
     ),
 }
 

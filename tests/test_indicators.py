@@ -7,6 +7,7 @@ import math
 
 import pytest
 import torch
+from scipy import stats
 from torch import Tensor, nn
 
 import noisescape as ns
@@ -127,13 +128,14 @@ WIDER = Case(
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_larger_networks_figures_lie_within_four_standard_errors(seed: int) -> None:
-    """171 parameters, so that Lanczos and probes are at work."""
+def test_a_larger_networks_figures_lie_within_their_errors(seed: int) -> None:
+    """171 parameters, so that Lanczos and probes are at work; Student's quantile where there are few probes."""
     found = ns.measure(WIDER.risk(), WIDER.theta, batch_size=8, k=5, seed=seed)
     expected = of_case(WIDER, 8, k=5)
     for figure, estimate in found.estimates().items():
         error = abs(estimate.value - expected[figure])
-        assert error <= 4 * estimate.stderr + 1e-7 * abs(expected[figure]), figure
+        most = float(stats.t.isf(3e-5, estimate.dof)) * estimate.stderr
+        assert error <= most + 1e-7 * abs(expected[figure]), figure
     estimated = {figure for figure, estimate in found.estimates().items() if estimate.relative_stderr > 1e-6}
     assert {"trace_h", "trace_h_sigma", "anisotropy", "alignment"} <= estimated
     assert found.trace_h.relative_stderr <= 0.01

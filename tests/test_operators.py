@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cases import CASES, F64, Case, classes, generator, normal, symmetric
-from noisescape.gradient_noise import covariance_factor, leading_pairs
+from noisescape.gradient_noise import GradientOuterProduct, covariance_factor, leading_pairs
 from noisescape.linops import (
     DenseOperator,
     DiagonalOperator,
@@ -199,6 +199,60 @@ def test_product_with_a_block_of_columns(name: str) -> None:
 def test_product_with_a_block_of_no_columns(name: str) -> None:
     operator = MATRIX[name].build()
     assert (operator @ torch.zeros(operator.size, 0, dtype=F64)).shape == (operator.size, 0)
+
+
+@each_operator
+@pytest.mark.parametrize("columns", [0, 1, 18])
+def test_quadratic_forms_are_those_of_the_matrix(name: str, columns: int) -> None:
+    operator, matrix = MATRIX[name].build(), matrix_of(name)
+    block = normal(len(matrix), columns, seed=5)
+    found, expected = operator.quadratic_forms(block), (block * (matrix @ block)).sum(0)
+    assert_close(found, expected, rtol=1e-9, atol=1e-9 * float(matrix.abs().max()))
+    assert operator.products == columns
+
+
+@each_psd
+@pytest.mark.parametrize("k", [0, 1, 4, 8, N, N + 3])
+def test_parts_of_a_split_add_up_to_the_matrix(name: str, k: int) -> None:
+    """A = CCᵀ + RRᵀ, R read off the unit vectors; with all there is in C nothing is left."""
+    operator, matrix = MATRIX[name].build(), matrix_of(name)
+    parts = operator.split(k)
+    if parts is None:
+        assert not isinstance(operator, GradientOuterProduct)
+        return
+    total = parts.columns @ parts.columns.T
+    assert len(parts.columns) == len(matrix)
+    assert parts.columns.shape[1] <= k
+    if k >= N:
+        assert parts.rest is None
+    if parts.rest is not None:
+        root = parts.rest(torch.eye(parts.width, dtype=F64))
+        total = total + root @ root.T
+    close(total, matrix)
+
+
+def test_a_split_of_held_gradients_carries_the_leading_directions() -> None:
+    operator, matrix = MATRIX["noise covariance, with replacement"].build(), MLP.covariance() / 3
+    carried = float(operator.split(3).columns.square().sum())
+    assert carried == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-3:].sum()), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("name", "there"),
+    {
+        "Hessian": True,
+        "Hessian, streamed": True,
+        "Hessian without forward mode": False,
+        "Gauss–Newton, cross-entropy": False,
+        "dense": False,
+    }.items(),
+)
+def test_only_the_hessian_of_a_model_with_forward_mode_has_a_surrogate(name: str, there: bool) -> None:
+    surrogate = MATRIX[name].build().surrogate()
+    assert (surrogate is not None) is there
+    if surrogate is not None:
+        close(surrogate.dense(), MLP.gauss_newton())
+        close((2.5 * MATRIX[name].build()).surrogate().dense(), 2.5 * MLP.gauss_newton())
 
 
 @each_operator

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisescape.linops import FunctionOperator, SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
+from noisescape.linops import SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.probing import project_out
 from noisescape.per_sample_losses import PerSampleLosses
 
@@ -50,18 +50,33 @@ class Hessian(SymmetricOperator):
             total += self.risk.bend(leaf, slope, directions)
         return total.view_as(block)
 
+    def surrogate(self) -> SymmetricOperator | None:
+        """The Gauss–Newton matrix: near H where the residuals are small, as where the model fits its data."""
+        return GaussNewton(self.risk, self.theta) if self.risk.pushes_outputs else None
 
-def gauss_newton(risk: PerSampleLosses, theta: Tensor, *, name: str = "Gauss–Newton") -> FunctionOperator:
+
+class GaussNewton(SymmetricOperator):
     """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n, (D, D); tagged PSD, as it is for losses convex in the outputs."""
-    return FunctionOperator(
-        lambda block: risk.gauss_newton_product(theta, block),
-        risk.dimension,
-        dtype=risk.dtype,
-        device=risk.device,
-        psd=True,
-        name=name,
-        sampler=lambda count, generator: risk.gauss_newton_draws(theta, count, generator),
-    )
+
+    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, name: str = "Gauss–Newton") -> None:
+        super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
+        self.risk = risk
+        self.theta = theta.detach().clone()
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        directions = block[:, 0] if block.shape[1] == 1 else block
+        return self.risk.gauss_newton_product(self.theta, directions).view_as(block)
+
+    def quadratic_forms(self, columns: Tensor) -> Tensor:
+        """vᵀAv of each column: only the outputs' derivatives along v are needed, no reverse pass."""
+        self.products += columns.shape[1]
+        if columns.shape[1] == 0:
+            return columns.new_zeros(0)
+        return self.risk.gauss_newton_forms(self.theta, columns)
+
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        """Draws of N(0, A), (count, D): one reverse pass each."""
+        return self.risk.gauss_newton_draws(self.theta, count, generator)
 
 
 def leading_hessian_pairs(risk: PerSampleLosses, theta: Tensor, k: int) -> tuple[Tensor, Tensor]:

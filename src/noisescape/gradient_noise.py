@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from noisescape.factored_gradients import FactoredGradients
-from noisescape.linops import SymmetricOperator, largest_eigh
+from noisescape.linops import Split, SymmetricOperator, largest_eigh
+from noisescape.linops.probing import orthonormal, project_out, rademacher
 from noisescape.per_sample_losses import PerSampleLosses
 
 OVERSAMPLING = 10
@@ -70,11 +71,16 @@ class GradientOuterProduct(SymmetricOperator):
     def _along(self, block: Tensor) -> Tensor:
         """JGv, (N, K), with J = I − 11ᵀ/N if centred."""
         held = self._gradients()
-        slopes = self.risk.directional_derivatives(self.theta, block) if held is None else held @ block
-        return slopes - slopes.mean(0) if self.centred else slopes
+        return self._centred(self.risk.directional_derivatives(self.theta, block) if held is None else held @ block)
+
+    def _centred(self, weights: Tensor) -> Tensor:
+        """Jw, (N, K)."""
+        return weights - weights.mean(0) if self.centred else weights
 
     def _weighted(self, weights: Tensor) -> Tensor:
         """Gᵀw, (D, K)."""
+        if weights.shape[1] == 0:
+            return weights.new_empty(self.size, 0)
         held = self._gradients()
         return self.risk.weighted_gradient(self.theta, weights) if held is None else held.weighted(weights)
 
@@ -94,9 +100,7 @@ class GradientOuterProduct(SymmetricOperator):
         """
         number = self.risk.sample_count
         noise = torch.randn(number, count, generator=generator, dtype=self.dtype, device=self.device)
-        if self.centred:
-            noise = noise - noise.mean(0)
-        return self._weighted(noise * (self.factor / number) ** 0.5).mT
+        return self._weighted(self._centred(noise) * (self.factor / number) ** 0.5).mT
 
     def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
         """The k leading eigenpairs from the N × N Gram matrix, where G fits and N ≤ 4,000.
@@ -122,6 +126,28 @@ class GradientOuterProduct(SymmetricOperator):
         if sketches(held, k):
             return sketched_pairs(held, k, centred=self.centred)[1]
         return super().principal(k)
+
+    def split(self, k: int) -> Split:
+        """A = FFᵀ with F = √(c/N) GᵀJ, so A = (FV)(FV)ᵀ + F(I − VVᵀ)Fᵀ for any orthonormal V, (N, k).
+
+        V spans the images of :meth:`principal`, or of random combinations of the gradients where those do not fit.
+        """
+        count = self.risk.sample_count
+        root = (self.factor / count) ** 0.5
+        like = torch.empty(0, dtype=self.dtype, device=self.device)
+        basis = self.principal(k) if k else like.new_empty(self.size, 0)
+        if basis is None:
+            start = rademacher(count, k, like, torch.Generator(self.device).manual_seed(0))
+            basis, exhausted = self._weighted(self._centred(start)), False
+        else:
+            exhausted = basis.shape[1] < k
+        weights = orthonormal(self._along(basis)) if basis.shape[1] else like.new_empty(count, 0)
+
+        def rest(noise: Tensor) -> Tensor:
+            return root * self._weighted(self._centred(project_out(weights, noise)))
+
+        columns = root * self._weighted(self._centred(weights))
+        return Split(columns, None if exhausted or weights.shape[1] == count else rest, count)
 
 
 class NoiseCovariance(GradientOuterProduct):

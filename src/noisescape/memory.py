@@ -40,7 +40,7 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     True
     """
     # decided once on real numbers, so that the rehearsal goes the way the computation will
-    for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
+    for decision in ("bytes_per_sample", "forward_mode", "pushes_outputs", "pushes_gradients", "gradient_width"):
         getattr(risk, decision)
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     ledger = Ledger()

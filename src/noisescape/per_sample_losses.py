@@ -379,6 +379,29 @@ class PerSampleLosses:
             total += torch.cat(parts, dim=-1)
         return total
 
+    def gauss_newton_forms(self, theta: Tensor, directions: Tensor) -> Tensor:
+        """(1/N) Σ_n (J_nv)ᵀ (∇²_f ℓ_n) (J_nv) for each column of a block: (D, K) → (K,)."""
+        model_loss = self._model_loss("the Gauss–Newton matrix")
+        self._check_theta(theta, replicas=False)
+        self._check_block(theta, directions)
+        total = directions.new_zeros(directions.shape[1])
+        for batch in self._batches(passes=2, columns=directions.shape[1]):
+
+            def outputs(point: Tensor, batch: Batch = batch) -> Tensor:
+                return tensor_outputs(model_loss.outputs(point, batch.inputs))
+
+            with torch.no_grad():
+                at = outputs(theta)
+            at.requires_grad_()
+            summed = model_loss.losses_of_outputs(at, batch.targets).sum() / self.sample_count
+            (slope,) = torch.autograd.grad(summed, at, create_graph=True)
+            parts = []
+            for block in column_blocks(directions, self._columns_at_once(batch.size), theta):
+                pushed = self._push_forward(outputs, theta, block, batch.size).movedim(-1, 0)
+                parts.append((pushed * pull_back(slope, at, pushed)).flatten(1).sum(1))
+            total += torch.cat(parts)
+        return total
+
     def gauss_newton_draws(self, theta: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """``count`` draws of N(0, GGN), as rows (count, D): Jᵀ(∇²_f ℓ)^{1/2} z/√N, one backward pass each."""
         model_loss = self._model_loss("the Gauss–Newton matrix")
@@ -434,6 +457,14 @@ class PerSampleLosses:
             return False
         tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
         return bool((forward - slope @ direction).abs() <= tolerance * (torch.linalg.vector_norm(slope) + 1e-12))
+
+    @functools.cached_property
+    def pushes_outputs(self) -> bool:
+        """Whether there is a Gauss–Newton matrix, and forward mode for its quadratic forms."""
+        if not isinstance(self._function, ModelLoss) or not self.forward_mode:
+            return False
+        with torch.no_grad():
+            return isinstance(self._function.outputs(self.parameters(), self._probe_batch(1).inputs), Tensor)
 
     def _probe_batch(self, size: int) -> Batch:
         return next(self._samples.batches(self.sample_count if self._function.broadcasts else size))

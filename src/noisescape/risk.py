@@ -205,7 +205,7 @@ class EmpiricalRisk(PerSampleLosses):
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
         self._check_theta(theta, replicas=False)
-        return curvature.gauss_newton(self, theta)
+        return curvature.GaussNewton(self, theta)
 
     def fisher(
         self,
@@ -238,7 +238,7 @@ class EmpiricalRisk(PerSampleLosses):
                     "softmax and binary cross-entropy and squared loss only; pass sample_targets=(outputs, "
                     "generator) -> targets to estimate it by sampling"
                 )
-            return curvature.gauss_newton(self, theta, name="Fisher")
+            return curvature.GaussNewton(self, theta, name="Fisher")
         if draws < 1:
             raise ValueError(f"draws must be at least 1, not {draws}")
         if not isinstance(self._samples, TensorSamples):

@@ -2,7 +2,7 @@
 
 from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.estimate import Estimate, VectorEstimate, ratio
-from noisescape.linops.operator import FunctionOperator, SymmetricOperator
+from noisescape.linops.operator import FunctionOperator, Split, SymmetricOperator
 from noisescape.linops.probing import ToleranceWarning
 from noisescape.linops.product_trace import product_trace
 from noisescape.linops.spectrum import SpectralDensity, spectral_density
@@ -18,6 +18,7 @@ __all__ = [
     "IsotropicOperator",
     "LowRankOperator",
     "SpectralDensity",
+    "Split",
     "SymmetricOperator",
     "ToleranceWarning",
     "VectorEstimate",

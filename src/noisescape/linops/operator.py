@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,6 +12,21 @@ from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
 DENSE_LIMIT = 20_000
+
+
+@dataclass(frozen=True)
+class Split:
+    """A = CCᵀ + RRᵀ: a few columns that carry most of A, and the rest.
+
+    Attributes:
+        columns: C, (D, k).
+        rest: z ↦ Rz, (M, K) → (D, K); ``None`` where nothing is left.
+        width: M.
+    """
+
+    columns: Tensor
+    rest: Callable[[Tensor], Tensor] | None
+    width: int
 
 
 class SymmetricOperator(ABC):
@@ -127,6 +143,18 @@ class SymmetricOperator(ABC):
         pairs = self.leading(k)
         return None if pairs is None else pairs[1]
 
+    def split(self, k: int) -> Split | None:
+        """A = CCᵀ + RRᵀ with k columns in C, where A is held as such a product, else ``None``."""
+        return None
+
+    def quadratic_forms(self, columns: Tensor) -> Tensor:
+        """vᵀAv of each column, (D, K) → (K,)."""
+        return (columns * (self @ columns)).sum(0)
+
+    def surrogate(self) -> SymmetricOperator | None:
+        """An operator that may be close to this one and has cheaper quadratic forms, if there is one."""
+        return None
+
     def __mul__(self, factor: float) -> SymmetricOperator:
         return ScaledOperator(self, float(factor))
 
@@ -228,6 +256,24 @@ class ScaledOperator(SymmetricOperator):
     def principal(self, k: int) -> Tensor | None:
         """A's."""
         return self.operator.principal(k)
+
+    def split(self, k: int) -> Split | None:
+        """√c times A's."""
+        found = self.operator.split(k) if self.factor >= 0 else None
+        if found is None:
+            return None
+        root, rest = self.factor**0.5, found.rest
+        return Split(root * found.columns, None if rest is None else lambda z: root * rest(z), found.width)
+
+    def quadratic_forms(self, columns: Tensor) -> Tensor:
+        """c times A's."""
+        self.products += columns.shape[1]
+        return self.factor * self.operator.quadratic_forms(columns)
+
+    def surrogate(self) -> SymmetricOperator | None:
+        """c times A's."""
+        found = self.operator.surrogate()
+        return None if found is None else ScaledOperator(found, self.factor)
 
 
 class SumOperator(SymmetricOperator):

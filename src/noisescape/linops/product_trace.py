@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from noisescape.linops.estimate import Estimate
-from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.operator import Split, SymmetricOperator
 from noisescape.linops.probing import (
     FIRST_STAGE,
     block_that_fits,
@@ -18,6 +20,13 @@ from noisescape.linops.probing import (
     project_out,
     rademacher,
 )
+
+GAPS = 4
+"""Probes of the difference between an operator and its surrogate."""
+GAP_SHARE = 1 / 8
+"""A surrogate is used where those probes' standard error is below this share of the tolerance. The total they are
+compared with is itself known to a third or so from 4 probes; whence a margin of 2 to what MAIN_SHARE leaves."""
+MAIN_SHARE = math.sqrt(1 - (2 * GAP_SHARE) ** 2)
 
 
 def product_trace(
@@ -31,22 +40,32 @@ def product_trace(
 ) -> Estimate:
     """Tr(AB), to a relative standard error.
 
-    Let U be orthonormal, P = UUᵀ, Q = I − P. Then
+    Where B is held as a product of factors, as gradient covariances are, it is split into B = CCᵀ + RRᵀ with
+    a few columns C that carry most of it, and
+
+        Tr(AB) = Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz)
+
+    over iid signs z: the first part exact, the second averaged. A may have a surrogate Ã with cheaper quadratic
+    forms, as a Hessian has in its Gauss–Newton matrix. Then Tr(AB) = Tr(ÃB) + Tr((A − Ã)B), and if 4 draws
+    w ~ N(0, B) show that wᵀ(A − Ã)w hardly varies, these 4 are the second term and the first is found as above;
+    if not, they are set aside.
+
+    Otherwise let U be orthonormal, P = UUᵀ, Q = I − P. Then
 
         Tr(AB) = Tr(Uᵀ B A U) + Tr(Uᵀ B Q A U) + Tr(Q A Q B),
 
     the first two exact from AU and BU, the last by iid probes: E[(Qw)ᵀA(Qw)] over draws w ~ N(0, B) if B
-    is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B: from its
-    structure where that gives them (a gradient covariance from the per-sample gradients it holds), a
-    randomised range otherwise. The probes do not depend on U beyond conditioning, so the estimate is
-    unbiased whatever U is; a good U only makes it cheap.
+    is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B.
+
+    The probes do not depend on C or U beyond conditioning, so the estimate is unbiased whatever these are; good
+    ones only make it cheap.
 
     Args:
         left: A, symmetric, possibly indefinite.
         right: B, symmetric. If only A is a covariance the two are exchanged.
         rtol: stop when stderr ≤ rtol·|value|.
-        deflate: number of columns of U; fewer where D is so large that they would take over 256 MiB.
-        max_products: bound on the cost.
+        deflate: number of columns of C or U; fewer where D is so large that they would take over 256 MiB.
+        max_products: bound on the cost: products with A, or quadratic forms of it or its surrogate.
         seed: of the probes.
 
     Returns:
@@ -67,13 +86,15 @@ def product_trace(
         left, right = right, left
 
     deflate = columns_that_fit(left.size, left.dtype, deflate)
+    generator = torch.Generator(left.device).manual_seed(seed)
+    if left.size > 2 * (deflate + FIRST_STAGE) and (parts := right.split(deflate)) is not None:
+        return _over_parts(left, right, parts, rtol=rtol, max_products=max_products, generator=generator)
     basis = right.principal(deflate) if deflate else None
     exhausted = basis is not None and basis.shape[1] < deflate  # U spans B's range: nothing is left to probe
     if left.size <= 2 * (deflate + FIRST_STAGE) and not exhausted:
         exact = (left.dense() * right.dense()).sum()
         return Estimate(float(exact), 0.0, 2 * left.size)
 
-    generator = torch.Generator(left.device).manual_seed(seed)
     like = torch.empty(0, dtype=left.dtype, device=left.device)
     if basis is not None:
         cost = basis.shape[1]
@@ -108,6 +129,73 @@ def product_trace(
     )
     value = float(carried + rest.mean)
     return Estimate(value, float(rest.stderr), cost + per_probe * rest.spent, rest.dof)
+
+
+def _over_parts(
+    left: SymmetricOperator,
+    right: SymmetricOperator,
+    parts: Split,
+    *,
+    rtol: float,
+    max_products: int,
+    generator: torch.Generator,
+) -> Estimate:
+    """Tr(AB) for B = CCᵀ + RRᵀ, through A's surrogate where that is close enough."""
+    what = f"Tr({left.name}·{right.name})"
+    surrogate = left.surrogate()
+    spent = 0
+    if surrogate is not None and max_products >= parts.columns.shape[1] + 2 * (GAPS + FIRST_STAGE):
+        probes = right.sample(GAPS, generator).T
+        forms = left.quadratic_forms(probes)
+        gaps = forms - surrogate.quadratic_forms(probes)
+        spent = 2 * GAPS
+        stderr = gaps.std() / math.sqrt(GAPS)
+        if bool(stderr <= GAP_SHARE * rtol * forms.mean().abs()):
+            main = _sum_of_forms(surrogate, parts, MAIN_SHARE * rtol, max_products - spent, generator, what)
+            return _sum(main, Estimate(float(gaps.mean()), float(stderr), spent, GAPS - 1))
+    direct = _sum_of_forms(left, parts, rtol, max_products - spent, generator, what)
+    return Estimate(direct.value, direct.stderr, direct.cost + spent, direct.dof)
+
+
+def _sum_of_forms(
+    operator: SymmetricOperator,
+    parts: Split,
+    rtol: float,
+    max_products: int,
+    generator: torch.Generator,
+    what: str,
+) -> Estimate:
+    """Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz)."""
+    block = block_that_fits(operator.size, operator.dtype)
+    cost = parts.columns.shape[1]
+    carried = parts.columns.new_zeros(())
+    for start in range(0, cost, block):
+        carried += operator.quadratic_forms(parts.columns[:, start : start + block]).sum()
+    rest = parts.rest
+    if rest is None:
+        return Estimate(float(carried), 0.0, cost)
+
+    def draw(count: int) -> Tensor:
+        return operator.quadratic_forms(rest(rademacher(parts.width, count, parts.columns, generator)))
+
+    found = mean_of_probes(
+        in_blocks(draw, block),
+        offset=carried,
+        rtol=rtol,
+        max_probes=max(2, max_products - cost),
+        what=what,
+        stacklevel=5,
+    )
+    return Estimate(float(carried + found.mean), float(found.stderr), cost + found.spent, found.dof)
+
+
+def _sum(main: Estimate, gap: Estimate) -> Estimate:
+    """Of two independent estimates, with Welch's degrees of freedom."""
+    stderr = math.hypot(main.stderr, gap.stderr)
+    shares = (main.stderr**4 / main.dof + gap.stderr**4 / gap.dof) if stderr else 0.0
+    return Estimate(
+        main.value + gap.value, stderr, main.cost + gap.cost, stderr**4 / shares if shares else math.inf
+    )
 
 
 def _range_of(operator: SymmetricOperator, columns: int, like: Tensor, generator: torch.Generator) -> Tensor:
