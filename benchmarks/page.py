@@ -112,17 +112,17 @@ def _made(found: dict[str, Any]) -> str:
 
 
 def _indicator(found: dict[str, Any]) -> plt.Figure:
-    """Cost against accuracy."""
+    """Cost, from the time that each side's run at its budget took, against accuracy."""
     figures, seconds = found["figures"], found["median_seconds"]
     figure, axes = plt.subplots(figsize=(6.5, 3.8))
     for side, curve in figures["rivals"]["error against products"].items():
-        axes.loglog([count for count, _ in curve], [100 * error for _, error in curve], "o-", label=side)
-    ours = figures["noisescape"]
-    axes.loglog(
-        ours["products"], 100 * ours["relative_rmse"], "*", markersize=14, color="black", label="noisescape"
-    )
+        product = seconds[side] / figures["rivals"]["budgets"][side] / seconds["gradient"]
+        axes.loglog([count * product for count, _ in curve], [100 * error for _, error in curve], "o-", label=side)
+    ours = seconds[found["rows"][0]["side"]] / seconds["gradient"]
+    rmse = 100 * figures["noisescape"]["relative_rmse"]
+    axes.loglog(ours, rmse, "*", markersize=14, color="black", label="noisescape")
     axes.axhline(100 * figures["rtol"], color="grey", linewidth=0.8)
-    axes.set_xlabel("products with H")
+    axes.set_xlabel("cost, in gradients")
     axes.set_ylabel("relative RMSE, %")
     axes.set_title(f"one gradient: {1000 * seconds['gradient']:.0f} ms", fontsize=9)
     axes.legend(fontsize=8)
