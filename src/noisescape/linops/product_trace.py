@@ -145,14 +145,19 @@ def _over_parts(
     surrogate = left.surrogate()
     spent = 0
     if surrogate is not None and max_products >= parts.columns.shape[1] + 2 * (GAPS + FIRST_STAGE):
-        probes = right.sample(GAPS, generator).T
-        forms = left.quadratic_forms(probes)
-        gaps = forms - surrogate.quadratic_forms(probes)
+
+        def forms_and_gaps(count: int) -> Tensor:
+            probes = right.sample(count, generator).T
+            forms = left.quadratic_forms(probes)
+            return torch.stack([forms, forms - surrogate.quadratic_forms(probes)], dim=1)
+
+        drawn = in_blocks(forms_and_gaps, block_that_fits(left.size, left.dtype))(GAPS)
         spent = 2 * GAPS
-        stderr = gaps.std() / math.sqrt(GAPS)
-        if bool(stderr <= GAP_SHARE * rtol * forms.mean().abs()):
+        whole, gap = drawn.mean(0)
+        stderr = drawn[:, 1].std() / math.sqrt(GAPS)
+        if bool(stderr <= GAP_SHARE * rtol * whole.abs()):
             main = _sum_of_forms(surrogate, parts, MAIN_SHARE * rtol, max_products - spent, generator, what)
-            return _sum(main, Estimate(float(gaps.mean()), float(stderr), spent, GAPS - 1))
+            return _sum(main, Estimate(float(gap), float(stderr), spent, GAPS - 1))
     direct = _sum_of_forms(left, parts, rtol, max_products - spent, generator, what)
     return Estimate(direct.value, direct.stderr, direct.cost + spent, direct.dof)
 
