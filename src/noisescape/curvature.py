@@ -29,13 +29,13 @@ class Hessian(SymmetricOperator):
 
     Blocks are pushed forward through the gradient where the model's operations allow it. For single vectors the
     graph of the gradient is kept with the operator, where those of all samples fit the memory budget, so that
-    each further product is a single reverse pass.
+    each further product is a single reverse pass. θ is not copied: it must not be changed in place.
     """
 
     def __init__(self, risk: PerSampleLosses, theta: Tensor) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="Hessian")
         self.risk = risk
-        self.theta = theta.detach().clone()
+        self.theta = theta.detach()
         self._graph: list[tuple[Tensor, Tensor]] | None = None
 
     def _matmat(self, block: Tensor) -> Tensor:
@@ -43,12 +43,9 @@ class Hessian(SymmetricOperator):
             return self.risk.gradient_derivatives(self.theta, block)
         if self._graph is None and self.risk.keeps_graphs():
             self._graph = list(self.risk.gradient_graphs(self.theta))
-        graphs = self._graph or self.risk.gradient_graphs(self.theta)
         directions = block[:, 0] if block.shape[1] == 1 else block
-        total = torch.zeros_like(directions)
-        for leaf, slope in graphs:
-            total += self.risk.bend(leaf, slope, directions)
-        return total.view_as(block)
+        graphs = self._graph or self.risk.gradient_graphs(self.theta)
+        return self.risk.bend(graphs, directions).view_as(block)
 
     def surrogate(self) -> SymmetricOperator | None:
         """The Gauss–Newton matrix: near H where the residuals are small, as where the model fits its data."""
@@ -56,12 +53,15 @@ class Hessian(SymmetricOperator):
 
 
 class GaussNewton(SymmetricOperator):
-    """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n, (D, D); tagged PSD, as it is for losses convex in the outputs."""
+    """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n, (D, D); tagged PSD, as it is for losses convex in the outputs.
+
+    θ is not copied: it must not be changed in place.
+    """
 
     def __init__(self, risk: PerSampleLosses, theta: Tensor, *, name: str = "Gauss–Newton") -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
-        self.theta = theta.detach().clone()
+        self.theta = theta.detach()
 
     def _matmat(self, block: Tensor) -> Tensor:
         directions = block[:, 0] if block.shape[1] == 1 else block

@@ -142,11 +142,12 @@ class GradientOuterProduct(SymmetricOperator):
         else:
             exhausted = basis.shape[1] < k
         weights = orthonormal(self._along(basis)) if basis.shape[1] else like.new_empty(count, 0)
+        del basis  # as large as the columns
 
         def rest(noise: Tensor) -> Tensor:
-            return root * self._weighted(self._centred(project_out(weights, noise)))
+            return self._weighted(root * self._centred(project_out(weights, noise)))
 
-        columns = root * self._weighted(self._centred(weights))
+        columns = self._weighted(root * self._centred(weights))
         return Split(columns, None if exhausted or weights.shape[1] == count else rest, count)
 
 

@@ -8,7 +8,7 @@ is the derivative of the gradient. Everything streams over chunks of samples siz
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
@@ -111,14 +111,13 @@ class PerSampleLosses:
     def gradient(self, theta: Tensor) -> Tensor:
         """∇L(θ) = Gᵀ1/N: (D,) → (D,), or (R, D) → (R, D). Non-finite values pass through."""
         self._check_theta(theta)
-        total = torch.zeros_like(theta)
-        for batch in self._batches(passes=2 * _copies(theta)):
+
+        def part(batch: Batch) -> Tensor:
             leaf = theta.detach().requires_grad_()
-            (part,) = torch.autograd.grad(
-                self._function.losses(leaf, batch).sum() / self.sample_count, leaf, materialize_grads=True
-            )
-            total = part if batch.size == self.sample_count else total + part
-        return total
+            share = self._function.losses(leaf, batch).sum() / self.sample_count
+            return torch.autograd.grad(share, leaf, materialize_grads=True)[0]
+
+        return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta)))
 
     def weighted_gradient(self, theta: Tensor, weights: Tensor) -> Tensor:
         """Gᵀw, the gradient of Σ_n w_n ℓ_n: one backward pass.
@@ -135,18 +134,18 @@ class PerSampleLosses:
         expected = (self.sample_count,) if not block else (self.sample_count, weights.shape[-1])
         if weights.shape[-1 if not block else 0] != self.sample_count or weights.ndim > 2:
             raise ValueError(f"weights must have shape {expected}, not {tuple(weights.shape)}")
-        total = theta.new_zeros(theta.shape if not block else (self.dimension, weights.shape[1]))
-        for batch in self._batches(passes=2 * _copies(theta), columns=weights.shape[1] if block else 1):
+
+        def part(batch: Batch) -> Tensor:
             leaf = theta.detach().requires_grad_()
             losses = self._function.losses(leaf, batch)
             if block:
                 columns = weights[batch.span].split(self._columns_at_once(batch.size), dim=1)
-                part = torch.cat([pull_back(losses, leaf, some.mT).mT for some in columns], dim=1)
-            else:
-                weighted = (losses * weights[..., batch.span]).sum()
-                (part,) = torch.autograd.grad(weighted, leaf, materialize_grads=True)
-            total = part if batch.size == self.sample_count else total + part
-        return total
+                return _joined([pull_back(losses, leaf, some.mT).mT for some in columns])
+            weighted = (losses * weights[..., batch.span]).sum()
+            return torch.autograd.grad(weighted, leaf, materialize_grads=True)[0]
+
+        columns = weights.shape[1] if block else 1
+        return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta), columns=columns))
 
     def minibatch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Mean of g_n over the given samples; repeated indices count repeatedly.
@@ -260,7 +259,7 @@ class PerSampleLosses:
         """
         self._check_theta(theta)
         for batch in self._batches(passes=HESSIAN_PASSES * _copies(theta)):
-            leaf = theta.detach().clone().requires_grad_()
+            leaf = theta.detach().requires_grad_()
             share = self._function.losses(leaf, batch).sum() / self.sample_count
             (slope,) = torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)
             yield leaf, slope
@@ -276,17 +275,18 @@ class PerSampleLosses:
             As ``directions``. For several products at one θ, :meth:`hessian` keeps the first pass.
         """
         self._check_block(theta, directions)
-        total = torch.zeros_like(directions)
-        for leaf, slope in self.gradient_graphs(theta):
-            total += self.bend(leaf, slope, directions)
-        return total
+        return self.bend(self.gradient_graphs(theta), directions)
 
-    def bend(self, leaf: Tensor, slope: Tensor, directions: Tensor) -> Tensor:
-        """One chunk's share of Hv, from its :meth:`gradient_graphs`."""
-        if directions.ndim == leaf.ndim:
-            return pull_back(slope, leaf, directions)
-        columns = self._columns_at_once(self.chunk_size(passes=HESSIAN_PASSES))
-        return torch.cat([pull_back(slope, leaf, block.mT).mT for block in directions.split(columns, 1)], dim=1)
+    def bend(self, graphs: Iterable[tuple[Tensor, Tensor]], directions: Tensor) -> Tensor:
+        """Hv, from the :meth:`gradient_graphs`."""
+
+        def part(leaf: Tensor, slope: Tensor) -> Tensor:
+            if directions.ndim == leaf.ndim:
+                return pull_back(slope, leaf, directions)
+            columns = self._columns_at_once(self.chunk_size(passes=HESSIAN_PASSES))
+            return _joined([pull_back(slope, leaf, some.mT).mT for some in directions.split(columns, dim=1)])
+
+        return _sum(part(leaf, slope) for leaf, slope in graphs)
 
     def gradient_derivatives(self, theta: Tensor, directions: Tensor) -> Tensor:
         """Hv for the columns of a block, by pushing it forward through the gradient.
@@ -581,6 +581,19 @@ def check_positive(name: str, value: int | None) -> int | None:
     if value is not None and value < 1:
         raise ValueError(f"{name} must be at least 1, not {value}")
     return value
+
+
+def _sum(parts: Iterator[Tensor]) -> Tensor:
+    """Of all chunks' shares, in place: no more than two are held."""
+    total = next(parts)
+    for part in parts:
+        total += part
+    return total
+
+
+def _joined(columns: list[Tensor]) -> Tensor:
+    """Side by side; one alone is not copied."""
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
 
 
 def _columns(theta: Tensor, directions: Tensor) -> int:

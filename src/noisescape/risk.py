@@ -200,12 +200,12 @@ class EmpiricalRisk(PerSampleLosses):
     def hessian(self, theta: Tensor) -> SymmetricOperator:
         """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two."""
         self._check_theta(theta, replicas=False)
-        return curvature.Hessian(self, theta)
+        return curvature.Hessian(self, theta.clone())
 
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
         self._check_theta(theta, replicas=False)
-        return curvature.GaussNewton(self, theta)
+        return curvature.GaussNewton(self, theta.clone())
 
     def fisher(
         self,
@@ -238,7 +238,7 @@ class EmpiricalRisk(PerSampleLosses):
                     "softmax and binary cross-entropy and squared loss only; pass sample_targets=(outputs, "
                     "generator) -> targets to estimate it by sampling"
                 )
-            return curvature.GaussNewton(self, theta, name="Fisher")
+            return curvature.GaussNewton(self, theta.clone(), name="Fisher")
         if draws < 1:
             raise ValueError(f"draws must be at least 1, not {draws}")
         if not isinstance(self._samples, TensorSamples):
