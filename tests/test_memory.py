@@ -95,3 +95,13 @@ def test_what_needs_values_is_refused() -> None:
     risk = CASES["conv"].risk()
     with pytest.raises(ValueError, match="needs values, not only shapes"):
         ns.forecast_memory(risk, lambda _risk, theta: theta.numpy())
+
+
+def test_what_was_there_before_is_not_counted() -> None:
+    data = torch.randn(1000, 10)
+    with Ledger() as ledger:
+        half = data[:500].T.detach()
+        assert ledger.peak == 0
+        half.sum()
+        total = data + 1
+    assert ledger.peak == total.numel() * 4

@@ -74,9 +74,10 @@ class Ledger(TorchDispatchMode):
         if func is torch.ops.aten._local_scalar_dense.default:
             return 1.0 if args[0].is_floating_point() else 1
         found = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(found):
-            if isinstance(leaf, Tensor):
-                self._enter(leaf.untyped_storage())
+        if not func.is_view:  # which may be of something that was there before
+            for leaf in tree_leaves(found):
+                if isinstance(leaf, Tensor):
+                    self._enter(leaf.untyped_storage())
         return found
 
     def _enter(self, storage: torch.UntypedStorage) -> None:

@@ -129,8 +129,8 @@ def in_blocks(draw_block: Callable[[int], Tensor], block: int) -> Callable[[int]
 
 def rademacher(size: int, count: int, like: Tensor, generator: torch.Generator) -> Tensor:
     """Columns of independent signs, (size, count)."""
-    signs = torch.randint(0, 2, (size, count), generator=generator, device=like.device)
-    return (2 * signs - 1).to(like.dtype)
+    signs = torch.randint(0, 2, (size, count), generator=generator, device=like.device, dtype=like.dtype)
+    return signs.mul_(2).sub_(1)
 
 
 def orthonormal(columns: Tensor) -> Tensor:
