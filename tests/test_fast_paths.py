@@ -100,6 +100,27 @@ def test_sketched_pairs_of_small_matrices_are_exact() -> None:
     assert all(torch.equal(one, other) for one, other in zip(found, leading_pairs(rows, 5), strict=True))
 
 
+# ---------------------------------------------------------------------- blocks in reverse
+
+
+@pytest.mark.parametrize("width", [8, 80])
+def test_blocks_of_a_network_of_large_weights_go_through_kept_graphs(width: int) -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 3)).to(
+            F64
+        )
+    risk = ns.EmpiricalRisk(model, torch.nn.functional.mse_loss, (normal(12, width, seed=1), normal(12, 3, seed=2)))
+    theta = risk.parameters()
+    assert risk.bends_blocks() is (width > 8)
+    block = normal(risk.dimension, 11, seed=3)
+    hessian = Hessian(risk, theta)
+    found = hessian @ block
+    assert (hessian._graph is not None) is (width > 8)
+    singly = torch.stack([risk.hessian_product(theta, column) for column in block.T], dim=1)
+    assert_close(found, singly, rtol=1e-9, atol=1e-9 * float(singly.abs().max()))
+
+
 # ---------------------------------------------------------------------- directions that are followed
 
 

@@ -27,9 +27,11 @@ _EXPONENTIAL_FAMILY = {
 class Hessian(SymmetricOperator):
     """H = ∇²L(θ), (D, D); symmetric, usually indefinite.
 
-    Blocks are pushed forward through the gradient where the model's operations allow it. For single vectors the
-    graph of the gradient is kept with the operator, where those of all samples fit the memory budget, so that
-    each further product is a single reverse pass. θ is not copied: it must not be changed in place.
+    Blocks are pushed forward through the gradient where the model's operations allow it. For single vectors, and
+    for blocks where the parameters outweigh the activations, the graph of the gradient is kept with the operator,
+    where those of all samples fit the memory budget: each further product is a single reverse pass.
+
+    θ is not copied: it must not be changed in place.
     """
 
     def __init__(self, risk: PerSampleLosses, theta: Tensor) -> None:
@@ -39,7 +41,7 @@ class Hessian(SymmetricOperator):
         self._graph: list[tuple[Tensor, Tensor]] | None = None
 
     def _matmat(self, block: Tensor) -> Tensor:
-        if block.shape[1] > 1 and self.risk.pushes_gradients:
+        if block.shape[1] > 1 and self.risk.pushes_gradients and not self.risk.bends_blocks():
             return self.risk.gradient_derivatives(self.theta, block)
         if self._graph is None and self.risk.keeps_graphs():
             self._graph = list(self.risk.gradient_graphs(self.theta))

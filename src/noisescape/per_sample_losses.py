@@ -32,6 +32,8 @@ CPU_COLUMNS = 8
 CPU_WORKING_SET = 2**25
 """Bytes of activations beyond which a chunk is slower on a CPU, not faster: it leaves the caches, and the C library
 maps and clears such allocations anew every time."""
+WEIGHTY = 32
+"""A network's parameters outweigh a sample's activations where they are so many times larger."""
 PARAMETER_SHARE = 16
 """A chunk's activations may always be so many times as large as the parameters, which each chunk reads again."""
 
@@ -496,6 +498,13 @@ class PerSampleLosses:
         """Whether the graphs of the gradient of all samples fit the memory budget together."""
         one = HESSIAN_PASSES * self.bytes_per_sample
         return isinstance(self._samples, TensorSamples) and self.sample_count * one <= self.memory_budget
+
+    def bends_blocks(self) -> bool:
+        """Whether a block goes faster in reverse through kept graphs than pushed forward through the gradient.
+
+        It does where there is little to compute but products with the weights.
+        """
+        return self.keeps_graphs() and self.dimension * self.dtype.itemsize > WEIGHTY * self.bytes_per_sample
 
     def _gradient_rows(self, copies: int, width: int | None = None) -> int:
         """How many per-sample gradients of each replica, of so many numbers, are evaluated together."""
