@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import itertools
+from collections.abc import Callable
+from operator import attrgetter
 
 import pytest
 import torch
@@ -395,6 +397,37 @@ def test_chunks_shrink_with_the_memory_budget(conv: Case) -> None:
     assert sizes == [1, 4, conv.count]
     assert conv.risk(memory_budget=4 * one_sample).chunk_size(passes=4) == 2
     assert conv.risk(chunk_size=5, memory_budget=1).chunk_size() == 5
+
+
+DECISIONS = ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_derivatives_are_the_same_where_gradients_are_off(name: str) -> None:
+    """As in an evaluation loop, whichever is asked for first there."""
+    case = CASES[name]
+    block = normal(len(case.theta), 3, seed=3)
+    asked: dict[str, Callable[[EmpiricalRisk], object]] = {
+        **{name: attrgetter(name) for name in DECISIONS},
+        "gradient": lambda risk: risk.gradient(case.theta),
+        "minibatch": lambda risk: risk.minibatch_gradient(case.theta, torch.tensor([0, 2])),
+        "per-sample gradients": lambda risk: risk.per_sample_gradients(case.theta),
+        "noise": lambda risk: risk.noise_covariance(case.theta, 2) @ block,
+        "Hessian": lambda risk: risk.hessian(case.theta) @ block[:, 0],
+        "Hessian, block": lambda risk: risk.hessian(case.theta) @ block,
+        "directional derivatives": lambda risk: risk.directional_derivatives(case.theta, block),
+    }
+    if case.risk().pushes_outputs:
+        asked["Gauss-Newton"] = lambda risk: risk.gauss_newton(case.theta) @ block
+        asked["its forms"] = lambda risk: risk.gauss_newton_forms(case.theta, block)
+    for ask in asked.values():
+        expected = ask(case.risk())
+        with torch.no_grad():
+            found = ask(case.risk())
+        if isinstance(expected, torch.Tensor):
+            assert_close(found, expected, rtol=1e-10, atol=1e-12)
+        else:
+            assert found == expected
 
 
 def test_chunks_on_a_cpu_stay_within_its_caches(monkeypatch: pytest.MonkeyPatch) -> None:

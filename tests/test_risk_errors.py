@@ -264,6 +264,11 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         ValueError,
         r"mixed devices: θ is on meta, the risk on cpu",
     ),
+    "inference mode": (
+        torch.inference_mode()(lambda: RISK.gradient(THETA)),
+        RuntimeError,
+        r"inference mode records no derivatives: leave it",
+    ),
     "θ that is no tensor": (lambda: RISK.loss(THETA.tolist()), TypeError, r"flat torch\.Tensor.*list"),
     "replicas where one θ is needed": (
         lambda: RISK.hessian(THETA[None]),

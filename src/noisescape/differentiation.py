@@ -25,6 +25,7 @@ def push_forward(function: Function, point: Tensor, directions: Tensor) -> Tenso
     return vmap(along, in_dims=1, out_dims=-1)(directions)
 
 
+@torch.enable_grad()
 def push_forward_by_reverse(function: Function, point: Tensor, directions: Tensor) -> Tensor:
     """J v by two reverse passes, for functions without a forward derivative.
 

@@ -91,6 +91,7 @@ class LossVector(ClosedForm):
             return values
         return values.gather(-1, batch.inputs) if data_per_replica else values[..., batch.inputs]
 
+    @torch.enable_grad()
     def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
         """By whichever of forward and reverse mode needs fewer passes."""
         if self.dimension <= batch.size:
@@ -146,6 +147,7 @@ class SampleLoss(ClosedForm):
         self._check_replicas(theta)
         return self._loss(theta[..., None, :], self._chosen(batch, data_per_replica))
 
+    @torch.enable_grad()
     def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
         """One reverse pass over a θ for each sample."""
         self._check_replicas(theta)

@@ -147,6 +147,7 @@ class ModelLoss:
         rows = [self._gradient(theta, single) for single in held.batches(1)]
         return FactoredGradients(self.sizes, torch.stack(rows))
 
+    @torch.enable_grad()
     def _gradient(self, theta: Tensor, batch: Batch) -> Tensor:
         leaf = theta.detach().requires_grad_()
         value = self(leaf, batch.inputs, batch.targets).sum()
@@ -217,18 +218,19 @@ class ModelLoss:
     def bytes_per_sample(self, batch: Batch) -> int:
         """Memory a sample's forward pass keeps for the backward pass, counted on a small batch."""
         leaf = self.flat_parameters().to(self.device, self.dtype).requires_grad_()
-        kept: dict[int, int] = {}
+        kept: dict[int, torch.UntypedStorage] = {}
 
         def count(tensor: Tensor) -> Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() != leaf.untyped_storage().data_ptr():
-                kept[storage.data_ptr()] = storage.nbytes()
+                kept[storage.data_ptr()] = storage
             return tensor
 
-        with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        # whoever asks first may well do so where gradients are off
+        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
             # copies: a slice of the data set would count as the whole of it
             self.losses(leaf, _copied(batch))
-        return max(64, sum(kept.values()) // batch.size)
+        return max(64, sum(storage.nbytes() for storage in kept.values()) // batch.size)
 
     def output_hessian_root(self, outputs: Tensor, batch: Batch) -> Tensor:
         """The symmetric square roots of each sample's output-space Hessian, (n, F, F), F outputs a sample.

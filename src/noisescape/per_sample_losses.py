@@ -110,6 +110,7 @@ class PerSampleLosses:
 
     # ------------------------------------------------------------------ first derivatives
 
+    @torch.enable_grad()
     def gradient(self, theta: Tensor) -> Tensor:
         """∇L(θ) = Gᵀ1/N: (D,) → (D,), or (R, D) → (R, D). Non-finite values pass through."""
         self._check_theta(theta)
@@ -121,6 +122,7 @@ class PerSampleLosses:
 
         return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta)))
 
+    @torch.enable_grad()
     def weighted_gradient(self, theta: Tensor, weights: Tensor) -> Tensor:
         """Gᵀw, the gradient of Σ_n w_n ℓ_n: one backward pass.
 
@@ -149,6 +151,7 @@ class PerSampleLosses:
         columns = weights.shape[1] if block else 1
         return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta), columns=columns))
 
+    @torch.enable_grad()
     def minibatch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Mean of g_n over the given samples; repeated indices count repeatedly.
 
@@ -254,6 +257,7 @@ class PerSampleLosses:
 
     # ------------------------------------------------------------------ second derivatives
 
+    @torch.enable_grad()
     def gradient_graphs(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """(θ as a leaf, this chunk's share of ∇L(θ) as a function of it), chunk by chunk.
 
@@ -318,6 +322,7 @@ class PerSampleLosses:
         return self._function.losses(point, batch).sum() / self.sample_count
 
     @functools.cached_property
+    @torch.enable_grad()
     def pushes_gradients(self) -> bool:
         """Whether forward mode goes through the gradient, and agrees with two reverse passes.
 
@@ -351,6 +356,7 @@ class PerSampleLosses:
             total += torch.stack([pull_back(slope, leaf, axis.expand_as(theta)) for axis in axes], dim=-1)
         return (total + total.mT) / 2
 
+    @torch.enable_grad()
     def gauss_newton_product(self, theta: Tensor, directions: Tensor) -> Tensor:
         """(1/N) Σ_n J_nᵀ (∇²_f ℓ_n) J_n v, with J_n the Jacobian of sample n's outputs f.
 
@@ -381,6 +387,7 @@ class PerSampleLosses:
             total += torch.cat(parts, dim=-1)
         return total
 
+    @torch.enable_grad()
     def gauss_newton_forms(self, theta: Tensor, directions: Tensor) -> Tensor:
         """(1/N) Σ_n (J_nv)ᵀ (∇²_f ℓ_n) (J_nv) for each column of a block: (D, K) → (K,)."""
         model_loss = self._model_loss("the Gauss–Newton matrix")
@@ -404,6 +411,7 @@ class PerSampleLosses:
             total += torch.cat(parts)
         return total
 
+    @torch.enable_grad()
     def gauss_newton_draws(self, theta: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """``count`` draws of N(0, GGN), as rows (count, D): Jᵀ(∇²_f ℓ)^{1/2} z/√N, one backward pass each."""
         model_loss = self._model_loss("the Gauss–Newton matrix")
@@ -435,6 +443,7 @@ class PerSampleLosses:
         return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
 
     @functools.cached_property
+    @torch.enable_grad()
     def forward_mode(self) -> bool:
         """Whether the losses have forward-mode derivatives, and those agree with reverse mode.
 
@@ -560,6 +569,8 @@ class PerSampleLosses:
             raise ValueError(
                 f"mixed devices: θ is on {theta.device}, the risk on {self.device}; use theta.to('{self.device}')"
             )
+        if torch.is_inference_mode_enabled() or theta.is_inference():
+            raise RuntimeError("inference mode records no derivatives: leave it, and clone a θ that was made in it")
 
     def _check_block(self, theta: Tensor, directions: Tensor) -> None:
         if theta.ndim == 2:
