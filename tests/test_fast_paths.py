@@ -8,11 +8,12 @@ from torch.testing import assert_close
 
 import noisescape as ns
 from cases import CASES, F64, generator, normal, symmetric
+from noisescape import linops
 from noisescape.curvature import Hessian, followed_hessian_pairs, leading_hessian_pairs
 from noisescape.data import corrupted_digits
 from noisescape.factored_gradients import FactoredGradients
 from noisescape.gradient_noise import gradient_moments, leading_pairs, sketched_pairs
-from noisescape.linops import DenseOperator, LowRankOperator, nystrom_pairs, probing, product_trace, trace
+from noisescape.linops import DenseOperator, LowRankOperator, nystrom_pairs, product_trace, trace
 from noisescape.models import digits_net
 
 SIZE = 60
@@ -212,7 +213,7 @@ def test_estimates_hold_fewer_columns_where_they_are_long(monkeypatch: pytest.Mo
     matrix = symmetric(SIZE, 1 + DECAYING, seed=7)
     factor = normal(SIZE, 40, seed=8)
     exact = float((matrix * (factor @ factor.T)).sum())
-    monkeypatch.setattr(probing, "COLUMN_BYTES", 3 * SIZE * 8)
+    monkeypatch.setattr(linops.operator, "COLUMN_BYTES", 3 * SIZE * 8)
     widest = 0
 
     class Watched(DenseOperator):

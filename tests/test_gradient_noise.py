@@ -4,6 +4,8 @@ import pytest
 import torch
 
 import noisescape as ns
+from cases import classes, generator, normal
+from noisescape.linops.probing import rademacher
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -80,3 +82,19 @@ def test_replicas_share_the_memory_budget() -> None:
     sizes = {rows.shape[-2] for rows in risk.per_sample_gradient_chunks(torch.zeros(20, 50))}
     assert max(sizes) * 20 * 50 * 4 <= 2**20
     assert len(sizes) >= 1
+
+
+@pytest.mark.parametrize("budget", [2**16, 2**30], ids=["streamed", "held"])
+def test_the_search_for_directions_shares_no_numbers_with_the_probes_of_any_seed(budget: int) -> None:
+    """Probes that V was made from would lie in its span: what is outside would seem smaller than it is."""
+    count, k = 300, 8
+    model = torch.nn.Sequential(torch.nn.Linear(16, 16), torch.nn.Tanh(), torch.nn.Linear(16, 5)).double()
+    data = normal(count, 16, seed=1), classes(count, of=5, seed=2)
+    risk = ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, data, memory_budget=budget)
+    covariance = risk.noise_covariance(risk.parameters(), 1)
+    assert risk.holds_gradients(risk.parameters()) == (budget > 2**16)
+    carried = covariance.split(k).carried
+    for seed in range(20):
+        probes = rademacher(count, k, carried, generator(seed))
+        share = float((carried.T @ probes).square().sum() / probes.square().sum())
+        assert share < 2 * k / count

@@ -220,20 +220,21 @@ def test_parts_of_a_split_add_up_to_the_matrix(name: str, k: int) -> None:
     if parts is None:
         assert not isinstance(operator, GradientOuterProduct)
         return
-    total = parts.columns @ parts.columns.T
-    assert len(parts.columns) == len(matrix)
-    assert parts.columns.shape[1] <= k
+    columns = parts.columns()
+    assert columns.shape == (len(matrix), parts.carried.shape[1])
+    assert columns.shape[1] <= k
+    assert_close(parts.columns(slice(1, 3)), columns[:, 1:3], rtol=1e-12, atol=1e-12)
+    root = parts.rest(torch.eye(len(parts.carried), dtype=F64))
+    close(columns @ columns.T + root @ root.T, matrix)
     if k >= N:
-        assert parts.rest is None
-    if parts.rest is not None:
-        root = parts.rest(torch.eye(parts.width, dtype=F64))
-        total = total + root @ root.T
-    close(total, matrix)
+        assert parts.exhausted
+    if parts.exhausted:
+        close(columns @ columns.T, matrix)
 
 
 def test_a_split_of_held_gradients_carries_the_leading_directions() -> None:
     operator, matrix = MATRIX["noise covariance, with replacement"].build(), MLP.covariance() / 3
-    carried = float(operator.split(3).columns.square().sum())
+    carried = float(operator.split(3).columns().square().sum())
     assert carried == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-3:].sum()), rel=1e-9)
 
 

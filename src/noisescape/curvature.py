@@ -38,6 +38,7 @@ class Hessian(SymmetricOperator):
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="Hessian")
         self.risk = risk
         self.theta = theta.detach()
+        self.column_bytes = min(self.column_bytes, risk.memory_budget)
         self._graph: list[tuple[Tensor, Tensor]] | None = None
 
     def _matmat(self, block: Tensor) -> Tensor:
@@ -64,6 +65,7 @@ class GaussNewton(SymmetricOperator):
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta.detach()
+        self.column_bytes = min(self.column_bytes, risk.memory_budget)
 
     def _matmat(self, block: Tensor) -> Tensor:
         directions = block[:, 0] if block.shape[1] == 1 else block

@@ -9,7 +9,7 @@ Source: Goodfellow (2015), "Efficient per-example gradient computations".
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -70,21 +70,34 @@ class FactoredGradients:
         return cls([rows.shape[1]], rows)
 
     @classmethod
-    def joined(cls, parts: Sequence[FactoredGradients]) -> FactoredGradients:
-        """The rows of consecutive batches."""
-        first = parts[0]
-        if len(parts) == 1:
-            return first
+    def joined(cls, parts: Iterable[FactoredGradients], count: int) -> FactoredGradients:
+        """The rows of consecutive batches, ``count`` in all; no two batches are held together."""
+        whole: FactoredGradients | None = None
+        done = 0
+        for part in parts:
+            if len(part) == count:
+                return part
+            if whole is None:
+                whole = part._room_for(count)
+            for room, rows in zip(whole._tensors(), part._tensors(), strict=True):
+                room[done : done + len(part)] = rows
+            done += len(part)
+        assert whole is not None
+        return whole
+
+    def _room_for(self, count: int) -> FactoredGradients:
+        """The same with so many rows, not yet written."""
         layers = [
             OuterGradients(
-                layer.weight,
-                layer.bias,
-                torch.cat([part.layers[number].inputs for part in parts]),
-                torch.cat([part.layers[number].slopes for part in parts]),
+                layer.weight, layer.bias, _rows_like(layer.inputs, count), _rows_like(layer.slopes, count)
             )
-            for number, layer in enumerate(first.layers)
+            for layer in self.layers
         ]
-        return cls(first.sizes, torch.cat([part.direct for part in parts]), layers)
+        return FactoredGradients(self.sizes, _rows_like(self.direct, count), layers)
+
+    def _tensors(self) -> list[Tensor]:
+        """All whose rows are samples."""
+        return [self.direct, *(tensor for layer in self.layers for tensor in (layer.inputs, layer.slopes))]
 
     def __len__(self) -> int:
         return len(self.direct)
@@ -173,6 +186,10 @@ class FactoredGradients:
     def _direct_positions(self) -> list[int]:
         taken = {position for layer in self.layers for position in (layer.weight, layer.bias)}
         return [position for position in range(len(self.sizes)) if position not in taken]
+
+
+def _rows_like(rows: Tensor, count: int) -> Tensor:
+    return rows.new_empty(count, *rows.shape[1:])
 
 
 def _contract(inputs: Tensor, weight: Tensor, slopes: Tensor) -> Tensor:

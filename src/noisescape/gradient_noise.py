@@ -9,11 +9,13 @@ from torch import Tensor
 
 from noisescape.factored_gradients import FactoredGradients
 from noisescape.linops import Split, SymmetricOperator, largest_eigh
-from noisescape.linops.probing import orthonormal, project_out, rademacher
+from noisescape.linops.probing import orthonormal, rademacher
 from noisescape.per_sample_losses import PerSampleLosses
 
 OVERSAMPLING = 10
 """Columns of a sketch beyond those asked for."""
+START_SEED = 0x6E6F697365
+"""Of where a search for directions starts: none a caller would choose, lest the probes be the same numbers."""
 GRAM_LIMIT = 4_000
 """Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
 
@@ -52,12 +54,15 @@ class GradientOuterProduct(SymmetricOperator):
     The per-sample gradients G (N × D), of linear layers only their factors, are kept if they fit the risk's memory
     budget: a product is then two matrix products. Otherwise each product is one forward-mode and one reverse pass
     over the data.
+
+    θ is not copied: it must not be changed in place.
     """
 
     def __init__(self, risk: PerSampleLosses, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
-        self.theta = theta.detach().clone()
+        self.theta = theta.detach()
+        self.column_bytes = min(self.column_bytes, risk.memory_budget)
         self.factor = factor
         self.centred = centred
         self._held: FactoredGradients | None = None
@@ -128,27 +133,27 @@ class GradientOuterProduct(SymmetricOperator):
         return super().principal(k)
 
     def split(self, k: int) -> Split:
-        """A = FFᵀ with F = √(c/N) GᵀJ, so A = (FV)(FV)ᵀ + F(I − VVᵀ)Fᵀ for any orthonormal V, (N, k).
+        """A = FFᵀ with F = √(c/N) GᵀJ.
 
         V spans the images of :meth:`principal`, or of random combinations of the gradients where those do not fit.
         """
         count = self.risk.sample_count
         root = (self.factor / count) ** 0.5
         like = torch.empty(0, dtype=self.dtype, device=self.device)
-        basis = self.principal(k) if k else like.new_empty(self.size, 0)
-        if basis is None:
-            start = rademacher(count, k, like, torch.Generator(self.device).manual_seed(0))
-            basis, exhausted = self._weighted(self._centred(start)), False
+        basis = self.principal(k) if k else None
+        if k == 0:
+            carried, exhausted = like.new_empty(count, 0), False
+        elif basis is None:
+            start = self._centred(rademacher(count, k, like, _fixed_generator(self.device)))
+            images = [self._along(self._weighted(some)) for some in start.split(self.block, dim=1)]
+            carried, exhausted = orthonormal(torch.cat(images, dim=1)), False
         else:
-            exhausted = basis.shape[1] < k
-        weights = orthonormal(self._along(basis)) if basis.shape[1] else like.new_empty(count, 0)
-        del basis  # as large as the columns
+            carried, exhausted = orthonormal(self._along(basis)), basis.shape[1] < k
 
-        def rest(noise: Tensor) -> Tensor:
-            return self._weighted(root * self._centred(project_out(weights, noise)))
+        def factor(weights: Tensor) -> Tensor:
+            return self._weighted(root * self._centred(weights))
 
-        columns = self._weighted(root * self._centred(weights))
-        return Split(columns, None if exhausted or weights.shape[1] == count else rest, count)
+        return Split(factor, carried, exhausted or carried.shape[1] == count)
 
 
 class NoiseCovariance(GradientOuterProduct):
@@ -234,6 +239,10 @@ def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> 
     return values, lifted / values.sqrt(), float(gram.diagonal().double().sum())
 
 
+def _fixed_generator(device: torch.device) -> torch.Generator:
+    return torch.Generator(device).manual_seed(START_SEED)
+
+
 def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     """The leading eigenpairs of XᵀX from the smaller of XXᵀ and XᵀX.
 
@@ -287,7 +296,7 @@ def sketched_pairs(
 
     width = k + OVERSAMPLING
     like = gradients.direct
-    generator = torch.Generator(like.device).manual_seed(0)
+    generator = _fixed_generator(like.device)
     start = torch.randn(len(gradients), width, generator=generator, dtype=like.dtype, device=like.device)
     basis = torch.linalg.qr(gradients.weighted(centre(start))).Q
     for _ in range(sweeps - 1):

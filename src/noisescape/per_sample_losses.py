@@ -25,7 +25,7 @@ HESSIAN_PASSES = 4
 """Memory of a twice-differentiable forward and backward pass, in units of the forward pass."""
 
 MOST_COLUMNS = 512
-COLUMN_FLOOR = 2**24
+COLUMN_FLOOR = 2**20
 """Bytes that a block of columns may take whatever the budget: less is not worth the passes it costs."""
 
 CPU_COLUMNS = 8
@@ -238,7 +238,7 @@ class PerSampleLosses:
 
     def factored_gradients(self, theta: Tensor) -> FactoredGradients:
         """G at a single θ, without forming the gradients of linear layers that get one vector a sample."""
-        return FactoredGradients.joined(list(self.factored_gradient_chunks(theta)))
+        return FactoredGradients.joined(self.factored_gradient_chunks(theta), self.sample_count)
 
     def factored_gradient_chunks(self, theta: Tensor) -> Iterator[FactoredGradients]:
         """:meth:`factored_gradients` of consecutive samples, each chunk within the memory budget."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -54,6 +55,8 @@ class EmpiricalRisk(PerSampleLosses):
     >>> risk.gradient(risk.parameters()).shape
     torch.Size([8])
     """
+
+    _last_copy: weakref.ref[Tensor] | None = None
 
     def __init__(
         self,
@@ -200,12 +203,12 @@ class EmpiricalRisk(PerSampleLosses):
     def hessian(self, theta: Tensor) -> SymmetricOperator:
         """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two."""
         self._check_theta(theta, replicas=False)
-        return curvature.Hessian(self, theta.clone())
+        return curvature.Hessian(self, self._own(theta))
 
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
         self._check_theta(theta, replicas=False)
-        return curvature.GaussNewton(self, theta.clone())
+        return curvature.GaussNewton(self, self._own(theta))
 
     def fisher(
         self,
@@ -238,7 +241,7 @@ class EmpiricalRisk(PerSampleLosses):
                     "softmax and binary cross-entropy and squared loss only; pass sample_targets=(outputs, "
                     "generator) -> targets to estimate it by sampling"
                 )
-            return curvature.GaussNewton(self, theta.clone(), name="Fisher")
+            return curvature.GaussNewton(self, self._own(theta), name="Fisher")
         if draws < 1:
             raise ValueError(f"draws must be at least 1, not {draws}")
         if not isinstance(self._samples, TensorSamples):
@@ -249,12 +252,12 @@ class EmpiricalRisk(PerSampleLosses):
             targets = torch.cat([sample_targets(outputs, generator) for _ in range(draws)])
         repeated = self._samples.map(lambda tensor: torch.cat([tensor] * draws))
         sampled = self._like(model_loss, TensorSamples(repeated.inputs, targets), self._parameters)
-        return EmpiricalFisher(sampled, theta, name="sampled Fisher")
+        return EmpiricalFisher(sampled, self._own(theta), name="sampled Fisher")
 
     def empirical_fisher(self, theta: Tensor) -> SymmetricOperator:
         """The uncentred second moment of the per-sample gradients, (1/N) Σ g_n g_nᵀ = GᵀG/N."""
         self._check_theta(theta, replicas=False)
-        return EmpiricalFisher(self, theta)
+        return EmpiricalFisher(self, self._own(theta))
 
     def noise_covariance(self, theta: Tensor, batch_size: int, *, replacement: bool = True) -> NoiseCovariance:
         """Σ_B, the covariance of a minibatch *gradient* of size B (multiply by η² for the update's).
@@ -266,7 +269,20 @@ class EmpiricalRisk(PerSampleLosses):
             ValueError: B < 1, or B > N without replacement.
         """
         self._check_theta(theta, replicas=False)
-        return NoiseCovariance(self, theta, batch_size, replacement=replacement)
+        return NoiseCovariance(self, self._own(theta), batch_size, replacement=replacement)
+
+    def _own(self, theta: Tensor) -> Tensor:
+        """A copy of θ that nobody changes; one for all operators at the same θ, which may be large."""
+        last = self._last_copy() if self._last_copy else None
+        if last is not None and torch.equal(last, theta):
+            return last
+        copied = theta.detach().clone()
+        self._last_copy = weakref.ref(copied)
+        return copied
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the weak reference, which cannot be pickled."""
+        return {**self.__dict__, "_last_copy": None}
 
 
 def correct(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -11,22 +11,34 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from noisescape.linops.probing import BLOCK, COLUMN_BYTES, project_out
+
 DENSE_LIMIT = 20_000
 
 
 @dataclass(frozen=True)
 class Split:
-    """A = CCᵀ + RRᵀ: a few columns that carry most of A, and the rest.
+    """A = FFᵀ = CCᵀ + RRᵀ with C = FV and R = F(I − VVᵀ): a few columns that carry most of A, and the rest.
+
+    C, which may be large, is not held: its columns are made when they are wanted.
 
     Attributes:
-        columns: C, (D, k).
-        rest: z ↦ Rz, (M, K) → (D, K); ``None`` where nothing is left.
-        width: M.
+        factor: z ↦ Fz, (M, K) → (D, K).
+        carried: V, orthonormal columns, (M, k).
+        exhausted: whether R is 0.
     """
 
-    columns: Tensor
-    rest: Callable[[Tensor], Tensor] | None
-    width: int
+    factor: Callable[[Tensor], Tensor]
+    carried: Tensor
+    exhausted: bool
+
+    def columns(self, chosen: slice = slice(None)) -> Tensor:
+        """C, or some of it, (D, k)."""
+        return self.factor(self.carried[:, chosen])
+
+    def rest(self, noise: Tensor) -> Tensor:
+        """Rz, (M, K) → (D, K)."""
+        return self.factor(project_out(self.carried, noise))
 
 
 class SymmetricOperator(ABC):
@@ -41,6 +53,7 @@ class SymmetricOperator(ABC):
 
     ``A @ v`` takes a vector (D,) or a block of K columns (D, K); a block is cheaper than K vectors.
     ``products`` counts the columns multiplied so far: the unit in which estimators report their cost.
+    ``column_bytes`` bounds what estimators let blocks of columns take.
     """
 
     def __init__(self, size: int, *, dtype: torch.dtype, device: torch.device | str, psd: bool, name: str) -> None:
@@ -50,6 +63,16 @@ class SymmetricOperator(ABC):
         self.psd = psd
         self.name = name
         self.products = 0
+        self.column_bytes = COLUMN_BYTES
+
+    def columns_that_fit(self, wanted: int) -> int:
+        """How many columns (D, K) of those wanted take no more than ``column_bytes``; maybe none."""
+        return min(wanted, self.column_bytes // (self.size * self.dtype.itemsize))
+
+    @property
+    def block(self) -> int:
+        """How many columns to work on together: enough to batch, few enough to fit with their images and copies."""
+        return max(1, self.columns_that_fit(4 * BLOCK) // 4)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -225,6 +248,7 @@ class ScaledOperator(SymmetricOperator):
         )
         self.operator = operator
         self.factor = factor
+        self.column_bytes = operator.column_bytes
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor * (self.operator @ block)
@@ -262,8 +286,8 @@ class ScaledOperator(SymmetricOperator):
         found = self.operator.split(k) if self.factor >= 0 else None
         if found is None:
             return None
-        root, rest = self.factor**0.5, found.rest
-        return Split(root * found.columns, None if rest is None else lambda z: root * rest(z), found.width)
+        root, factor = self.factor**0.5, found.factor
+        return Split(lambda z: root * factor(z), found.carried, found.exhausted)
 
     def quadratic_forms(self, columns: Tensor) -> Tensor:
         """c times A's."""
@@ -292,6 +316,7 @@ class SumOperator(SymmetricOperator):
             name=f"({left.name} + {right.name})",
         )
         self.left, self.right = left, right
+        self.column_bytes = min(left.column_bytes, right.column_bytes)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.left @ block + self.right @ block

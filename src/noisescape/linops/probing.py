@@ -107,16 +107,6 @@ def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
         raise ValueError(f"max_products must allow at least 2 probes for a standard error, not {max_products}")
 
 
-def columns_that_fit(size: int, dtype: torch.dtype, wanted: int) -> int:
-    """How many columns (D, K) of those wanted take no more than 256 MiB; maybe none."""
-    return min(wanted, COLUMN_BYTES // (size * dtype.itemsize))
-
-
-def block_that_fits(size: int, dtype: torch.dtype) -> int:
-    """How many columns to work on together: enough to batch, few enough that with images and copies they fit."""
-    return max(1, columns_that_fit(4 * size, dtype, BLOCK))
-
-
 def in_blocks(draw_block: Callable[[int], Tensor], block: int) -> Callable[[int], Tensor]:
     """Draw so many columns at a time."""
 

@@ -11,9 +11,7 @@ from noisescape.linops.estimate import Estimate
 from noisescape.linops.operator import Split, SymmetricOperator
 from noisescape.linops.probing import (
     FIRST_STAGE,
-    block_that_fits,
     check_tolerance,
-    columns_that_fit,
     in_blocks,
     mean_of_probes,
     orthonormal,
@@ -64,7 +62,7 @@ def product_trace(
         left: A, symmetric, possibly indefinite.
         right: B, symmetric. If only A is a covariance the two are exchanged.
         rtol: stop when stderr ≤ rtol·|value|.
-        deflate: number of columns of C or U; fewer where D is so large that they would take over 256 MiB.
+        deflate: number of columns of C or U; of U fewer where D is so large that they would take over 256 MiB.
         max_products: bound on the cost: products with A, or quadratic forms of it or its surrogate.
         seed: of the probes.
 
@@ -85,10 +83,10 @@ def product_trace(
     if left.psd and not right.psd:
         left, right = right, left
 
-    deflate = columns_that_fit(left.size, left.dtype, deflate)
     generator = torch.Generator(left.device).manual_seed(seed)
     if left.size > 2 * (deflate + FIRST_STAGE) and (parts := right.split(deflate)) is not None:
         return _over_parts(left, right, parts, rtol=rtol, max_products=max_products, generator=generator)
+    deflate = left.columns_that_fit(right.columns_that_fit(deflate))
     basis = right.principal(deflate) if deflate else None
     exhausted = basis is not None and basis.shape[1] < deflate  # U spans B's range: nothing is left to probe
     if left.size <= 2 * (deflate + FIRST_STAGE) and not exhausted:
@@ -101,7 +99,7 @@ def product_trace(
     else:
         basis = _range_of(right, deflate, like, generator)
         cost = 3 * deflate
-    block = block_that_fits(left.size, left.dtype)
+    block = min(left.block, right.block)
     carried = torch.zeros((), dtype=left.dtype, device=left.device)
     for start in range(0, basis.shape[1], block):
         columns = basis[:, start : start + block]
@@ -142,46 +140,46 @@ def _over_parts(
 ) -> Estimate:
     """Tr(AB) for B = CCᵀ + RRᵀ, through A's surrogate where that is close enough."""
     what = f"Tr({left.name}·{right.name})"
+    block = min(left.block, right.block)
     surrogate = left.surrogate()
     spent = 0
-    if surrogate is not None and max_products >= parts.columns.shape[1] + 2 * (GAPS + FIRST_STAGE):
+    if surrogate is not None and max_products >= parts.carried.shape[1] + 2 * (GAPS + FIRST_STAGE):
 
         def forms_and_gaps(count: int) -> Tensor:
             probes = right.sample(count, generator).T
             forms = left.quadratic_forms(probes)
             return torch.stack([forms, forms - surrogate.quadratic_forms(probes)], dim=1)
 
-        drawn = in_blocks(forms_and_gaps, block_that_fits(left.size, left.dtype))(GAPS)
+        drawn = in_blocks(forms_and_gaps, block)(GAPS)
         spent = 2 * GAPS
         whole, gap = drawn.mean(0)
         stderr = drawn[:, 1].std() / math.sqrt(GAPS)
         if bool(stderr <= GAP_SHARE * rtol * whole.abs()):
-            main = _sum_of_forms(surrogate, parts, MAIN_SHARE * rtol, max_products - spent, generator, what)
+            main = _sum_of_forms(surrogate, parts, block, MAIN_SHARE * rtol, max_products - spent, generator, what)
             return _sum(main, Estimate(float(gap), float(stderr), spent, GAPS - 1))
-    direct = _sum_of_forms(left, parts, rtol, max_products - spent, generator, what)
+    direct = _sum_of_forms(left, parts, block, rtol, max_products - spent, generator, what)
     return Estimate(direct.value, direct.stderr, direct.cost + spent, direct.dof)
 
 
 def _sum_of_forms(
     operator: SymmetricOperator,
     parts: Split,
+    block: int,
     rtol: float,
     max_products: int,
     generator: torch.Generator,
     what: str,
 ) -> Estimate:
-    """Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz)."""
-    block = block_that_fits(operator.size, operator.dtype)
-    cost = parts.columns.shape[1]
-    carried = parts.columns.new_zeros(())
+    """Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz), so many columns at a time."""
+    width, cost = parts.carried.shape
+    carried = parts.carried.new_zeros(())
     for start in range(0, cost, block):
-        carried += operator.quadratic_forms(parts.columns[:, start : start + block]).sum()
-    rest = parts.rest
-    if rest is None:
+        carried += operator.quadratic_forms(parts.columns(slice(start, start + block))).sum()
+    if parts.exhausted:
         return Estimate(float(carried), 0.0, cost)
 
     def draw(count: int) -> Tensor:
-        return operator.quadratic_forms(rest(rademacher(parts.width, count, parts.columns, generator)))
+        return operator.quadratic_forms(parts.rest(rademacher(width, count, parts.carried, generator)))
 
     found = mean_of_probes(
         in_blocks(draw, block),

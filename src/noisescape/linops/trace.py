@@ -11,7 +11,6 @@ from noisescape.linops.estimate import Estimate, VectorEstimate
 from noisescape.linops.operator import SymmetricOperator
 from noisescape.linops.probing import (
     FIRST_STAGE,
-    block_that_fits,
     check_tolerance,
     in_blocks,
     mean_of_probes,
@@ -111,7 +110,7 @@ def _deflated_sum(
         return form(probes, operator @ probes)
 
     rest = mean_of_probes(
-        in_blocks(draw, block_that_fits(operator.size, operator.dtype)),
+        in_blocks(draw, operator.block),
         offset=carried,
         rtol=rtol,
         max_probes=max(2, max_products - cost),
@@ -146,7 +145,7 @@ def diagonal(
         return (probes * (operator @ probes)).T
 
     found = mean_of_probes(
-        in_blocks(draw, block_that_fits(operator.size, operator.dtype)),
+        in_blocks(draw, operator.block),
         offset=torch.zeros((), dtype=operator.dtype, device=operator.device),
         rtol=rtol,
         max_probes=max_products,
