@@ -1,8 +1,9 @@
 """Row 5: what Tr(HΣ) costs in gradients, and in memory, as D and N grow.
 
-Memory is put against that of a training step on one chunk of the same size, both with model and data. It is what
-operations allocate at their peak, counted one by one; and, in the figures and where it is large enough to be told
-from the libraries' own, the high-water mark of the process, of which every measurement has its own.
+Memory is put against that of a training step on one chunk of the same size, both with model and data: as it is by
+default, where up to a gigabyte is spent on being faster, and with a memory budget of what that step allocates. It is
+what operations allocate at their peak, counted one by one; and, in the figures and where it is large enough to be
+told from the libraries' own, the high-water mark of the process, of which every measurement has its own.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from noisescape.linops import ToleranceWarning
 from noisescape.memory import Ledger
 
 PRODUCTS = 16
-BUDGET = 2**28
+OF_A_STEP = ", budget of a step"
 LARGE = 2**27
 """Bytes over which a process's high-water mark says something."""
 
@@ -43,17 +44,17 @@ def run() -> Outcome:
         points = [measured(name) for name in names]
         outcome.figures[what] = points
         sizes = [math.log(point["size"]) for point in points]
-        exponent = slope(sizes, [math.log(point["gradients"]) for point in points])
-        outcome.rows.append(
-            Row(
-                f"seconds of {PRODUCTS} products {what}",
-                "exponent",
-                "that of a gradient",
-                1 + exponent,
-                target=1.05,
-                note=", ".join(f"{point['name']}: {point['gradients']:.0f} gradients" for point in points),
+        for budget, key, target in (("", "gradients", 1.05), (OF_A_STEP, "gradients_within_budget", None)):
+            outcome.rows.append(
+                Row(
+                    f"seconds of {PRODUCTS} products {what}{budget}",
+                    "exponent",
+                    "that of a gradient",
+                    1 + slope(sizes, [math.log(point[key]) for point in points]),
+                    target=target,
+                    note=", ".join(f"{point['name']}: {point[key]:.0f} gradients" for point in points),
+                )
             )
-        )
         furthest = max(points, key=lambda point: abs(math.log(point["forecast"])))
         outcome.rows.append(
             Row(
@@ -65,21 +66,25 @@ def run() -> Outcome:
                 note=", ".join(f"{point['name']}: {point['forecast']:.2f}" for point in points),
             )
         )
-        worst = max(points, key=lambda point: point["memory"])
-        outcome.rows.append(
-            Row(
-                f"peak memory {what}",
-                "noisescape",
-                "a training step on the same chunk",
-                worst["memory"],
-                target=3,
-                note=", ".join(
-                    f"{point['name']}: {point['memory']:.2f}"
-                    + (f" (process: {point['memory_of_process']:.2f})" if point["memory_of_process"] else "")
-                    for point in points
-                ),
+        for budget, key in (("", "memory"), (OF_A_STEP, "memory_within_budget")):
+            outcome.rows.append(
+                Row(
+                    f"peak memory {what}{budget}",
+                    "noisescape",
+                    "a training step on the same chunk",
+                    max(point[key] for point in points),
+                    target=3,
+                    note=", ".join(
+                        f"{point['name']}: {point[key]:.2f}"
+                        + (
+                            f" (process: {point[of_process]:.2f})"
+                            if point[of_process := f"{key}_of_process"]
+                            else ""
+                        )
+                        for point in points
+                    ),
+                )
             )
-        )
     return outcome
 
 
@@ -92,7 +97,16 @@ def measured(name: str) -> dict[str, Any]:
 
     estimate = side("estimate")
     step, forecast, allocated = side("step", str(estimate["chunk"])), side("forecast"), side("allocated")
+    budget = str(step["allocated"])
+    within, allocated_within = side("estimate", budget), side("allocated", budget)
     held = estimate["held"]
+
+    def against_step(found: dict[str, Any]) -> float:
+        return (held + found["theta"] + found["allocated"]) / (held + step["allocated"])
+
+    def of_process(found: dict[str, Any]) -> float | None:
+        return found["bytes"] / step["bytes"] if step["bytes"] > LARGE else None
+
     return {
         "name": name,
         "size": estimate["samples"] if name.startswith("n") else estimate["parameters"],
@@ -101,12 +115,16 @@ def measured(name: str) -> dict[str, Any]:
         "chunk": estimate["chunk"],
         "products": estimate["products"],
         "gradients": estimate["seconds"] / step["seconds"],
-        "memory": (held + allocated["theta"] + allocated["allocated"]) / (held + step["allocated"]),
-        "memory_of_process": estimate["bytes"] / step["bytes"] if step["bytes"] > LARGE else None,
+        "gradients_within_budget": within["seconds"] / step["seconds"],
+        "memory": against_step(allocated),
+        "memory_of_process": of_process(estimate),
+        "memory_within_budget": against_step(allocated_within),
+        "memory_within_budget_of_process": of_process(within),
         "forecast": forecast["forecast"] / allocated["allocated"],
         "held_bytes": held,
         "step_allocated_bytes": step["allocated"],
         "allocated_bytes": allocated["allocated"],
+        "allocated_within_budget_bytes": allocated_within["allocated"],
         "forecast_bytes": forecast["forecast"],
         "step_process_bytes": step["bytes"],
         "process_bytes": estimate["bytes"],
@@ -180,13 +198,13 @@ SIZES: dict[str, Callable[[], Problem]] = {
 }
 
 
-def child(name: str, side: str, chunk: int = 0) -> dict[str, Any]:
-    """Measure one side at one size."""
+def child(name: str, side: str, number: int | None = None) -> dict[str, Any]:
+    """Measure one side at one size; the number is the step's samples, or else the memory budget."""
     warm_up()
     libraries = peak()
     problem = SIZES[name]()
     if side == "step":
-        few = Problem(problem.model, problem.inputs[:chunk], problem.targets[:chunk])
+        few = Problem(problem.model, problem.inputs[:number], problem.targets[:number])
         few.step_cost()
         found = {"bytes": peak() - libraries}
         few.model.zero_grad(set_to_none=True)
@@ -195,7 +213,7 @@ def child(name: str, side: str, chunk: int = 0) -> dict[str, Any]:
         seconds = [timed(problem.step_cost) for _ in range(5)]
         return found | {"allocated": ledger.peak, "seconds": statistics.median(seconds)}
     risk = ns.EmpiricalRisk(
-        problem.model, nn.functional.cross_entropy, (problem.inputs, problem.targets), memory_budget=BUDGET
+        problem.model, nn.functional.cross_entropy, (problem.inputs, problem.targets), memory_budget=number
     )
     if side == "forecast":
         begun = time.perf_counter()
@@ -229,14 +247,14 @@ def warm_up() -> None:
 
 
 def trace_h_sigma(risk: ns.EmpiricalRisk, theta: Tensor) -> ns.Estimate:
-    """A fixed number of products."""
+    """A fixed number of products; two columns deflated, so that four samples leave something to probe."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ToleranceWarning)
         return ns.product_trace(
             risk.hessian(theta),
             risk.noise_covariance(theta, BATCH_SIZE),
             rtol=1e-6,
-            deflate=8,
+            deflate=2,
             max_products=PRODUCTS,
         )
 

@@ -104,7 +104,7 @@ def test_sketched_pairs_of_small_matrices_are_exact() -> None:
 # ---------------------------------------------------------------------- blocks in reverse
 
 
-@pytest.mark.parametrize("width", [8, 80])
+@pytest.mark.parametrize("width", [2, 80])
 def test_blocks_of_a_network_of_large_weights_go_through_kept_graphs(width: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -113,11 +113,11 @@ def test_blocks_of_a_network_of_large_weights_go_through_kept_graphs(width: int)
         )
     risk = ns.EmpiricalRisk(model, torch.nn.functional.mse_loss, (normal(12, width, seed=1), normal(12, 3, seed=2)))
     theta = risk.parameters()
-    assert risk.bends_blocks() is (width > 8)
+    assert risk.bends_blocks() is (width > 2)
     block = normal(risk.dimension, 11, seed=3)
     hessian = Hessian(risk, theta)
     found = hessian @ block
-    assert (hessian._graph is not None) is (width > 8)
+    assert (hessian._graph is not None) is (width > 2)
     singly = torch.stack([risk.hessian_product(theta, column) for column in block.T], dim=1)
     assert_close(found, singly, rtol=1e-9, atol=1e-9 * float(singly.abs().max()))
 

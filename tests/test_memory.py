@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import gc
+import pickle
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from torch.testing import assert_close
 
 import noisescape as ns
 from cases import CASES, bowl_risk
@@ -105,3 +108,30 @@ def test_what_was_there_before_is_not_counted() -> None:
         half.sum()
         total = data + 1
     assert ledger.peak == total.numel() * 4
+
+
+@pytest.mark.parametrize("name", ["bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"])
+@pytest.mark.parametrize("case", ["conv", "mlp cross-entropy", "attention"])
+def test_what_a_risk_decides_once_leaves_nothing_behind(case: str, name: str) -> None:
+    risk = CASES[case].risk()
+    with Ledger() as ledger:
+        getattr(risk, name)
+    assert ledger.peak > 0
+    gc.collect()
+    assert ledger.alive == 0
+
+
+def test_operators_at_one_theta_share_a_copy_of_it() -> None:
+    case = CASES["conv"]
+    risk, theta = case.risk(), case.theta.clone()
+    hessian, covariance = risk.hessian(theta), risk.noise_covariance(theta, 2)
+    assert hessian.theta is covariance.theta is risk.gauss_newton(theta).theta
+    direction = torch.ones_like(theta)
+    expected = hessian @ direction
+    theta += 1
+    assert_close(hessian @ direction, expected, rtol=0, atol=0)
+    elsewhere = risk.hessian(theta)
+    assert elsewhere.theta is not hessian.theta
+    assert_close(elsewhere @ direction, case.risk().hessian(theta) @ direction, rtol=0, atol=0)
+    again = pickle.loads(pickle.dumps(risk))  # once used
+    assert_close(again.hessian(case.theta) @ direction, expected, rtol=0, atol=0)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from noisescape.linops import SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.probing import project_out
-from noisescape.per_sample_losses import PerSampleLosses
+from noisescape.per_sample_losses import GradientGraph, PerSampleLosses
 
 SMALL = 32
 FOLLOWED = 0.99
@@ -37,9 +37,9 @@ class Hessian(SymmetricOperator):
     def __init__(self, risk: PerSampleLosses, theta: Tensor) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="Hessian")
         self.risk = risk
-        self.theta = theta.detach()
+        self.theta = theta
         self.column_bytes = min(self.column_bytes, risk.memory_budget)
-        self._graph: list[tuple[Tensor, Tensor]] | None = None
+        self._graph: list[GradientGraph] | None = None
 
     def _matmat(self, block: Tensor) -> Tensor:
         if block.shape[1] > 1 and self.risk.pushes_gradients and not self.risk.bends_blocks():
@@ -64,7 +64,7 @@ class GaussNewton(SymmetricOperator):
     def __init__(self, risk: PerSampleLosses, theta: Tensor, *, name: str = "Gauss–Newton") -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
-        self.theta = theta.detach()
+        self.theta = theta
         self.column_bytes = min(self.column_bytes, risk.memory_budget)
 
     def _matmat(self, block: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge, get_gradient_edge
 from torch.func import jvp, vmap
 
 Function = Callable[[Tensor], Tensor]
@@ -40,16 +41,17 @@ def push_forward_by_reverse(function: Function, point: Tensor, directions: Tenso
     return pull_back(pulled, dummy, directions.mT).movedim(0, -1)
 
 
-def pull_back(values: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
+def pull_back(values: Tensor | GradientEdge, inputs: Tensor, cotangents: Tensor) -> Tensor:
     """Jᵀu by reverse mode; the graph is kept.
 
     ``cotangents`` has the shape of ``values``, or one more leading dimension K; the result has the shape of
-    ``inputs``, or one more leading dimension K.
+    ``inputs``, or one more leading dimension K. Of values shaped like the inputs an edge of the graph will do.
     """
-    if not values.requires_grad:  # does not depend on the inputs
-        block = () if cotangents.ndim == values.ndim else (len(cotangents),)
+    single = cotangents.ndim == (values if isinstance(values, Tensor) else inputs).ndim
+    if isinstance(values, Tensor) and not values.requires_grad:  # does not depend on the inputs
+        block = () if single else (len(cotangents),)
         return inputs.new_zeros(*block, *inputs.shape)
-    if cotangents.ndim == values.ndim:
+    if single:
         return torch.autograd.grad(values, inputs, cotangents, retain_graph=True, materialize_grads=True)[
             0
         ].detach()
@@ -60,8 +62,13 @@ def pull_back(values: Tensor, inputs: Tensor, cotangents: Tensor) -> Tensor:
     except RuntimeError as error:
         if "vmap" not in str(error) and "batching" not in str(error):
             raise
-        pulled = torch.stack([pull_back(values, inputs, single) for single in cotangents])
+        pulled = torch.stack([pull_back(values, inputs, each) for each in cotangents])
     return pulled.detach()
+
+
+def edge_of(values: Tensor) -> Tensor | GradientEdge:
+    """What :meth:`pull_back` needs of values as large as the inputs, without keeping the numbers themselves."""
+    return get_gradient_edge(values) if values.requires_grad else values
 
 
 def column_blocks(directions: Tensor, size: int, point: Tensor) -> Iterator[Tensor]:

@@ -61,7 +61,7 @@ class GradientOuterProduct(SymmetricOperator):
     def __init__(self, risk: PerSampleLosses, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
-        self.theta = theta.detach()
+        self.theta = theta
         self.column_bytes = min(self.column_bytes, risk.memory_budget)
         self.factor = factor
         self.centred = centred

@@ -70,6 +70,11 @@ class Ledger(TorchDispatchMode):
         self.peak = 0
         self._alive: dict[int, int] = {}
 
+    @property
+    def alive(self) -> int:
+        """How many there are now."""
+        return sum(self._alive.values())
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
@@ -89,4 +94,4 @@ class Ledger(TorchDispatchMode):
         if key not in self._alive:
             self._alive[key] = storage.nbytes()
             weakref.finalize(storage, self._alive.pop, key, None)
-            self.peak = max(self.peak, sum(self._alive.values()))
+            self.peak = max(self.peak, self.alive)

@@ -224,7 +224,7 @@ class ModelLoss:
             storage = tensor.untyped_storage()
             if storage.data_ptr() != leaf.untyped_storage().data_ptr():
                 kept[storage.data_ptr()] = storage
-            return tensor
+            return tensor.detach()  # itself, it would keep the graph alive that keeps it
 
         # whoever asks first may well do so where gradients are off
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):

@@ -12,9 +12,10 @@ from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
-from noisescape.differentiation import column_blocks, pull_back, push_forward, push_forward_by_reverse
+from noisescape.differentiation import column_blocks, edge_of, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
 from noisescape.factored_gradients import FactoredGradients
 from noisescape.function_loss import ClosedForm
@@ -32,10 +33,13 @@ CPU_COLUMNS = 8
 CPU_WORKING_SET = 2**25
 """Bytes of activations beyond which a chunk is slower on a CPU, not faster: it leaves the caches, and the C library
 maps and clears such allocations anew every time."""
-WEIGHTY = 32
+WEIGHTY = 4
 """A network's parameters outweigh a sample's activations where they are so many times larger."""
 PARAMETER_SHARE = 16
 """A chunk's activations may always be so many times as large as the parameters, which each chunk reads again."""
+
+
+GradientGraph = tuple[Tensor, Tensor | GradientEdge]
 
 
 class PerSampleLosses:
@@ -258,17 +262,20 @@ class PerSampleLosses:
     # ------------------------------------------------------------------ second derivatives
 
     @torch.enable_grad()
-    def gradient_graphs(self, theta: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    def gradient_graphs(self, theta: Tensor) -> Iterator[GradientGraph]:
         """(θ as a leaf, this chunk's share of ∇L(θ) as a function of it), chunk by chunk.
 
         Differentiating the second with respect to the first gives Hessian products.
         """
         self._check_theta(theta)
+
+        def slope(leaf: Tensor, batch: Batch) -> Tensor | GradientEdge:
+            share = self._function.losses(leaf, batch).sum() / self.sample_count
+            return edge_of(torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)[0])
+
         for batch in self._batches(passes=HESSIAN_PASSES * _copies(theta)):
             leaf = theta.detach().requires_grad_()
-            share = self._function.losses(leaf, batch).sum() / self.sample_count
-            (slope,) = torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)
-            yield leaf, slope
+            yield leaf, slope(leaf, batch)  # nothing here holds on to the graph
 
     def hessian_product(self, theta: Tensor, directions: Tensor) -> Tensor:
         """Hv, the derivative of the gradient along v, by two reverse passes.
@@ -283,16 +290,19 @@ class PerSampleLosses:
         self._check_block(theta, directions)
         return self.bend(self.gradient_graphs(theta), directions)
 
-    def bend(self, graphs: Iterable[tuple[Tensor, Tensor]], directions: Tensor) -> Tensor:
+    def bend(self, graphs: Iterable[GradientGraph], directions: Tensor) -> Tensor:
         """Hv, from the :meth:`gradient_graphs`."""
 
-        def part(leaf: Tensor, slope: Tensor) -> Tensor:
+        def part(graph: GradientGraph) -> Tensor:
+            leaf, slope = graph
             if directions.ndim == leaf.ndim:
                 return pull_back(slope, leaf, directions)
+            if self.device.type == "cpu" and self._weighs_on_parameters():  # one alone keeps it busy
+                return torch.stack([pull_back(slope, leaf, column) for column in directions.T], dim=1)
             columns = self._columns_at_once(self.chunk_size(passes=HESSIAN_PASSES))
             return _joined([pull_back(slope, leaf, some.mT).mT for some in directions.split(columns, dim=1)])
 
-        return _sum(part(leaf, slope) for leaf, slope in graphs)
+        return _sum(map(part, graphs))
 
     def gradient_derivatives(self, theta: Tensor, directions: Tensor) -> Tensor:
         """Hv for the columns of a block, by pushing it forward through the gradient.
@@ -513,7 +523,11 @@ class PerSampleLosses:
 
         It does where there is little to compute but products with the weights.
         """
-        return self.keeps_graphs() and self.dimension * self.dtype.itemsize > WEIGHTY * self.bytes_per_sample
+        return self.keeps_graphs() and self._weighs_on_parameters()
+
+    def _weighs_on_parameters(self) -> bool:
+        """Whether the parameters take much more memory than a sample's activations."""
+        return self.dimension * self.dtype.itemsize > WEIGHTY * self.bytes_per_sample
 
     def _gradient_rows(self, copies: int, width: int | None = None) -> int:
         """How many per-sample gradients of each replica, of so many numbers, are evaluated together."""
@@ -608,6 +622,7 @@ def _sum(parts: Iterator[Tensor]) -> Tensor:
     total = next(parts)
     for part in parts:
         total += part
+        del part
     return total
 
 
