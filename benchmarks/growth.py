@@ -1,9 +1,9 @@
 """Row 5: what Tr(HΣ) costs in gradients, and in memory, as D and N grow.
 
 Memory is put against that of a training step on one chunk of the same size, both with model and data: as it is by
-default, where up to a gigabyte is spent on being faster, and with a memory budget of what that step allocates. It is
-what operations allocate at their peak, counted one by one; and, in the figures and where it is large enough to be
-told from the libraries' own, the high-water mark of the process, of which every measurement has its own.
+default, where up to a gigabyte is spent on being faster, and with a memory budget of what that step allocates. It
+is what operations allocate at their peak, counted one by one; and, in the figures and where it is large enough to
+be told from the libraries' own, the high-water mark of the process, of which every measurement has its own.
 """
 
 from __future__ import annotations
@@ -74,18 +74,16 @@ def run() -> Outcome:
                     "a training step on the same chunk",
                     max(point[key] for point in points),
                     target=3,
-                    note=", ".join(
-                        f"{point['name']}: {point[key]:.2f}"
-                        + (
-                            f" (process: {point[of_process]:.2f})"
-                            if point[of_process := f"{key}_of_process"]
-                            else ""
-                        )
-                        for point in points
-                    ),
+                    note=", ".join(f"{point['name']}: {_memory(point, key)}" for point in points),
                 )
             )
     return outcome
+
+
+def _memory(point: dict[str, Any], key: str) -> str:
+    """By allocations, and by the process where that says something."""
+    of_process = point[f"{key}_of_process"]
+    return f"{point[key]:.2f}" + (f" (process: {of_process:.2f})" if of_process else "")
 
 
 def measured(name: str) -> dict[str, Any]:

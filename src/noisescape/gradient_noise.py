@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from noisescape.factored_gradients import FactoredGradients
+from noisescape.factored_gradients import TEMPORARY, FactoredGradients
 from noisescape.linops import Split, SymmetricOperator, largest_eigh
 from noisescape.linops.probing import orthonormal, rademacher
 from noisescape.per_sample_losses import PerSampleLosses
@@ -225,9 +225,7 @@ def moments_of(gradients: FactoredGradients, *, centred: bool = True) -> tuple[T
 def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
     """As :func:`leading_pairs` of the rows, less their mean if centred, without forming them; and the trace."""
     if not gradients.layers:
-        rows = gradients.direct
-        rows = rows - rows.mean(0) if centred else rows
-        return *leading_pairs(rows, k), float(rows.double().square().sum())
+        return _leading_pairs_in_blocks(gradients.direct, k, centred=centred)
     gram = gradients.gram()
     of_mean = gram.mean() * len(gram)  # N‖ḡ‖²: taken off, it leaves its rounding error
     if centred:
@@ -241,6 +239,33 @@ def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> 
 
 def _fixed_generator(device: torch.device) -> torch.Generator:
     return torch.Generator(device).manual_seed(START_SEED)
+
+
+def _leading_pairs_in_blocks(rows: Tensor, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
+    """As :func:`leading_pairs_of`: never are all rows copied, less their mean."""
+    count, dimension = rows.shape
+    tall = count > dimension
+    centre = rows.mean(0) if centred else rows.new_zeros(dimension)
+
+    def blocks() -> Iterator[Tensor]:
+        if tall:
+            for some in rows.split(max(1, TEMPORARY // (dimension * rows.element_size()))):
+                yield some - centre
+        else:
+            width = max(1, TEMPORARY // (count * rows.element_size()))
+            for some, its_centre in zip(rows.split(width, dim=1), centre.split(width), strict=True):
+                yield some - its_centre
+
+    gram = rows.new_zeros(min(rows.shape), min(rows.shape))
+    total = 0.0
+    for block in blocks():
+        gram += block.mT @ block if tall else block @ block.mT
+        total += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
+    values, vectors = largest_eigh(gram, min(k, len(gram)))
+    if tall:
+        return values.clamp_min(0), vectors, total
+    values, vectors = _resolved(values, vectors, values.amax())
+    return values, torch.cat([block.mT @ vectors for block in blocks()]) / values.sqrt(), total
 
 
 def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -463,15 +463,16 @@ class PerSampleLosses:
             return False
         batch = self._probe_batch(1)
         theta = self.parameters()
-        generator = torch.Generator(self.device).manual_seed(0)
-        direction = torch.randn(self.dimension, generator=generator, dtype=self.dtype, device=self.device)
-        direction /= torch.linalg.vector_norm(direction)
 
         def loss(point: Tensor) -> Tensor:
             return self._function.losses(point, batch).sum()
 
         leaf = theta.detach().requires_grad_()
         (slope,) = torch.autograd.grad(loss(leaf), leaf, materialize_grads=True)
+        # drawn only now, for it may be large
+        generator = torch.Generator(self.device).manual_seed(0)
+        direction = torch.randn(self.dimension, generator=generator, dtype=self.dtype, device=self.device)
+        direction /= torch.linalg.vector_norm(direction)
         try:
             forward = push_forward(loss, theta, direction)
         except (NotImplementedError, RuntimeError):

@@ -172,7 +172,10 @@ class SymmetricOperator(ABC):
 
     def quadratic_forms(self, columns: Tensor) -> Tensor:
         """vᵀAv of each column, (D, K) → (K,)."""
-        return (columns * (self @ columns)).sum(0)
+        images = self @ columns
+        if columns.shape[1] == 1:  # maybe because there is no room for a third
+            return torch.dot(columns[:, 0], images[:, 0])[None]
+        return (columns * images).sum(0)
 
     def surrogate(self) -> SymmetricOperator | None:
         """An operator that may be close to this one and has cheaper quadratic forms, if there is one."""
