@@ -19,7 +19,7 @@ def push_forward(function: Function, point: Tensor, directions: Tensor) -> Tenso
     def along(direction: Tensor) -> Tensor:
         tangent = jvp(function, (point,), (direction,))[1]
         # an identically zero tangent comes out of vmap with a corrupt shape unless it meets a mapped tensor
-        return tangent + torch.zeros_like(direction).sum()
+        return tangent + torch.zeros_like(direction.flatten()[:1]).sum()
 
     if directions.ndim == point.ndim:
         return along(directions)
