@@ -137,6 +137,8 @@ def _growth(found: dict[str, Any]) -> plt.Figure:
         sizes = [point["size"] for point in points]
         axes.loglog(sizes, [point["gradients"] for point in points], "o-", label="Tr(HΣ), in gradients")
         axes.loglog(sizes, [point["memory"] for point in points], "s--", label="peak memory, in training steps")
+        within = [point["memory_within_budget"] for point in points]
+        axes.loglog(sizes, within, "s:", label="…, on a training step's budget")
         axes.set_xlabel(label)
         axes.legend(fontsize=8)
     return figure
