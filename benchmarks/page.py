@@ -131,7 +131,7 @@ def _indicator(found: dict[str, Any]) -> plt.Figure:
 
 def _growth(found: dict[str, Any]) -> plt.Figure:
     """Cost in gradients and memory in training steps, against D and N."""
-    figure, panels = plt.subplots(1, 2, figsize=(9, 3.6))
+    figure, panels = plt.subplots(1, 2, figsize=(9, 3.8), layout="constrained")
     for axes, (what, label) in zip(panels, (("with D", "parameters D"), ("with N", "samples N")), strict=True):
         points = found["figures"][what]
         sizes = [point["size"] for point in points]
@@ -140,7 +140,7 @@ def _growth(found: dict[str, Any]) -> plt.Figure:
         within = [point["memory_within_budget"] for point in points]
         axes.loglog(sizes, within, "s:", label="…, on a training step's budget")
         axes.set_xlabel(label)
-        axes.legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure
 
 
