@@ -67,7 +67,7 @@ def pull_back(values: Tensor | GradientEdge, inputs: Tensor, cotangents: Tensor)
 
 
 def edge_of(values: Tensor) -> Tensor | GradientEdge:
-    """What :meth:`pull_back` needs of values as large as the inputs, without keeping the numbers themselves."""
+    """What :func:`pull_back` needs of values as large as the inputs, without keeping the numbers themselves."""
     return get_gradient_edge(values) if values.requires_grad else values
 
 

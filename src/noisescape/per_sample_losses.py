@@ -121,8 +121,7 @@ class PerSampleLosses:
 
         def part(batch: Batch) -> Tensor:
             leaf = theta.detach().requires_grad_()
-            share = self._function.losses(leaf, batch).sum() / self.sample_count
-            return torch.autograd.grad(share, leaf, materialize_grads=True)[0]
+            return torch.autograd.grad(self._share(leaf, batch=batch), leaf, materialize_grads=True)[0]
 
         return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta)))
 
@@ -270,7 +269,7 @@ class PerSampleLosses:
         self._check_theta(theta)
 
         def slope(leaf: Tensor, batch: Batch) -> Tensor | GradientEdge:
-            share = self._function.losses(leaf, batch).sum() / self.sample_count
+            share = self._share(leaf, batch=batch)
             return edge_of(torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)[0])
 
         for batch in self._batches(passes=HESSIAN_PASSES * _copies(theta)):
@@ -324,7 +323,7 @@ class PerSampleLosses:
             slope = grad(functools.partial(self._share, batch=batch))
             columns = directions.split(self._columns_at_once(batch.size), dim=1)
             with mapping():
-                total += torch.cat([push_forward(slope, theta, some) for some in columns], dim=1)
+                total += _joined([push_forward(slope, theta, some) for some in columns])
         return total
 
     def _share(self, point: Tensor, *, batch: Batch) -> Tensor:
@@ -394,7 +393,7 @@ class PerSampleLosses:
                 else:
                     curved = pull_back(slope, at, pushed.movedim(-1, 0))
                     parts.append(pull_back(predicted, leaf, curved).mT)
-            total += torch.cat(parts, dim=-1)
+            total += _joined(parts)
         return total
 
     @torch.enable_grad()
@@ -450,7 +449,7 @@ class PerSampleLosses:
             forward(function, theta, block)
             for block in column_blocks(directions, self._columns_at_once(samples), theta)
         ]
-        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+        return _joined(parts)
 
     @functools.cached_property
     @torch.enable_grad()
@@ -629,7 +628,7 @@ def _sum(parts: Iterator[Tensor]) -> Tensor:
 
 def _joined(columns: list[Tensor]) -> Tensor:
     """Side by side; one alone is not copied."""
-    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=1)
+    return columns[0] if len(columns) == 1 else torch.cat(columns, dim=-1)
 
 
 def _columns(theta: Tensor, directions: Tensor) -> int:
