@@ -278,14 +278,14 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     Returns:
         Values (k,) in decreasing order and vectors as columns (D, k), with a leading R for replicas.
     """
+    if rows.ndim == 2:
+        return _leading_pairs_in_blocks(rows, k, centred=False)[:2]
     tall = rows.shape[-2] > rows.shape[-1]
     gram = rows.mT @ rows if tall else rows @ rows.mT
     k = min(k, gram.shape[-1])
     values, vectors = largest_eigh(gram, k)
     if tall:
         return values.clamp_min(0), vectors
-    if rows.ndim == 2:
-        values, vectors = _resolved(values, vectors, values.amax())
     lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
     return values.clamp_min(0), lifted
 
