@@ -7,6 +7,7 @@ import torch
 
 import noisescape as ns
 from noisescape.dynamics.base import draw_batches
+from noisescape.experiments.published import PublishedHessian, PublishedLeading
 from noisescape.landscapes import quadratic
 
 DRAWS = 100_000
@@ -286,3 +287,240 @@ def test_every_dynamics_runs_on_a_model_and_keeps_its_covariance():
             values, vectors = torch.linalg.eigh(sigma)
             best = vectors[:, -4:] * values[-4:] @ vectors[:, -4:].T
             torch.testing.assert_close(found, best, rtol=1e-8, atol=1e-12)
+
+
+# ---------------------------------------------------------------------- claimed covariances of larger problems
+
+SPECTRA = {"flat": 0.0, "decaying": 1.0}
+
+
+def slopes_of(count, dimension, decay, dtype=torch.float64):
+    scale = torch.arange(1, dimension + 1, dtype=dtype) ** -decay
+    return scale * torch.randn(count, dimension, generator=torch.Generator().manual_seed(4), dtype=dtype)
+
+
+def with_slopes(slopes, hessian=None, **options):
+    """Per-sample gradients slopes[n] + Hθ at every θ."""
+    dimension = slopes.shape[-1]
+    hessian = torch.eye(dimension, dtype=slopes.dtype) if hessian is None else hessian
+
+    def loss(theta, slope):
+        return (theta * slope).sum(-1) + 0.5 * ((theta @ hessian) * theta).sum(-1)
+
+    return ns.EmpiricalRisk.from_sample_loss(loss, slopes, torch.zeros(dimension, dtype=slopes.dtype), **options)
+
+
+def covariance_of(slopes):
+    centred = slopes.double() - slopes.double().mean(0)
+    return centred.T @ centred / len(slopes) / BATCH
+
+
+def best_part(matrix, k):
+    """The best part of rank k of a positive matrix, by LAPACK."""
+    values, vectors = torch.linalg.eigh(matrix)
+    return vectors[:, -k:] * values[-k:] @ vectors[:, -k:].T
+
+
+def assert_same_matrix(found, wanted, rtol):
+    assert (found.double() - wanted).norm() <= rtol * wanted.norm()
+
+
+@pytest.mark.parametrize("rescale", [False, True])
+@pytest.mark.parametrize("decay", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize(
+    ("count", "dimension", "dtype", "rtol", "budget"),
+    [
+        (300, 400, torch.float64, 1e-9, None),
+        (400, 300, torch.float64, 1e-9, None),
+        (300, 400, torch.float32, 1e-4, None),
+        (300, 400, torch.float64, 1e-9, 100_000),
+        (4500, 150, torch.float64, 1e-9, None),
+    ],
+    ids=["wide", "tall", "float32", "gradients not held", "more samples than a Gram matrix takes"],
+)
+def test_leading_covariance_is_the_best_part_of_its_rank(count, dimension, dtype, rtol, budget, decay, rescale):
+    slopes = slopes_of(count, dimension, decay, dtype)
+    risk = with_slopes(slopes, memory_budget=budget)
+    theta = risk.parameters()
+    assert risk.holds_gradients(theta) == (budget is None)
+    dynamics = ns.GLDLeading(BATCH, k=12, rescale=rescale)
+    sigma = covariance_of(slopes)
+    wanted = best_part(sigma, 12)
+    wanted = wanted * (sigma.trace() / wanted.trace() if rescale else 1.0)
+    assert_same_matrix(dynamics.covariance(risk, theta).dense(), wanted, rtol)
+    assert_same_matrix(
+        ns.MatchedTrace(dynamics, 2.0).covariance(risk, theta).dense(), wanted * 2 / wanted.trace(), rtol
+    )
+
+
+def test_leading_root_of_replicas_is_the_best_part_at_each():
+    slopes = slopes_of(40, 30, 0.0)
+    rotations = torch.linalg.qr(torch.randn(3, 30, 30, generator=torch.Generator().manual_seed(1)).double()).Q
+    risk = with_slopes(torch.stack([slopes @ rotation for rotation in rotations]))
+    for rescale in (False, True):
+        dynamics = ns.GLDLeading(BATCH, k=4, rescale=rescale)
+        roots = dynamics.root(risk, torch.zeros(3, 30, dtype=torch.float64))
+        for root, rotation in zip(roots, rotations, strict=True):
+            sigma = covariance_of(slopes @ rotation)
+            wanted = best_part(sigma, 4)
+            wanted = wanted * (sigma.trace() / wanted.trace() if rescale else 1.0)
+            assert_same_matrix(root @ root.T, wanted, 1e-9)
+
+
+def test_leading_covariance_of_a_lower_rank_is_all_of_it():
+    slopes = slopes_of(7, 300, 0.0)
+    risk = with_slopes(slopes)
+    found = ns.GLDLeading(BATCH, k=20).covariance(risk, risk.parameters()).dense()
+    assert_same_matrix(found, covariance_of(slopes), 1e-9)
+
+
+@pytest.mark.parametrize("decay", SPECTRA.values(), ids=SPECTRA)
+def test_leading_noise_of_a_trajectory_captures_what_is_said_of_its_sketch(decay):
+    slopes = slopes_of(300, 400, decay)
+    risk = with_slopes(slopes)
+    dynamics = ns.GLDLeading(BATCH, k=12)
+    root, slope = dynamics.refresh_root(risk, risk.parameters(), None, torch.Generator())
+    share = dynamics.trace(root) / best_part(covariance_of(slopes), 12).trace()
+    assert (0.9 if decay == 0 else 0.99) < share <= 1 + 1e-12
+    torch.testing.assert_close(slope, slopes.mean(0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("decay", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize("name", ["gld-hessian", "gld-top-eigenvector", "published"])
+def test_hessian_covariance_is_exact_in_spectra_that_do_not_decay(name, decay, dtype):
+    """D beyond what is solved densely; eigenvalues of both signs, those close together included."""
+    slopes = slopes_of(60, 300, 0.0, dtype)
+    bends = slopes_of(450, 300, decay / 2)
+    hessian = bends.T @ bends / 450
+    hessian = hessian - 0.3 * hessian.diagonal().mean() * torch.eye(300, dtype=torch.float64)
+    risk = with_slopes(slopes, hessian.to(dtype))
+    sigma, k = covariance_of(slopes), 1 if name == "gld-top-eigenvector" else 8
+    values, vectors = torch.linalg.eigh(hessian)
+    if name == "published":
+        chosen = values.abs().argsort()[-k:]
+        vectors, values = vectors[:, chosen], values[chosen]
+        wanted = vectors * values.abs() @ vectors.T * sigma.trace() / values.sum().abs()
+        dynamics = PublishedHessian(BATCH, k=k)
+    else:
+        wanted = best_part(hessian, k)
+        wanted = wanted * sigma.trace() / wanted.trace()
+        dynamics = ns.GLDTopEigenvector(BATCH) if k == 1 else ns.GLDHessian(BATCH, k=k)
+    rtol = 1e-8 if dtype == torch.float64 else 2e-3
+    assert_same_matrix(dynamics.covariance(risk, risk.parameters()).dense(), wanted, rtol)
+
+
+@pytest.mark.parametrize("decay", SPECTRA.values(), ids=SPECTRA)
+@pytest.mark.parametrize(
+    "dynamics",
+    [
+        ns.SGD(BATCH),
+        ns.SGD(BATCH, replacement=False),
+        ns.GLDFull(BATCH),
+        ns.GLDDiagonal(BATCH, batches=3, refresh=7),
+        ns.GLDDynamic(BATCH, batches=3, refresh=7),
+        ns.GLDShuffled(BATCH, shuffle_seed=2),
+    ],
+    ids=repr,
+)
+def test_other_covariances_are_exact_whatever_a_trajectory_estimates(dynamics, decay):
+    slopes = slopes_of(200, 150, decay)
+    risk = with_slopes(slopes)
+    sigma = covariance_of(slopes) * (1 if dynamics.replacement else (200 - BATCH) / 199)
+    if isinstance(dynamics, ns.GLDShuffled):
+        order = torch.randperm(150, generator=torch.Generator().manual_seed(2))
+        sigma = sigma[order][:, order]
+    elif isinstance(dynamics, ns.GLDDiagonal):
+        sigma = torch.diag(sigma.diagonal())
+    elif isinstance(dynamics, ns.GLDDynamic):
+        sigma = torch.eye(150, dtype=sigma.dtype) * sigma.trace() / 150
+    assert_same_matrix(dynamics.covariance(risk, risk.parameters()).dense(), sigma, 1e-10)
+
+
+# ---------------------------------------------------------------------- a matched trace along a trajectory
+
+GAUSSIAN = {
+    "constant": ns.GLDConstant(0.7),
+    "dynamic": ns.GLDDynamic(BATCH),
+    "dynamic, refreshed": ns.GLDDynamic(BATCH, refresh=3),
+    "dynamic from batches": ns.GLDDynamic(BATCH, batches=4, refresh=2),
+    "diagonal": ns.GLDDiagonal(BATCH),
+    "diagonal from batches": ns.GLDDiagonal(BATCH, batches=4, refresh=2),
+    "leading, sketched": ns.GLDLeading(BATCH, k=3, refresh=2),
+    "leading, rescaled": ns.GLDLeading(BATCH, k=3, refresh=2, rescale=True),
+    "hessian, followed": ns.GLDHessian(BATCH, k=3, refresh=2),
+    "top eigenvector, followed": ns.GLDTopEigenvector(BATCH, refresh=2),
+    "published leading": PublishedLeading(BATCH, k=3, refresh=3),
+    "published hessian": PublishedHessian(BATCH, k=3, refresh=2),
+}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """D = 139: beyond what is solved densely, with enough samples for a sketch of three directions."""
+    torch.manual_seed(5)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 15), torch.nn.Tanh(), torch.nn.Linear(15, 3), torch.nn.Tanh())
+    data = (torch.randn(120, 5, dtype=torch.float64), torch.randint(0, 3, (120,)))
+    return ns.EmpiricalRisk(model.double(), torch.nn.functional.cross_entropy, data)
+
+
+@pytest.mark.parametrize("name", GAUSSIAN)
+def test_a_matched_trajectory_draws_the_inner_noise_rescaled(name, network):
+    inner, target = GAUSSIAN[name], 0.5
+    matched = ns.MatchedTrace(inner, target)
+    generators = [torch.Generator().manual_seed(8) for _ in range(2)]
+    theta, drift = (
+        network.parameters(),
+        0.01 * torch.randn(network.dimension, generator=torch.Generator().manual_seed(1)),
+    )
+    states = [inner.init(network, theta), matched.init(network, theta)]
+    for step in range(7):
+        point = theta + step * drift
+        slope = network.gradient(point)
+        own, states[0] = inner.noisy_gradient(network, point, states[0], generators[0])
+        found, states[1] = matched.noisy_gradient(network, point, states[1], generators[1])
+        factor = (target / inner.trace(states[0].root)).sqrt()
+        torch.testing.assert_close(found - slope, factor * (own - slope), rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(matched.trace(states[1].root), torch.tensor(target, dtype=torch.float64))
+        assert torch.equal(*(generator.get_state() for generator in generators)), "no draw more, none less"
+    assert matched.name == inner.name
+
+
+@pytest.mark.parametrize("name", ["dynamic from batches", "diagonal from batches", "leading, sketched"])
+def test_matched_replicas_draw_the_inner_noise_rescaled(name, network):
+    inner = GAUSSIAN[name]
+    matched = ns.MatchedTrace(inner, 0.5)
+    thetas = network.parameters() + 0.1 * torch.randn(
+        3, network.dimension, generator=torch.Generator().manual_seed(1)
+    )
+    noises, traces = [], []
+    for dynamics in (inner, matched):
+        noisy, state = dynamics.noisy_gradient(
+            network, thetas, dynamics.init(network, thetas), torch.Generator().manual_seed(8)
+        )
+        noises.append(noisy - network.gradient(thetas))
+        traces.append(dynamics.trace(state.root))
+    torch.testing.assert_close(traces[1], torch.full((3,), 0.5, dtype=torch.float64))
+    torch.testing.assert_close(noises[1], noises[0] * (0.5 / traces[0]).sqrt()[:, None], rtol=1e-6, atol=1e-9)
+
+
+def test_a_matched_dynamics_asks_for_no_second_gradient(network, monkeypatch):
+    """The pass that gives the covariance gives ∇L, which the matched noise keeps."""
+    matched = ns.MatchedTrace(ns.GLDDiagonal(BATCH), 1.0)
+    theta = network.parameters()
+    slope = network.gradient(theta)
+    monkeypatch.setattr(type(network), "gradient", lambda *_: pytest.fail("∇L was there already"))
+    _, found = matched.refresh_root(network, theta, None, torch.Generator())
+    torch.testing.assert_close(found, slope)
+    matched.noisy_gradient(network, theta, matched.init(network, theta), torch.Generator())
+
+
+def test_published_leading_noise_is_injected_on_refresh_steps_only(network):
+    dynamics = ns.MatchedTrace(PublishedLeading(BATCH, k=3, refresh=3), 1.0)
+    theta, generator = network.parameters(), torch.Generator().manual_seed(0)
+    state, slope = dynamics.init(network, theta), network.gradient(network.parameters())
+    quiet = []
+    for _ in range(7):
+        noisy, state = dynamics.noisy_gradient(network, theta, state, generator)
+        quiet.append(torch.equal(noisy, slope))
+    assert quiet == [step % 3 != 0 for step in range(7)]

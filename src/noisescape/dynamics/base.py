@@ -129,9 +129,13 @@ class GaussianLangevin(Dynamics):
     ) -> tuple[Tensor, Tensor | None]:
         """The root a trajectory goes on with, and ∇L(θ) where finding it yields that too.
 
-        A subclass may start from the previous root, or estimate by chance.
+        A subclass may start from the span of the previous root, whose scale must not count, or estimate by chance.
         """
         return self.root(risk, theta), None
+
+    def injects(self, step: int) -> bool:
+        """Whether there is noise at this step of a trajectory."""
+        return True
 
     @abstractmethod
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
@@ -159,6 +163,8 @@ class GaussianLangevin(Dynamics):
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
         """∇L(θ) + R z."""
+        if not self.injects(state.step):
+            return risk.gradient(theta), replace(state, step=state.step + 1)
         root, slope = state.root, None
         if root is None or state.step % self.refresh_interval == 0:
             root, slope = self.refresh_root(risk, theta, root, generator)
@@ -168,7 +174,7 @@ class GaussianLangevin(Dynamics):
         return slope + noise, replace(state, step=state.step + 1, root=root)
 
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
-        """Σ freshly computed at θ."""
+        """Σ freshly and exactly computed at θ, whatever a trajectory estimates, sketches or follows."""
         self._check(risk)
         return self.operator(self.root(risk, theta))
 

@@ -8,8 +8,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.curvature import followed_hessian_pairs, leading_hessian_pairs
+from noisescape.curvature import followed_hessian_pairs
 from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
+from noisescape.dynamics.exact_pairs import exact_hessian_pairs
 from noisescape.risk import EmpiricalRisk
 
 
@@ -18,7 +19,8 @@ class GLDHessian(MatchedToMinibatch, LowRankLangevin):
     """ε ~ N(0, c·H_k), H_k the PSD part of rank ≤ k of H(θ_t), c such that the trace is Tr Σ_B.
 
     The k algebraically largest eigenvalues are taken and negative ones dropped. (The published code takes
-    the k largest in magnitude, which breaks the trace match when one is negative.)
+    the k largest in magnitude, which breaks the trace match when one is negative.) :meth:`covariance` takes them
+    exactly, a trajectory follows them to a per cent of their curvature.
 
     Args:
         batch_size: B of the matched SGD.
@@ -33,7 +35,7 @@ class GLDHessian(MatchedToMinibatch, LowRankLangevin):
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """U√λ₊; all zero where H has no positive eigenvalue."""
-        return _root_of(*leading_hessian_pairs(risk, theta, self.k))
+        return _root_of(*exact_hessian_pairs(risk, theta, self.k))
 
     def refresh_shape(
         self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator

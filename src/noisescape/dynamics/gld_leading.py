@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
+from noisescape.dynamics.exact_pairs import exact_noise_pairs
 from noisescape.gradient_noise import leading_pairs, moments_of, sketched_pairs
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
@@ -17,6 +18,10 @@ from noisescape.risk import EmpiricalRisk
 @dataclass(frozen=True)
 class GLDLeading(MinibatchNoise, LowRankLangevin):
     """ε ~ N(0, Σ_k), Σ_k the best rank-k approximation of Σ_B(θ_t).
+
+    :meth:`covariance` is exact. Along a trajectory Σ_k comes from a randomised sketch of the gradients where those
+    are many: within a per cent of the best trace where the spectrum decays. Where it is flat, and no few directions
+    stand out, its directions are not the best ones and carry up to a tenth less.
 
     Args:
         batch_size: B of the matched SGD.
@@ -32,13 +37,19 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
     name: ClassVar[str] = "gld-leading"
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """U√λ of the k leading eigenpairs of Σ_B."""
-        return self.refresh_root(risk, theta, None, None)[0]
+        """U√λ of the k leading eigenpairs of Σ_B, exact; fewer columns where its rank is lower."""
+        values, vectors = exact_noise_pairs(risk, theta, self.k)
+        return vectors * (self.covariance_factor(risk) * values.clamp_min(0)).sqrt()[..., None, :]
+
+    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+        """As :meth:`shape`, scaled to Tr Σ_B if asked for."""
+        root = self.shape(risk, theta)
+        return self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root
 
     def refresh_root(
-        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator | None
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """U√λ, and the mean of the per-sample gradients where those are held."""
+        """U√λ from a sketch where one is cheaper, and the mean of the per-sample gradients where those are held."""
         factor = self.covariance_factor(risk) / risk.sample_count
         if theta.ndim == 1 and not risk.holds_gradients(theta):
             found = eigenpairs(risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k)

@@ -8,14 +8,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.curvature import followed_hessian_pairs, leading_hessian_pairs
+from noisescape.curvature import followed_hessian_pairs
 from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
+from noisescape.dynamics.exact_pairs import exact_hessian_pairs
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
 class GLDTopEigenvector(MatchedToMinibatch, LowRankLangevin):
     """ε ~ N(0, Tr Σ_B(θ_t)·u₁u₁ᵀ), u₁ the first eigenvector of H(θ_t): the largest Tr(HΣ) at this trace.
+
+    :meth:`covariance` takes it exactly, a trajectory follows it to a per cent of its curvature.
 
     Args:
         batch_size: B of the matched SGD.
@@ -28,7 +31,7 @@ class GLDTopEigenvector(MatchedToMinibatch, LowRankLangevin):
 
     def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """u₁."""
-        return leading_hessian_pairs(risk, theta, 1)[1]
+        return exact_hessian_pairs(risk, theta, 1)[1]
 
     def refresh_shape(
         self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator

@@ -45,14 +45,30 @@ class MatchedTrace(GaussianLangevin):
         self.inner._check(risk)
         check_at_least("trace_target", self.trace_target, 0.0, self.name)
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+    def injects(self, step: int) -> bool:
         """As the inner dynamics."""
-        return self.inner.shape(risk, theta)
+        return self.inner.injects(step)
+
+    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+        """The inner dynamics' root; its scale does not count."""
+        return self.inner.root(risk, theta)
 
     def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """The inner shape times √(target / its trace)."""
-        shape = self.shape(risk, theta)
-        return self.rescaled(shape, torch.full_like(self.trace(shape), self.trace_target))
+        """The inner root times √(target / its trace); 0 where that is 0."""
+        return self._to_target(self.shape(risk, theta))
+
+    def refresh_root(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the inner dynamics goes on with, estimated or followed as there, scaled; and ∇L if that comes too.
+
+        ``previous`` is the inner root up to its scale, which none that follows it depends on.
+        """
+        root, slope = self.inner.refresh_root(risk, theta, previous, generator)
+        return self._to_target(root), slope
+
+    def _to_target(self, root: Tensor) -> Tensor:
+        return self.rescaled(root, torch.full_like(self.trace(root), self.trace_target))
 
     def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
         """As the inner dynamics."""

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.dynamics import SGD, Dynamics, GLDHessian, GLDLeading, NoiseState, dynamics_by_name
+from noisescape.dynamics import SGD, Dynamics, GLDHessian, GLDLeading, dynamics_by_name
+from noisescape.dynamics.exact_pairs import tight_pairs
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
 
@@ -17,13 +18,9 @@ from noisescape.risk import EmpiricalRisk
 class PublishedLeading(GLDLeading):
     """Leading noise that is injected on refresh steps only; plain gradient descent between them."""
 
-    def noisy_gradient(
-        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
-    ) -> tuple[Tensor, NoiseState]:
-        """∇L + R z on refresh steps, else ∇L."""
-        if state.step % self.refresh == 0:
-            return super().noisy_gradient(risk, theta, state, generator)
-        return risk.gradient(theta), NoiseState(state.step + 1, state.root)
+    def injects(self, step: int) -> bool:
+        """On refresh steps."""
+        return step % self.refresh == 0
 
 
 @dataclass(frozen=True)
@@ -35,15 +32,18 @@ class PublishedHessian(GLDHessian):
 
     def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         """U√|λ| times √(Tr Σ_B / |Σλ|)."""
-        pairs = eigenpairs(risk.hessian(theta), self.k, which="magnitude", tol=1e-2, subspace=2 * self.k + 1)
-        factor = (self.variances(risk, theta).sum() / pairs.values.sum().abs()).sqrt()
-        return self.scale(pairs.vectors * pairs.values.abs().sqrt(), factor)
+        return self._scaled(risk, theta, *tight_pairs(risk.hessian(theta), self.k, which="magnitude"))
 
     def refresh_root(
         self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
     ) -> tuple[Tensor, Tensor | None]:
-        """Afresh each time."""
-        return self.root(risk, theta), None
+        """Afresh each time, eigenvalues to a per cent."""
+        pairs = eigenpairs(risk.hessian(theta), self.k, which="magnitude", tol=1e-2, subspace=2 * self.k + 1)
+        return self._scaled(risk, theta, pairs.values, pairs.vectors), None
+
+    def _scaled(self, risk: EmpiricalRisk, theta: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
+        factor = (self.variances(risk, theta).sum() / values.sum().abs()).sqrt()
+        return self.scale(vectors * values.abs().sqrt(), factor)
 
 
 def published_dynamics(name: str, **constants: Any) -> Dynamics:
