@@ -6,25 +6,30 @@ import json
 import math
 import re
 import shutil
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from html.parser import HTMLParser
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from rich.console import Console
+from threadpoolctl import threadpool_info, threadpool_limits
 from torch.testing import assert_close
 
 from cases import F64, generator
 from noisescape.data import corrupted_digits
 from noisescape.dynamics import CONTROLS, DYNAMICS
 from noisescape.errors import CorruptFileError
-from noisescape.experiments import escape
+from noisescape.experiments import escape, one_hidden_layer
+from noisescape.experiments import toy_2d as toy_experiment
 from noisescape.experiments.digits import DigitsConfig, digits_problem, run_digits
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
 from noisescape.experiments.tasks import Outcome, Task, finish, perform
 from noisescape.experiments.toy_2d import BLOCK, RunningSumRisk, Toy2DConfig, run_toy_2d, toy_dynamics
 from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
+from noisescape.linops import largest_eigh
 from noisescape.report import write_report
 from noisescape.runs import Run
 from noisescape.tables import TABLES
@@ -663,6 +668,77 @@ def test_every_task_runs_on_one_thread(unfinished: Run) -> None:
         assert torch.get_num_threads() == 2
     finally:
         torch.set_num_threads(before)
+
+
+def threads_of(*_: object, checkpoint: Path) -> Outcome:
+    """Of this process: PyTorch's, and those of the BLAS that NumPy and SciPy call."""
+    blas = [pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"]
+    return Outcome([{"torch": torch.get_num_threads(), "blas": max(blas, default=1)}])
+
+
+@pytest.mark.parametrize("accelerator", [False, True], ids=["without", "with"])
+def test_on_the_cpu_a_task_has_one_thread_whether_or_not_there_is_an_accelerator(
+    accelerator: bool, unfinished: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: accelerator)
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with threadpool_limits(2):
+            [on_cpu] = perform(
+                unfinished, [Task("a", threads_of, ())], jobs=1, title="", progress=False, device="cpu"
+            )
+            [elsewhere] = perform(
+                unfinished, [Task("b", threads_of, ())], jobs=1, title="", progress=False, device="cuda:0"
+            )
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+    assert on_cpu.rows == [{"torch": 1, "blas": 1}]
+    assert elsewhere.rows[0]["torch"] == 2, "nothing is taken from what feeds an accelerator"
+
+
+@pytest.mark.parametrize(
+    ("module", "start"),
+    [
+        (toy_experiment, lambda out: run_toy_2d(replace(TINY, device="cpu:0"), out, progress=False)),
+        (
+            one_hidden_layer,
+            lambda out: one_hidden_layer.run_one_hidden_layer(
+                one_hidden_layer.OneHiddenLayerConfig(device="cpu:0"), out, progress=False
+            ),
+        ),
+        (escape, lambda out: run_digits(DigitsConfig(device="cpu:0"), out, progress=False)),
+    ],
+    ids=["toy-2d", "one-hidden-layer", "digits"],
+)
+def test_experiments_say_which_device_their_tasks_run_on(
+    module: ModuleType, start: Callable[[Path], Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def note(*_: object, device: str, **__: object) -> list[Outcome]:
+        raise LookupError(device)
+
+    monkeypatch.setattr(module, "perform", note)
+    with pytest.raises(LookupError, match="cpu:0"):
+        start(tmp_path / "run")
+
+
+def eigenvectors(*_: object, checkpoint: Path) -> Outcome:
+    """By SciPy, large enough for its BLAS to share the work out."""
+    rows = torch.randn(700, 800, generator=torch.Generator().manual_seed(0))
+    values, vectors = largest_eigh(rows @ rows.mT, 20)
+    return Outcome(tensors={"values": values, "vectors": vectors.contiguous()})
+
+
+def test_eigenvectors_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
+    found = []
+    for jobs in (1, 2):
+        run = Run.create(tmp_path / str(jobs), experiment="eigenvectors", config={}, seed=0)
+        tasks = [Task(key, eigenvectors, ()) for key in "ab"]
+        found += perform(run, tasks, jobs=jobs, title="", progress=False)
+    for other in found[1:]:
+        assert torch.equal(found[0].tensors["values"], other.tensors["values"])
+        assert torch.equal(found[0].tensors["vectors"], other.tensors["vectors"])
 
 
 def test_a_finished_task_is_not_done_again_and_a_damaged_one_is_named(unfinished: Run) -> None:

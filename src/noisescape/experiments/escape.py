@@ -154,6 +154,7 @@ def run_escape(
         jobs=jobs,
         title=f"{title}: to the minimum",
         progress=progress,
+        device=config.device,
     )
     minima = [descent.tensors["theta"] for descent in descents]
     # the longest first, so that no core waits for it at the end
@@ -165,7 +166,7 @@ def run_escape(
     }
     surveys = [Task(f"survey-{r}", _survey, (config, problem, r, minima[r])) for r in repetitions]
     tasks = [*escapes.values(), *surveys]
-    outcomes = perform(run, tasks, jobs=jobs, title=f"{title}: dynamics", progress=progress)
+    outcomes = perform(run, tasks, jobs=jobs, title=f"{title}: dynamics", progress=progress, device=config.device)
     escaped = dict(zip(escapes, outcomes, strict=False))
     surveyed = outcomes[len(escapes) :]
 

@@ -162,7 +162,12 @@ def run_one_hidden_layer(
         for repetition in range(config.seeds)
     ]
     outcomes = perform(
-        run, tasks, jobs=jobs or default_jobs(config.device), title=config.experiment, progress=progress
+        run,
+        tasks,
+        jobs=jobs or default_jobs(config.device),
+        title=config.experiment,
+        progress=progress,
+        device=config.device,
     )
     rows = [row for outcome in outcomes for row in outcome.rows]
     return finish(run, rows, _summary(config, rows), started)

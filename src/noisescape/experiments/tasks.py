@@ -11,14 +11,16 @@ import os
 import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
 from noisescape.progress import steps_bar
@@ -55,13 +57,16 @@ class Task:
 
 def default_jobs(device: str) -> int:
     """One process a core; one in all on an accelerator."""
-    return os.cpu_count() or 1 if torch.device(device).type == "cpu" else 1
+    return os.cpu_count() or 1 if _on_cpu(device) else 1
 
 
-def perform(run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress: bool) -> list[Outcome]:
+def perform(
+    run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress: bool, device: str = "cpu"
+) -> list[Outcome]:
     """The outcomes in the order of the tasks; those already in the run's directory are not done again.
 
-    On the CPU every task runs on one thread whatever ``jobs`` is, so that results do not depend on it.
+    Tasks whose ``device`` is the CPU run on one thread each whatever ``jobs`` is and whatever else the machine
+    has, so that results do not depend on it.
 
     Raises:
         CorruptFileError: a finished task's file is damaged.
@@ -70,7 +75,7 @@ def perform(run: Run, tasks: Sequence[Task], *, jobs: int, title: str, progress:
     folder = run.path / "tasks"
     folder.mkdir(exist_ok=True)
     missing = [task for task in tasks if not _file(folder, task.key).exists()]
-    calls = (delayed(_perform_one)(folder, task, os.getpid()) for task in missing)
+    calls = (delayed(_perform_one)(folder, task, device, os.getpid()) for task in missing)
     with steps_bar(title, len(tasks), shown=progress) as advance:
         advance(len(tasks) - len(missing))
         finished: Iterable[None] = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
@@ -97,19 +102,33 @@ def finish(run: Run, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, An
     return run
 
 
-def _perform_one(folder: Path, task: Task, owner: int) -> None:
+def _perform_one(folder: Path, task: Task, device: str, owner: int) -> None:
     _end_with(owner)
-    before = torch.get_num_threads()
-    if not torch.cuda.is_available():
-        torch.set_num_threads(1)
     started = time.perf_counter()
-    try:
+    with _one_thread(device):
         outcome = task.function(*task.arguments, checkpoint=folder / f"{task.key}.partial.safetensors")
-    finally:
-        torch.set_num_threads(before)
     seconds = time.perf_counter() - started
     notes = {"rows": outcome.rows, "notes": dict(outcome.notes), "order": list(outcome.tensors), "seconds": seconds}
     write_bundle(_file(folder, task.key), outcome.tensors, notes)
+
+
+def _on_cpu(device: str) -> bool:
+    return torch.device(device).type == "cpu"
+
+
+@contextmanager
+def _one_thread(device: str) -> Iterator[None]:
+    """One thread for work on the CPU: sums and eigenvectors round otherwise on two."""
+    if not _on_cpu(device):
+        yield
+        return
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with threadpool_limits(1, user_api="blas"):  # SciPy's eigensolvers have threads of their own
+            yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @functools.cache

@@ -130,7 +130,14 @@ def run_toy_2d(
         for name in toy_dynamics(config.gradient_trace)
         for block in range(-(-replicas // BLOCK))
     ]
-    outcomes = perform(run, tasks, jobs=jobs or default_jobs(config.device), title="toy-2d", progress=progress)
+    outcomes = perform(
+        run,
+        tasks,
+        jobs=jobs or default_jobs(config.device),
+        title="toy-2d",
+        progress=progress,
+        device=config.device,
+    )
     rows = [row for outcome in outcomes for row in outcome.rows]
     paths = {key: path for outcome in outcomes for key, path in outcome.tensors.items()}
     run.write_tensors("trajectories", paths)

@@ -124,7 +124,12 @@ def run_training(
     keys = [(name, repetition) for repetition in range(config.seeds) for name in config.dynamics]
     tasks = [Task(f"{name}-{repetition}", _train, (config, problem, repetition, name)) for name, repetition in keys]
     outcomes = perform(
-        run, tasks, jobs=jobs or default_jobs(config.device), title=config.experiment, progress=progress
+        run,
+        tasks,
+        jobs=jobs or default_jobs(config.device),
+        title=config.experiment,
+        progress=progress,
+        device=config.device,
     )
     rows = [row for outcome in outcomes for row in outcome.rows]
     run.write_tensors("data", data_tensors(splits))
