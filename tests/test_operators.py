@@ -218,8 +218,10 @@ def test_parts_of_a_split_add_up_to_the_matrix(name: str, k: int) -> None:
     operator, matrix = MATRIX[name].build(), matrix_of(name)
     parts = operator.split(k)
     if parts is None:
-        assert not isinstance(operator, GradientOuterProduct)
+        assert not operator.factored
+        assert not isinstance(operator, (GradientOuterProduct, LowRankOperator))
         return
+    assert operator.factored
     columns = parts.columns()
     assert columns.shape == (len(matrix), parts.carried.shape[1])
     assert columns.shape[1] <= k
@@ -236,24 +238,6 @@ def test_a_split_of_held_gradients_carries_the_leading_directions() -> None:
     operator, matrix = MATRIX["noise covariance, with replacement"].build(), MLP.covariance() / 3
     carried = float(operator.split(3).columns().square().sum())
     assert carried == pytest.approx(float(torch.linalg.eigvalsh(matrix)[-3:].sum()), rel=1e-9)
-
-
-@pytest.mark.parametrize(
-    ("name", "there"),
-    {
-        "Hessian": True,
-        "Hessian, streamed": True,
-        "Hessian without forward mode": False,
-        "Gauss–Newton, cross-entropy": False,
-        "dense": False,
-    }.items(),
-)
-def test_only_the_hessian_of_a_model_with_forward_mode_has_a_surrogate(name: str, there: bool) -> None:
-    surrogate = MATRIX[name].build().surrogate()
-    assert (surrogate is not None) is there
-    if surrogate is not None:
-        close(surrogate.dense(), MLP.gauss_newton())
-        close((2.5 * MATRIX[name].build()).surrogate().dense(), 2.5 * MLP.gauss_newton())
 
 
 @each_operator

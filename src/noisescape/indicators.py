@@ -14,7 +14,16 @@ from rich.table import Table
 from torch import Tensor
 
 from noisescape.gradient_noise import covariance_factor
-from noisescape.linops import Eigenpairs, Estimate, eigenpairs, product_trace, ratio, squared_norm, trace
+from noisescape.linops import (
+    Eigenpairs,
+    Estimate,
+    SymmetricOperator,
+    eigenpairs,
+    product_trace,
+    ratio,
+    squared_norm,
+    trace,
+)
 from noisescape.risk import EmpiricalRisk
 from noisescape.theory import decay_exponent, indicator_bounds, projection_coefficient
 
@@ -147,6 +156,7 @@ def measure(
     k: int = 20,
     rtol: float = 0.01,
     seed: int = 0,
+    hessian: SymmetricOperator | None = None,
 ) -> Measurement:
     """Measure the indicator Tr(HΣ_B) at θ and all that says whether the noise's shape matters.
 
@@ -158,6 +168,8 @@ def measure(
         k: leading eigenpairs; cut to D − 1 for small D.
         rtol: relative standard error asked of the stochastic figures (TrH, Tr(HΣ), the norms).
         seed: of the probes.
+        hessian: H; by default ``risk.hessian(theta)``. One of another making, by finite differences say, is used
+            in all figures.
 
     Raises:
         NonFiniteLossError: the loss at θ is not finite.
@@ -175,14 +187,15 @@ def measure(
     population = risk.noise_covariance(theta, 1)
     loss = float(risk.loss(theta))
     gradient = risk.gradient(theta)
-    hessian = risk.hessian(theta)
+    hessian = risk.hessian(theta) if hessian is None else hessian
+    control = risk.gauss_newton(theta) if risk.pushes_outputs else None
     dimension = risk.dimension
     k = max(1, min(k, dimension - 1))
 
     curvature = eigenpairs(hessian, min(k + 1, dimension), seed=seed)
     trace_h = trace(hessian, rtol=rtol, deflate=curvature.vectors, seed=seed)
     lowest = eigenpairs(hessian, 1, which="smallest", tol=1e-2, subspace=12, seed=seed)
-    trace_hc = product_trace(hessian, population, rtol=rtol, seed=seed + 1)
+    trace_hc = product_trace(hessian, population, control=control, rtol=rtol, seed=seed + 1)
     trace_c = Estimate(float(population.trace()), 0.0)
     reference = trace_h.scaled(trace_c.value / dimension)
     noise = _noise_eigenpairs(population, k, seed)

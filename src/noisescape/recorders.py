@@ -60,7 +60,8 @@ def indicator(batch_size: int, *, replacement: bool = True, rtol: float = 0.05, 
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, float]:
         covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
-        found = product_trace(risk.hessian(theta), covariance, rtol=rtol, seed=seed)
+        control = risk.gauss_newton(theta) if risk.pushes_outputs else None
+        found = product_trace(risk.hessian(theta), covariance, control=control, rtol=rtol, seed=seed)
         return found.value, found.stderr
 
     def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:

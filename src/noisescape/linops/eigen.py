@@ -8,16 +8,23 @@ from typing import Literal
 import numpy as np
 import scipy.linalg
 import torch
-from scipy.sparse.linalg import ArpackNoConvergence, eigsh
+from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
-from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.operator import SymmetricOperator, check_operand
+from noisescape.linops.precision import full_precision
 
 Which = Literal["largest", "smallest", "magnitude"]
 _ARPACK = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 DENSE_BELOW = 128
+LANCZOS_EXTRA = 2
+"""Products before ARPACK's first basis is whole, beyond one for each of its vectors."""
 NYSTROM_FLOOR = 1e-2
 """Ritz values below this share of the largest are not inverted."""
+
+
+class _BudgetSpentError(Exception):
+    """Raised in the middle of ARPACK."""
 
 
 @dataclass(frozen=True)
@@ -37,6 +44,7 @@ class Eigenpairs:
     cost: int
 
 
+@full_precision
 def eigenpairs(
     operator: SymmetricOperator,
     k: int,
@@ -59,12 +67,14 @@ def eigenpairs(
         which: ``"largest"`` (most positive first), ``"smallest"`` (most negative first), ``"magnitude"``.
         tol: relative accuracy of a Ritz value asked of ARPACK; 1e-3 in float32, 1e-9 in float64.
         subspace: Lanczos vectors kept by ARPACK, over k + 1; by default max(2k + 1, 32), which finds the copies
-            of repeated eigenvalues more surely than fewer would.
-        max_products: bound on the cost.
+            of repeated eigenvalues more surely than fewer would. Fewer where ``max_products`` asks for it.
+        max_products: bound on the cost, the residuals' k products included.
         seed: of the starting vector.
 
     Raises:
-        ValueError: k outside 1..D or an unknown ``which``.
+        ValueError: k outside 1..D, an unknown ``which``, a ``max_products`` too small to begin with, or an
+            operator of several replicas.
+        TypeError: an operator whose dtype has no linear algebra.
         RuntimeError: no convergence within ``max_products``.
 
     >>> import torch
@@ -78,15 +88,26 @@ def eigenpairs(
         raise ValueError(f"k = {k} eigenpairs asked of {operator!r}; k must lie in 1..{operator.size}")
     if subspace is not None and subspace < k + 2:
         raise ValueError(f"subspace = {subspace} must be at least k + 2 = {k + 2}")
+    check_operand(operator)
     start = operator.products
-    if which == "largest":
+    left = max_products - k  # the residuals take k
+    if which == "largest" and left >= 0:
         known = operator.leading(k)
         if known is not None and len(known[0]) == k:
             return _with_residuals(operator, known[0], known[1], start)
-    if operator.size <= DENSE_BELOW or k > operator.size // 3:
+    size, dense_fits = operator.size, operator.dense_products <= left
+    small = size <= DENSE_BELOW or k > size // 3
+    lanczos_vectors = min(size, subspace or max(2 * k + 1, 32), left - LANCZOS_EXTRA)
+    if small and dense_fits:
         values, vectors = eigh_or_nan(operator.dense())
+    elif k + 2 <= lanczos_vectors:
+        values, vectors = _arpack(operator, k, which, tol, lanczos_vectors, max_products, start, seed)
     else:
-        values, vectors = _arpack(operator, k, which, tol, subspace or max(2 * k + 1, 32), max_products, seed)
+        by_lanczos = [2 * k + 2 + LANCZOS_EXTRA] if k + 2 <= size else []
+        least = min(by_lanczos + ([k + operator.dense_products] if small else []))
+        raise ValueError(
+            f"max_products = {max_products} is too few for {k} eigenpairs of {operator!r}: allow at least {least}"
+        )
     sort_key = values.abs() if which == "magnitude" else values
     order = torch.argsort(sort_key, descending=which != "smallest")[:k]
     return _with_residuals(operator, values[order], vectors[:, order], start)
@@ -151,13 +172,13 @@ def _arpack(
     k: int,
     which: Which,
     tol: float | None,
-    subspace: int,
+    lanczos_vectors: int,
     max_products: int,
+    start: int,
     seed: int,
 ) -> tuple[Tensor, Tensor]:
     if tol is None:
         tol = 1e-9 if operator.dtype == torch.float64 else 1e-3
-    lanczos_vectors = min(operator.size, subspace)
     start_vector = np.random.default_rng(seed).standard_normal(operator.size)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     product = operator @ torch.from_numpy(start_vector).to(like)
@@ -165,20 +186,27 @@ def _arpack(
         return like.new_full((k,), torch.nan), like.new_full((operator.size, k), torch.nan)
     if not bool(product.any()):  # ARPACK refuses the zero matrix
         return like.new_zeros(k), torch.eye(operator.size, k, dtype=operator.dtype, device=operator.device)
+    scipy_operator = operator.to_scipy()
+
+    def within_budget(vector: np.ndarray) -> np.ndarray:
+        if operator.products - start >= max_products - k:
+            raise _BudgetSpentError
+        return scipy_operator.matvec(vector)
+
     try:
         values, vectors = eigsh(
-            operator.to_scipy(),
+            LinearOperator(scipy_operator.shape, matvec=within_budget, dtype=scipy_operator.dtype),
             k,
             which=_ARPACK[which],
             ncv=lanczos_vectors,
             tol=tol,
             v0=start_vector,
-            maxiter=max(1, max_products // (lanczos_vectors - k)),
+            maxiter=max_products,  # the products end it first
         )
-    except ArpackNoConvergence as error:
+    except (ArpackNoConvergence, _BudgetSpentError) as error:
         raise RuntimeError(
-            f"{len(error.eigenvalues)} of {k} eigenpairs of {operator!r} converged to {tol:g} within "
-            f"{max_products} products; ask for fewer, a looser tol or more products"
+            f"not all of {k} eigenpairs of {operator!r} converged to {tol:g} within {max_products} products; "
+            "ask for fewer, a looser tol or more products"
         ) from error
     return torch.from_numpy(values).to(like), torch.from_numpy(np.ascontiguousarray(vectors)).to(like)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,9 +12,12 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from noisescape.linops.precision import check_dtype, full_precision
 from noisescape.linops.probing import BLOCK, COLUMN_BYTES, project_out
 
 DENSE_LIMIT = 20_000
+_LINEAR_ALGEBRA = ("dense", "diagonal", "trace", "sample", "leading", "principal", "split", "quadratic_forms")
+"""What subclasses override; none of it may run in an autocast's precision."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +36,12 @@ class Split:
     carried: Tensor
     exhausted: bool
 
+    @full_precision
     def columns(self, chosen: slice = slice(None)) -> Tensor:
         """C, or some of it, (D, k)."""
         return self.factor(self.carried[:, chosen])
 
+    @full_precision
     def rest(self, noise: Tensor) -> Tensor:
         """Rz, (M, K) → (D, K)."""
         return self.factor(project_out(self.carried, noise))
@@ -54,7 +60,18 @@ class SymmetricOperator(ABC):
     ``A @ v`` takes a vector (D,) or a block of K columns (D, K); a block is cheaper than K vectors.
     ``products`` counts the columns multiplied so far: the unit in which estimators report their cost.
     ``column_bytes`` bounds what estimators let blocks of columns take.
+    ``replicas`` is the shape of the operators held side by side, () for a single one: only that can multiply.
+
+    All of it runs in the operands' own precision, whatever autocast is in force around it.
     """
+
+    replicas: tuple[int, ...] = ()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        for name in _LINEAR_ALGEBRA:
+            if name in cls.__dict__:
+                setattr(cls, name, full_precision(cls.__dict__[name]))
 
     def __init__(self, size: int, *, dtype: torch.dtype, device: torch.device | str, psd: bool, name: str) -> None:
         self.size = size
@@ -87,9 +104,36 @@ class SymmetricOperator(ABC):
     def _matmat(self, block: Tensor) -> Tensor:
         """The product with a block of columns, (D, K) → (D, K)."""
 
+    def check_single(self) -> None:
+        """Refuse to be several operators where one is needed.
+
+        Raises:
+            ValueError: there are replicas.
+        """
+        if self.replicas:
+            raise ValueError(
+                f"{self.name} is {math.prod(self.replicas)} operators, one for each replica; "
+                "take one of them with .replica(r)"
+            )
+
+    def replica(self, index: int) -> SymmetricOperator:
+        """The operator of one replica.
+
+        Raises:
+            ValueError: there are no replicas.
+        """
+        if not self.replicas:
+            raise ValueError(f"{self.name} is a single operator and has no replica {index}")
+        return self._replica(index)
+
+    def _replica(self, index: int) -> SymmetricOperator:
+        raise NotImplementedError(f"{type(self).__name__} has replicas and must say what one of them is")
+
+    @full_precision
     def __matmul__(self, other: Tensor) -> Tensor:
         if not isinstance(other, Tensor):
             raise TypeError(f"{self.name} @ x takes a torch.Tensor, not {type(other).__name__}")
+        self.check_single()
         if other.ndim not in (1, 2) or other.shape[0] != self.size:
             raise ValueError(
                 f"{self.name} is {self.size} × {self.size}; it multiplies a vector ({self.size},) or "
@@ -107,12 +151,14 @@ class SymmetricOperator(ABC):
             return other.clone()
         return self._matmat(other)
 
+    @full_precision
     def dense(self) -> Tensor:
         """The D × D matrix itself; for small D.
 
         Raises:
-            ValueError: if D is over 20,000 (3 GiB in float64).
+            ValueError: if D is over 20,000 (3 GiB in float64), or there are replicas.
         """
+        self.check_single()
         if self.size > DENSE_LIMIT:
             raise ValueError(
                 f"{self.name} is {self.size} × {self.size}, too large to form "
@@ -121,6 +167,11 @@ class SymmetricOperator(ABC):
             )
         matrix = self @ torch.eye(self.size, dtype=self.dtype, device=self.device)
         return (matrix + matrix.T) / 2
+
+    @property
+    def dense_products(self) -> int:
+        """How many products :meth:`dense` takes: none where a class has the matrix at hand."""
+        return self.size if type(self).dense is SymmetricOperator.dense else 0
 
     def diagonal(self) -> Tensor:
         """The exact diagonal, (D,). D products unless the structure gives it for less.
@@ -136,14 +187,17 @@ class SymmetricOperator(ABC):
         """
         return self.diagonal().sum()
 
+    @full_precision
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draw ``count`` independent vectors of N(0, A), as rows: (count, D).
 
         Raises:
             ValueError: if the operator is not known to be positive semi-definite.
+            TypeError: its dtype has no eigenvalue solver.
         """
         if not self.psd:
             raise ValueError(f"{self.name} is not known to be positive semi-definite: it is no covariance")
+        check_dtype(self.dtype, self.name)
         values, vectors = torch.linalg.eigh(self.dense())
         factor = vectors * values.clamp_min(0).sqrt()
         noise = torch.randn(count, self.size, generator=generator, dtype=self.dtype, device=self.device)
@@ -170,16 +224,18 @@ class SymmetricOperator(ABC):
         """A = CCᵀ + RRᵀ with k columns in C, where A is held as such a product, else ``None``."""
         return None
 
+    @property
+    def factored(self) -> bool:
+        """Whether A is held as a product of factors: a class says so by overriding :meth:`split`."""
+        return type(self).split is not SymmetricOperator.split
+
+    @full_precision
     def quadratic_forms(self, columns: Tensor) -> Tensor:
         """vᵀAv of each column, (D, K) → (K,)."""
         images = self @ columns
         if columns.shape[1] == 1:  # maybe because there is no room for a third
             return torch.dot(columns[:, 0], images[:, 0])[None]
         return (columns * images).sum(0)
-
-    def surrogate(self) -> SymmetricOperator | None:
-        """An operator that may be close to this one and has cheaper quadratic forms, if there is one."""
-        return None
 
     def __mul__(self, factor: float) -> SymmetricOperator:
         return ScaledOperator(self, float(factor))
@@ -252,6 +308,10 @@ class ScaledOperator(SymmetricOperator):
         self.operator = operator
         self.factor = factor
         self.column_bytes = operator.column_bytes
+        self.replicas = operator.replicas
+
+    def _replica(self, index: int) -> SymmetricOperator:
+        return ScaledOperator(self.operator.replica(index), self.factor)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor * (self.operator @ block)
@@ -292,15 +352,15 @@ class ScaledOperator(SymmetricOperator):
         root, factor = self.factor**0.5, found.factor
         return Split(lambda z: root * factor(z), found.carried, found.exhausted)
 
+    @property
+    def factored(self) -> bool:
+        """As A, unless the sign turns."""
+        return self.factor >= 0 and self.operator.factored
+
     def quadratic_forms(self, columns: Tensor) -> Tensor:
         """c times A's."""
         self.products += columns.shape[1]
         return self.factor * self.operator.quadratic_forms(columns)
-
-    def surrogate(self) -> SymmetricOperator | None:
-        """c times A's."""
-        found = self.operator.surrogate()
-        return None if found is None else ScaledOperator(found, self.factor)
 
 
 class SumOperator(SymmetricOperator):
@@ -311,6 +371,11 @@ class SumOperator(SymmetricOperator):
             raise ValueError(f"cannot add {left!r} and {right!r}: sizes differ")
         if (left.dtype, left.device) != (right.dtype, right.device):
             raise ValueError(f"cannot add {left!r} and {right!r}: dtypes or devices differ")
+        if left.replicas != right.replicas:
+            raise ValueError(
+                f"cannot add {left!r} and {right!r}: one has replicas {left.replicas}, the other {right.replicas}; "
+                "take single ones with .replica(r)"
+            )
         super().__init__(
             left.size,
             dtype=left.dtype,
@@ -320,6 +385,10 @@ class SumOperator(SymmetricOperator):
         )
         self.left, self.right = left, right
         self.column_bytes = min(left.column_bytes, right.column_bytes)
+        self.replicas = left.replicas
+
+    def _replica(self, index: int) -> SymmetricOperator:
+        return SumOperator(self.left.replica(index), self.right.replica(index))
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.left @ block + self.right @ block
@@ -342,3 +411,30 @@ class SumOperator(SymmetricOperator):
         if not self.psd:
             return super().sample(count, generator)
         return self.left.sample(count, generator) + self.right.sample(count, generator)
+
+
+class ProductCount:
+    """Products spent on some operators since this was made; an operand given twice counts once."""
+
+    def __init__(self, *operators: SymmetricOperator) -> None:
+        self._operators = list({id(operator): operator for operator in operators}.values())
+        self._before = self._total()
+
+    def _total(self) -> int:
+        return sum(operator.products for operator in self._operators)
+
+    @property
+    def spent(self) -> int:
+        """How many so far."""
+        return self._total() - self._before
+
+
+def check_operand(operator: SymmetricOperator) -> None:
+    """Refuse what no estimator can work on, before it starts.
+
+    Raises:
+        TypeError: a dtype without linear algebra.
+        ValueError: several operators, one for each replica.
+    """
+    check_dtype(operator.dtype, operator.name)
+    operator.check_single()

@@ -23,17 +23,13 @@ class ToleranceWarning(UserWarning):
 
 @dataclass(frozen=True)
 class ProbeMean:
-    """Mean of iid probes, its standard error, how many there were, and how many were spent in all."""
+    """Mean of iid probes, its standard error with degrees of freedom, their number, and that of all drawn."""
 
     mean: Tensor
     stderr: Tensor
     probes: int
     spent: int
-
-    @property
-    def dof(self) -> float:
-        """Degrees of freedom of ``stderr``."""
-        return self.probes - 1
+    dof: float
 
 
 def mean_of_probes(
@@ -51,10 +47,12 @@ def mean_of_probes(
 
     A pilot of 8 probes estimates the spread and decides how many are needed. It is then set aside: were it
     part of the mean, stopping where the spread happens to be small would bias the mean, as the two are
-    correlated for skewed probes. (Where the budget is too small for a pilot, all of it is spent at once.)
+    correlated for skewed probes. (Where the budget is too small for a pilot, all of it is spent at once.) Only the
+    probes' skewness, which the degrees of freedom allow for, is read off all of them.
     """
     if max_probes <= 2 * FIRST_STAGE:
         values, spent = draw(max_probes), max_probes
+        pilot = values[:0]
     else:
         pilot = draw(FIRST_STAGE)
         spent = FIRST_STAGE
@@ -68,19 +66,24 @@ def mean_of_probes(
         error = float(torch.linalg.vector_norm(stderr))
         size = float(torch.linalg.vector_norm(offset + mean))
         if error <= rtol * size or not math.isfinite(error):
-            return ProbeMean(mean, stderr, count, spent)
+            return ProbeMean(mean, stderr, count, spent, _dof(values, pilot))
         if spent >= max_probes:
-            reached = error / size if size else math.inf
-            warnings.warn(
-                f"{what}: relative standard error {reached:.2g} after {count} probes, "
-                f"{rtol:.2g} was asked for; allow more with max_products",
-                ToleranceWarning,
-                stacklevel=stacklevel,
-            )
-            return ProbeMean(mean, stderr, count, spent)
+            warn_of_tolerance(what, error, size, count, rtol, stacklevel=stacklevel + 1)
+            return ProbeMean(mean, stderr, count, spent, _dof(values, pilot))
         more = draw(_rounded(min(_needed(values, offset, rtol), 8 * count) - count, max_probes - spent))
         values = torch.cat([values, more])
         spent += len(more)
+
+
+def warn_of_tolerance(what: str, error: float, size: float, probes: int, rtol: float, *, stacklevel: int) -> None:
+    """Say that the budget ended before the tolerance was met."""
+    reached = error / size if size else math.inf
+    warnings.warn(
+        f"{what}: relative standard error {reached:.2g} after {probes} probes, "
+        f"{rtol:.2g} was asked for; allow more with max_products",
+        ToleranceWarning,
+        stacklevel=stacklevel,
+    )
 
 
 def _needed(values: Tensor, offset: Tensor, rtol: float) -> float:
@@ -90,6 +93,26 @@ def _needed(values: Tensor, offset: Tensor, rtol: float) -> float:
     if error == 0 or not math.isfinite(error):
         return 0
     return 1.1 * (error / target) ** 2 if target > 0 else math.inf
+
+
+def _dof(values: Tensor, pilot: Tensor) -> float:
+    """Degrees of freedom of the spread of probes: n − 1 for normal ones, fewer for skewed ones.
+
+    The variance s² of n probes has the relative variance κ/n + 2/(n − 1), whence 2/(κ/n + 2/(n − 1)) by matching
+    that of a χ². The excess κ is put at 3γ²/2, its value for a gamma law, which sums of squares are near, as the
+    skewness γ is what few probes tell more surely. Vectors of probes, and three or fewer, are taken for normal.
+
+    Source: Satterthwaite (1946); for the variance of s², Cramér (1946), §27.4.
+    """
+    count = len(values)
+    probes = torch.cat([pilot, values]).double()
+    deviations = probes - probes.mean(0)
+    spread = float(deviations.square().mean()) if probes.ndim == 1 else 0.0
+    if len(probes) <= 3 or not 0 < spread < math.inf:
+        return count - 1
+    number = len(probes)
+    skewness = float(deviations.pow(3).mean()) / spread**1.5 * math.sqrt(number * (number - 1)) / (number - 2)
+    return 2 / (1.5 * skewness**2 / count + 2 / (count - 1))
 
 
 def _rounded(count: float, limit: int) -> int:
@@ -105,6 +128,11 @@ def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
         raise ValueError(f"rtol is a relative standard error and must be positive, not {rtol}")
     if max_products < 2:
         raise ValueError(f"max_products must allow at least 2 probes for a standard error, not {max_products}")
+
+
+def affordable(columns: int, price: int, max_products: int, *, per_probe: int = 1) -> int:
+    """How many of the columns wanted, at so many products each, leave half of a budget and two probes."""
+    return max(0, min(columns, max_products // 2 // price, (max_products - 2 * per_probe) // price))
 
 
 def in_blocks(draw_block: Callable[[int], Tensor], block: int) -> Callable[[int], Tensor]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
+from noisescape.linops.control_variate import KEPT, MAIN_SHARE, PILOT, Gap
 from noisescape.linops.estimate import Estimate
-from noisescape.linops.operator import Split, SymmetricOperator
+from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
+from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import (
     FIRST_STAGE,
+    affordable,
     check_tolerance,
     in_blocks,
     mean_of_probes,
@@ -19,18 +23,13 @@ from noisescape.linops.probing import (
     rademacher,
 )
 
-GAPS = 4
-"""Probes of the difference between an operator and its surrogate."""
-GAP_SHARE = 1 / 8
-"""A surrogate is used where those probes' standard error is below this share of the tolerance. The total they are
-compared with is itself known to a third or so from 4 probes; whence a margin of 2 to what MAIN_SHARE leaves."""
-MAIN_SHARE = math.sqrt(1 - (2 * GAP_SHARE) ** 2)
 
-
+@full_precision
 def product_trace(
     left: SymmetricOperator,
     right: SymmetricOperator,
     *,
+    control: SymmetricOperator | None = None,
     rtol: float = 0.01,
     deflate: int = 16,
     max_products: int = 10_000,
@@ -38,15 +37,14 @@ def product_trace(
 ) -> Estimate:
     """Tr(AB), to a relative standard error.
 
-    Where B is held as a product of factors, as gradient covariances are, it is split into B = CCᵀ + RRᵀ with
-    a few columns C that carry most of it, and
+    Whichever operand is held as a product of factors, as gradient covariances are, is B; else whichever is a
+    covariance that draws cheaply. The order in which they are given does not matter.
+
+    A factored B is split into B = CCᵀ + RRᵀ with a few columns C that carry most of it, and
 
         Tr(AB) = Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz)
 
-    over iid signs z: the first part exact, the second averaged. A may have a surrogate Ã with cheaper quadratic
-    forms, as a Hessian has in its Gauss–Newton matrix. Then Tr(AB) = Tr(ÃB) + Tr((A − Ã)B), and if 4 draws
-    w ~ N(0, B) show that wᵀ(A − Ã)w hardly varies, these 4 are the second term and the first is found as above;
-    if not, they are set aside.
+    over iid signs z: the first part exact, the second averaged.
 
     Otherwise let U be orthonormal, P = UUᵀ, Q = I − P. Then
 
@@ -58,16 +56,28 @@ def product_trace(
     The probes do not depend on C or U beyond conditioning, so the estimate is unbiased whatever these are; good
     ones only make it cheap.
 
+    With a control Ã, Tr(AB) = Tr(ÃB) + Tr((A − Ã)B): the first term as above, the second, the gap, by probes
+    wᵀ(A − Ã)w with E wwᵀ = B. Two of them decide whether the gap is small enough for that to pay, and are set
+    aside; the value comes from others. Where it does not pay, A is used throughout.
+
     Args:
-        left: A, symmetric, possibly indefinite.
-        right: B, symmetric. If only A is a covariance the two are exchanged.
+        left: A or B, symmetric, possibly indefinite.
+        right: the other one.
+        control: Ã, close to A and with cheaper quadratic forms, as the Gauss–Newton matrix is to a Hessian. A
+            bad one costs 4 to 8 products, no accuracy.
         rtol: stop when stderr ≤ rtol·|value|.
-        deflate: number of columns of C or U; of U fewer where D is so large that they would take over 256 MiB.
-        max_products: bound on the cost: products with A, or quadratic forms of it or its surrogate.
+        deflate: number of columns of C or U; fewer where they would take over half of ``max_products``, and of U
+            where D is so large that they would take over 256 MiB.
+        max_products: bound on the cost: products with, or quadratic forms of, A, B and Ã together.
         seed: of the probes.
 
     Returns:
         An :class:`Estimate`; exact (stderr 0) for small D and where B's rank is within ``deflate``.
+
+    Raises:
+        ValueError: operators that do not go together, a tolerance or a budget that makes no sense, several
+            replicas, or a control where neither operand is factored or draws cheaply.
+        TypeError: an operator whose dtype has no linear algebra.
 
     >>> import torch
     >>> from noisescape.linops import DenseOperator
@@ -76,129 +86,183 @@ def product_trace(
     6.0
     """
     check_tolerance(rtol, max_products, deflate)
-    if left.size != right.size:
-        raise ValueError(f"cannot multiply {left!r} and {right!r}: sizes differ")
-    if (left.dtype, left.device) != (right.dtype, right.device):
-        raise ValueError(f"cannot multiply {left!r} and {right!r}: dtypes or devices differ")
-    if left.psd and not right.psd:
-        left, right = right, left
-
+    operators = [left, right] if control is None else [left, right, control]
+    for operator in operators:
+        check_operand(operator)
+        if operator.size != left.size:
+            raise ValueError(f"cannot multiply {left!r} and {operator!r}: sizes differ")
+        if (operator.dtype, operator.device) != (left.dtype, left.device):
+            raise ValueError(f"cannot multiply {left!r} and {operator!r}: dtypes or devices differ")
+    left, right = sorted((left, right), key=_suitability)
+    if control is not None and not (right.factored or _draws_cheaply(right)):
+        raise ValueError(
+            f"a control needs draws of one operand, but {left!r} and {right!r} are neither held as factors nor "
+            "covariances with a cheap sample(); leave control out"
+        )
+    count = ProductCount(*operators)
     generator = torch.Generator(left.device).manual_seed(seed)
-    if left.size > 2 * (deflate + FIRST_STAGE) and (parts := right.split(deflate)) is not None:
-        return _over_parts(left, right, parts, rtol=rtol, max_products=max_products, generator=generator)
-    deflate = left.columns_that_fit(right.columns_that_fit(deflate))
-    basis = right.principal(deflate) if deflate else None
-    exhausted = basis is not None and basis.shape[1] < deflate  # U spans B's range: nothing is left to probe
-    if left.size <= 2 * (deflate + FIRST_STAGE) and not exhausted:
-        exact = (left.dense() * right.dense()).sum()
-        return Estimate(float(exact), 0.0, 2 * left.size)
-
-    like = torch.empty(0, dtype=left.dtype, device=left.device)
-    if basis is not None:
-        cost = basis.shape[1]
+    prepare = _by_factors if right.factored else _by_directions
+    way = prepare(left, right, deflate, max_products, generator)
+    if way is None:
+        found = Estimate(float((left.dense() * right.dense()).sum()), 0.0)
     else:
-        basis = _range_of(right, deflate, like, generator)
-        cost = 3 * deflate
-    block = min(left.block, right.block)
-    carried = torch.zeros((), dtype=left.dtype, device=left.device)
-    for start in range(0, basis.shape[1], block):
-        columns = basis[:, start : start + block]
-        turned = right @ columns
-        carried += ((turned + project_out(basis, turned)) * (left @ columns)).sum()
-    if exhausted:
-        return Estimate(float(carried), 0.0, cost)
-
-    by_sampling = right.psd and right.samples_cheaply
-
-    def draw(count: int) -> Tensor:
-        if by_sampling:
-            probes = project_out(basis, right.sample(count, generator).T)
-            return (probes * (left @ probes)).sum(0)
-        probes = project_out(basis, rademacher(left.size, count, like, generator))
-        return ((left @ probes) * project_out(basis, right @ probes)).sum(0)
-
-    per_probe = 1 if by_sampling else 2
-    rest = mean_of_probes(
-        in_blocks(draw, block),
-        offset=carried,
-        rtol=rtol,
-        max_probes=max(2, (max_products - cost) // per_probe),
-        what=f"Tr({left.name}·{right.name})",
-    )
-    value = float(carried + rest.mean)
-    return Estimate(value, float(rest.stderr), cost + per_probe * rest.spent, rest.dof)
+        found = _along(way, left, control, rtol, max_products, count, f"Tr({left.name}·{right.name})")
+    return replace(found, cost=count.spent)
 
 
-def _over_parts(
-    left: SymmetricOperator,
-    right: SymmetricOperator,
-    parts: Split,
-    *,
-    rtol: float,
-    max_products: int,
-    generator: torch.Generator,
-) -> Estimate:
-    """Tr(AB) for B = CCᵀ + RRᵀ, through A's surrogate where that is close enough."""
-    what = f"Tr({left.name}·{right.name})"
-    block = min(left.block, right.block)
-    surrogate = left.surrogate()
-    spent = 0
-    if surrogate is not None and max_products >= parts.carried.shape[1] + 2 * (GAPS + FIRST_STAGE):
+@dataclass(frozen=True)
+class _Way:
+    """Tr(AB) = carried(A) + E probe(A) for one B and any A.
 
-        def forms_and_gaps(count: int) -> Tensor:
-            probes = right.sample(count, generator).T
-            forms = left.quadratic_forms(probes)
-            return torch.stack([forms, forms - surrogate.quadratic_forms(probes)], dim=1)
+    Attributes:
+        carried: the part known exactly, ().
+        probe: so many probes of the rest, (m,).
+        per_probe: products a probe.
+        price: products that ``carried`` takes.
+        exhausted: whether there is no rest.
+        draw: m ↦ columns w with E wwᵀ = B, (D, m), where those are cheap.
+    """
 
-        drawn = in_blocks(forms_and_gaps, block)(GAPS)
-        spent = 2 * GAPS
-        whole, gap = drawn.mean(0)
-        stderr = drawn[:, 1].std() / math.sqrt(GAPS)
-        if bool(stderr <= GAP_SHARE * rtol * whole.abs()):
-            main = _sum_of_forms(surrogate, parts, block, MAIN_SHARE * rtol, max_products - spent, generator, what)
-            return _sum(main, Estimate(float(gap), float(stderr), spent, GAPS - 1))
-    direct = _sum_of_forms(left, parts, block, rtol, max_products - spent, generator, what)
-    return Estimate(direct.value, direct.stderr, direct.cost + spent, direct.dof)
+    carried: Callable[[SymmetricOperator], Tensor]
+    probe: Callable[[SymmetricOperator, int], Tensor]
+    per_probe: int
+    price: int
+    exhausted: bool
+    draw: Callable[[int], Tensor] | None
 
 
-def _sum_of_forms(
+def _along(
+    way: _Way,
     operator: SymmetricOperator,
-    parts: Split,
-    block: int,
+    control: SymmetricOperator | None,
     rtol: float,
     max_products: int,
-    generator: torch.Generator,
+    count: ProductCount,
     what: str,
 ) -> Estimate:
-    """Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz), so many columns at a time."""
-    width, cost = parts.carried.shape
-    carried = parts.carried.new_zeros(())
-    for start in range(0, cost, block):
-        carried += operator.quadratic_forms(parts.columns(slice(start, start + block))).sum()
-    if parts.exhausted:
-        return Estimate(float(carried), 0.0, cost)
+    """Tr(AB), by way of the control where that pays."""
+
+    def estimate(each: SymmetricOperator, rtol: float, offset: Tensor | float = 0.0) -> Estimate:
+        known = way.carried(each) + offset
+        if way.exhausted:
+            return Estimate(float(known), 0.0)
+        rest = mean_of_probes(
+            in_blocks(lambda number: way.probe(each, number), min(each.block, operator.block)),
+            offset=known,
+            rtol=rtol,
+            max_probes=(max_products - count.spent) // way.per_probe,
+            what=what,
+            stacklevel=6,
+        )
+        return Estimate(float(known + rest.mean), float(rest.stderr), 0, rest.dof)
+
+    pays = max_products >= way.price + 2 * (PILOT + KEPT + FIRST_STAGE)
+    if control is None or way.draw is None or way.exhausted or not pays:
+        return estimate(operator, rtol)
+    gap = Gap(operator, control, way.draw)
+    if not gap.is_small(rtol):
+        return estimate(operator, rtol)
+    main = estimate(control, MAIN_SHARE * rtol, gap.mean)
+    return gap.added(main, rtol, left=lambda: max_products - count.spent, what=what)
+
+
+def _by_factors(
+    left: SymmetricOperator, right: SymmetricOperator, deflate: int, max_products: int, generator: torch.Generator
+) -> _Way | None:
+    """Over B = CCᵀ + RRᵀ; None where dense matrices are cheaper."""
+    parts = right.split(min(deflate, max_products))
+    if parts is None:
+        raise ValueError(f"{right!r} says that it is held as factors, but its split() returns None")
+    if not parts.exhausted:
+        if _dense_is_cheap(left, right, deflate, max_products):
+            return None
+        parts = replace(parts, carried=parts.carried[:, : affordable(deflate, 1, max_products)])
+    width, columns = parts.carried.shape
+    block = min(left.block, right.block)
+
+    def signs(count: int) -> Tensor:
+        return rademacher(width, count, parts.carried, generator)
+
+    def carried(operator: SymmetricOperator) -> Tensor:
+        total = parts.carried.new_zeros(())
+        for start in range(0, columns, block):
+            total += operator.quadratic_forms(parts.columns(slice(start, start + block))).sum()
+        return total
+
+    return _Way(
+        carried=carried,
+        probe=lambda operator, count: operator.quadratic_forms(parts.rest(signs(count))),
+        per_probe=1,
+        price=columns,
+        exhausted=parts.exhausted,
+        draw=lambda count: parts.factor(signs(count)),
+    )
+
+
+def _by_directions(
+    left: SymmetricOperator, right: SymmetricOperator, deflate: int, max_products: int, generator: torch.Generator
+) -> _Way | None:
+    """Over leading directions U of B and what is outside them; None where dense matrices are cheaper."""
+    by_draws = _draws_cheaply(right)
+    per_probe = 1 if by_draws else 2
+    like = torch.empty(0, dtype=left.dtype, device=left.device)
+    wanted = left.columns_that_fit(right.columns_that_fit(deflate))
+    affords = min(wanted, max_products // 2)
+    basis = right.principal(affords) if affords else None
+    exhausted = basis is not None and basis.shape[1] < affords  # U spans B's range: nothing is left to probe
+    price = 3 if basis is None else 2
+    if not exhausted:
+        if _dense_is_cheap(left, right, deflate, max_products):
+            return None
+        if max_products < 2 * per_probe:
+            raise ValueError(
+                f"max_products = {max_products} is too few for a standard error of Tr({left.name}·{right.name}), "
+                f"which takes two probes of {per_probe} products: allow at least {2 * per_probe}"
+            )
+        columns = affordable(wanted, price, max_products, per_probe=per_probe)
+        basis = _range_of(right, columns, like, generator) if basis is None else basis[:, :columns]
+    directions = like.new_empty(left.size, 0) if basis is None else basis
+    block = min(left.block, right.block)
 
     def draw(count: int) -> Tensor:
-        return operator.quadratic_forms(parts.rest(rademacher(width, count, parts.carried, generator)))
+        return right.sample(count, generator).T
 
-    found = mean_of_probes(
-        in_blocks(draw, block),
-        offset=carried,
-        rtol=rtol,
-        max_probes=max(2, max_products - cost),
-        what=what,
-        stacklevel=5,
+    def carried(operator: SymmetricOperator) -> Tensor:
+        total = like.new_zeros(())
+        for some in directions.split(block, dim=1):
+            turned = right @ some
+            total += ((turned + project_out(directions, turned)) * (operator @ some)).sum()
+        return total
+
+    def probe(operator: SymmetricOperator, count: int) -> Tensor:
+        if by_draws:
+            return operator.quadratic_forms(project_out(directions, draw(count)))
+        probes = project_out(directions, rademacher(left.size, count, like, generator))
+        return ((operator @ probes) * project_out(directions, right @ probes)).sum(0)
+
+    return _Way(
+        carried=carried,
+        probe=probe,
+        per_probe=per_probe,
+        price=price * directions.shape[1],
+        exhausted=exhausted,
+        draw=draw if by_draws else None,
     )
-    return Estimate(float(carried + found.mean), float(found.stderr), cost + found.spent, found.dof)
 
 
-def _sum(main: Estimate, gap: Estimate) -> Estimate:
-    """Of two independent estimates, with Welch's degrees of freedom."""
-    stderr = math.hypot(main.stderr, gap.stderr)
-    shares = (main.stderr**4 / main.dof + gap.stderr**4 / gap.dof) if stderr else 0.0
-    return Estimate(
-        main.value + gap.value, stderr, main.cost + gap.cost, stderr**4 / shares if shares else math.inf
-    )
+def _suitability(operator: SymmetricOperator) -> tuple[bool, bool, bool, str]:
+    """To be B; the name decides between equals, so that their order does not."""
+    return operator.factored, _draws_cheaply(operator), operator.psd, operator.name
+
+
+def _draws_cheaply(operator: SymmetricOperator) -> bool:
+    return operator.psd and operator.samples_cheaply
+
+
+def _dense_is_cheap(left: SymmetricOperator, right: SymmetricOperator, deflate: int, max_products: int) -> bool:
+    """Whether both whole matrices take hardly more products than the first probes would."""
+    dense_products = left.dense_products + right.dense_products
+    return left.size <= 2 * (deflate + FIRST_STAGE) and dense_products <= max_products
 
 
 def _range_of(operator: SymmetricOperator, columns: int, like: Tensor, generator: torch.Generator) -> Tensor:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
+from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import rademacher
 
 
@@ -39,6 +40,7 @@ class SpectralDensity:
         return float(per_probe.mean()), float(per_probe.std() / len(per_probe) ** 0.5)
 
 
+@full_precision
 def spectral_density(
     operator: SymmetricOperator,
     *,
@@ -61,23 +63,32 @@ def spectral_density(
         bandwidth: smoothing width in units of eigenvalues; 1 % of the spectrum's width by default.
         seed: of the probes.
 
-    Memory: steps × probes vectors of length D.
+    Memory: steps × probes vectors of length D, and some 3 × probes more with what a product takes.
+
+    Raises:
+        ValueError: fewer than 2 probes, no step, a bandwidth that is not positive, or an operator of several
+            replicas.
+        TypeError: an operator whose dtype has no linear algebra.
 
     Source: Ubaru, Chen & Saad (2017); for networks, Ghorbani, Krishnan & Xiao (2019).
     """
     if probes < 2:
         raise ValueError(f"probes = {probes}, but a standard error needs at least 2")
+    if steps < 1:
+        raise ValueError(f"steps = {steps}, but a quadrature needs at least 1")
+    if bandwidth is not None and not bandwidth > 0:
+        raise ValueError(f"bandwidth must be positive, not {bandwidth}")
+    check_operand(operator)
+    count = ProductCount(operator)
     steps = min(steps, operator.size)
     generator = torch.Generator(operator.device).manual_seed(seed)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    starts = rademacher(operator.size, probes, like, generator) / operator.size**0.5
+    starts = rademacher(operator.size, probes, like, generator).div_(operator.size**0.5)
     nodes, weights = _gauss_quadratures(operator, starts, steps)
 
     low, high = float(nodes.min()), float(nodes.max())
     width = max(high - low, 1e-12 * max(abs(low), abs(high))) or 1.0  # the zero matrix has no scale
     sigma = 0.01 * width if bandwidth is None else float(bandwidth)
-    if sigma <= 0:
-        raise ValueError(f"bandwidth must be positive, not {sigma}")
     grid = torch.linspace(low - 5 * sigma, high + 5 * sigma, points, dtype=torch.float64)
     nodes, weights = nodes.double().cpu(), weights.double().cpu()
     kernel = torch.exp(-0.5 * ((grid - nodes[..., None]) / sigma) ** 2) / (sigma * (2 * torch.pi) ** 0.5)
@@ -89,30 +100,34 @@ def spectral_density(
         nodes=nodes,
         weights=weights,
         bandwidth=sigma,
-        cost=steps * probes,
+        cost=count.spent,
     )
 
 
 def _gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     """Lanczos on every column at once: nodes and weights, (probes, steps)."""
-    probes = starts.shape[1]
+    size, probes = starts.shape
     alphas = torch.zeros(probes, steps, dtype=starts.dtype, device=starts.device)
     betas = torch.zeros(probes, max(steps - 1, 0), dtype=starts.dtype, device=starts.device)
-    basis = [starts]
+    # a probe's vectors lie together, so that each is made orthogonal by products with its own: no copy of them all
+    basis = starts.new_empty(probes, steps, size)
+    basis[:, 0] = starts.T
     for step in range(steps):
-        product = operator @ basis[-1]
-        alphas[:, step] = (basis[-1] * product).sum(0)
+        latest = basis[:, step]
+        product = (operator @ latest.T).T.clone(memory_format=torch.contiguous_format)
+        alphas[:, step] = torch.linalg.vecdot(latest, product)
         if step == steps - 1:
             break
-        seen = torch.stack(basis)
-        for _ in range(2):  # once is not enough in floating point
-            product = product - (seen * (seen * product).sum(1, keepdim=True)).sum(0)
-        norm = torch.linalg.vector_norm(product, dim=0)
+        for seen, row in zip(basis[:, : step + 1], product, strict=True):
+            for _ in range(2):  # once is not enough in floating point
+                row.addmv_(seen.T, seen @ row, alpha=-1)
+        norm = torch.linalg.vector_norm(product, dim=1)
         # a probe whose Krylov space is exhausted goes on with a zero vector: its further weights vanish
         scale = alphas[:, : step + 1].abs().amax(1)
         alive = norm > 10 * torch.finfo(starts.dtype).eps * scale
         betas[:, step] = torch.where(alive, norm, 0.0)
-        basis.append(torch.where(alive, product / norm.clamp_min(torch.finfo(starts.dtype).tiny), 0.0))
+        divisor = torch.where(alive, norm, torch.inf)  # NaN stays NaN, and what is not alive becomes 0
+        torch.div(product, divisor[:, None], out=basis[:, step + 1])
     tridiagonal = torch.diag_embed(alphas) + torch.diag_embed(betas, 1) + torch.diag_embed(betas, -1)
     nodes, vectors = torch.linalg.eigh(tridiagonal)
     return nodes, vectors[:, 0, :].square()

@@ -1,7 +1,8 @@
 """Operators whose structure is known: the covariances of the simpler dynamics.
 
 Each may carry leading replica dimensions: a (R, D) diagonal is R covariances, and ``sample(1)`` then
-draws one vector for each. Products, traces and dense forms are those of a single matrix.
+draws one vector for each. Draws, traces, diagonals, leading pairs and scaling are those of all of them; products
+and what is estimated from them are of a single one, which :meth:`replica` gives.
 """
 
 from __future__ import annotations
@@ -9,7 +10,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.operator import Split, SymmetricOperator
+from noisescape.linops.precision import check_dtype
 
 
 class DiagonalOperator(SymmetricOperator):
@@ -24,12 +26,16 @@ class DiagonalOperator(SymmetricOperator):
             name=name,
         )
         self.values = values
+        self.replicas = tuple(values.shape[:-1])
+
+    def _replica(self, index: int) -> SymmetricOperator:
+        return DiagonalOperator(self.values[index], name=self.name)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.values[:, None] * block
 
     def diagonal(self) -> Tensor:
-        """d itself."""
+        """d itself, (D,) or (R, D)."""
         return self.values.clone()
 
     def trace(self) -> Tensor:
@@ -54,11 +60,15 @@ class IsotropicOperator(DiagonalOperator):
 
     def __init__(self, variance: Tensor, size: int, *, name: str = "isotropic") -> None:
         super().__init__(variance[..., None].expand(*variance.shape, size), name=name)
+        self.variance = variance
+
+    def _replica(self, index: int) -> SymmetricOperator:
+        return IsotropicOperator(self.variance[index], self.size, name=self.name)
 
     def leading(self, k: int) -> tuple[Tensor, Tensor]:
-        """s, k times, along the first coordinates (every direction leads equally)."""
+        """s, k times, along the first coordinates (every direction leads equally): (k,) and (D, k), or with R."""
         basis = torch.eye(self.size, k, dtype=self.dtype, device=self.device)
-        return self.values[:k].clone(), basis
+        return self.values[..., :k].clone(), basis.expand(*self.replicas, self.size, k)
 
 
 class LowRankOperator(SymmetricOperator):
@@ -67,6 +77,10 @@ class LowRankOperator(SymmetricOperator):
     def __init__(self, factor: Tensor, *, name: str = "low-rank") -> None:
         super().__init__(factor.shape[-2], dtype=factor.dtype, device=factor.device, psd=True, name=name)
         self.factor = factor
+        self.replicas = tuple(factor.shape[:-2])
+
+    def _replica(self, index: int) -> SymmetricOperator:
+        return LowRankOperator(self.factor[index], name=self.name)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor @ (self.factor.mT @ block)
@@ -86,9 +100,19 @@ class LowRankOperator(SymmetricOperator):
         return (self.factor @ noise)[..., 0]
 
     def leading(self, k: int) -> tuple[Tensor, Tensor]:
-        """Exact, from the singular values of F; fewer than k pairs where the rank is lower."""
+        """Exact, from the singular values of F: (k,) and (D, k), or with R; fewer than k pairs of a lower rank."""
+        check_dtype(self.dtype, self.name)
         vectors, singular, _ = torch.linalg.svd(self.factor, full_matrices=False)
-        return singular[:k].square(), vectors[:, :k]
+        return singular[..., :k].square(), vectors[..., :k]
+
+    def split(self, k: int) -> Split:
+        """C = FV with F's leading right singular vectors V, so that C carries as much as k columns can."""
+        self.check_single()
+        check_dtype(self.dtype, self.name)
+        _, singular, rows = torch.linalg.svd(self.factor, full_matrices=False)
+        floor = max(self.factor.shape) * torch.finfo(self.dtype).eps * singular[:1]
+        rank = int((singular > floor).sum())
+        return Split(lambda weights: self.factor @ weights, rows[: min(k, rank)].mT, k >= rank)
 
     def scaled(self, factor: Tensor | float) -> LowRankOperator:
         """factor·F Fᵀ, with one factor for each replica."""

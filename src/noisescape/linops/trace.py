@@ -8,9 +8,11 @@ import torch
 from torch import Tensor
 
 from noisescape.linops.estimate import Estimate, VectorEstimate
-from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
+from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import (
     FIRST_STAGE,
+    affordable,
     check_tolerance,
     in_blocks,
     mean_of_probes,
@@ -20,6 +22,7 @@ from noisescape.linops.probing import (
 )
 
 
+@full_precision
 def trace(
     operator: SymmetricOperator,
     *,
@@ -38,12 +41,17 @@ def trace(
         operator: A.
         rtol: stop when stderr ≤ rtol·|value|. A trace near zero by cancellation cannot reach any.
         deflate: number of columns of U, found by one randomised range-finding pass; or U itself,
-            (D, K) with orthonormal columns (eigenvectors, say).
+            (D, K) with orthonormal columns (eigenvectors, say). Fewer where they would take over half of
+            ``max_products``.
         max_products: bound on the cost.
         seed: of the probes.
 
     Returns:
         An :class:`Estimate`; exact (stderr 0) where D is so small that D products cost less.
+
+    Raises:
+        ValueError: a tolerance or a budget that makes no sense, or an operator of several replicas.
+        TypeError: an operator whose dtype has no linear algebra.
 
     Source: Hutchinson (1989); deflation as in Hutch++, Meyer, Musco, Musco & Woodruff (2021).
 
@@ -55,6 +63,7 @@ def trace(
     return _deflated_sum(operator, _quadratic_forms, "trace", rtol, deflate, max_products, seed)
 
 
+@full_precision
 def squared_norm(
     operator: SymmetricOperator,
     *,
@@ -90,19 +99,21 @@ def _deflated_sum(
     seed: int,
 ) -> Estimate:
     """Sum of a quadratic form (v, Av) over any orthonormal basis: exact on U, by sign probes off it."""
+    check_operand(operator)
     columns = deflate if isinstance(deflate, int) else deflate.shape[1]
     check_tolerance(rtol, max_products, columns)
+    count = ProductCount(operator)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    if operator.size <= 2 * (columns + FIRST_STAGE):
+    if operator.size <= min(2 * (columns + FIRST_STAGE), max_products):
         everything = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
-        return Estimate(float(form(everything, operator @ everything).sum()), 0.0, operator.size)
+        return Estimate(float(form(everything, operator @ everything).sum()), 0.0, count.spent)
 
     generator = torch.Generator(operator.device).manual_seed(seed)
     if isinstance(deflate, Tensor):
-        basis, cost = deflate, columns
+        basis = deflate[:, : affordable(columns, 1, max_products)]
     else:  # one randomised range-finding pass
+        columns = affordable(columns, 2, max_products)
         basis = orthonormal(operator @ rademacher(operator.size, columns, like, generator))
-        cost = 2 * columns
     carried = form(basis, operator @ basis).sum()
 
     def draw(count: int) -> Tensor:
@@ -113,13 +124,14 @@ def _deflated_sum(
         in_blocks(draw, operator.block),
         offset=carried,
         rtol=rtol,
-        max_probes=max(2, max_products - cost),
+        max_probes=max_products - count.spent,
         what=f"{what} of {operator.name}",
-        stacklevel=4,
+        stacklevel=5,
     )
-    return Estimate(float(carried + rest.mean), float(rest.stderr), cost + rest.spent, rest.dof)
+    return Estimate(float(carried + rest.mean), float(rest.stderr), count.spent, rest.dof)
 
 
+@full_precision
 def diagonal(
     operator: SymmetricOperator, *, rtol: float = 0.1, max_products: int = 10_000, seed: int = 0
 ) -> VectorEstimate:
@@ -130,12 +142,16 @@ def diagonal(
 
     For operators that know their diagonal (a covariance, say) ``operator.diagonal()`` is exact and cheap.
 
+    Arguments and errors as for :func:`trace`.
+
     Source: Bekas, Kokiopoulou & Saad (2007).
     """
+    check_operand(operator)
     check_tolerance(rtol, max_products)
-    if operator.size <= 2 * FIRST_STAGE:
+    count = ProductCount(operator)
+    if operator.size <= 2 * FIRST_STAGE and operator.dense_products <= max_products:
         exact = operator.dense().diagonal().clone()
-        return VectorEstimate(exact, torch.zeros_like(exact), operator.size)
+        return VectorEstimate(exact, torch.zeros_like(exact), count.spent)
 
     generator = torch.Generator(operator.device).manual_seed(seed)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
@@ -150,5 +166,6 @@ def diagonal(
         rtol=rtol,
         max_probes=max_products,
         what=f"diagonal of {operator.name}",
+        stacklevel=4,
     )
-    return VectorEstimate(found.mean, found.stderr, found.spent, found.dof)
+    return VectorEstimate(found.mean, found.stderr, count.spent, found.dof)
