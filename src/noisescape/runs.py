@@ -2,7 +2,7 @@
 
 ::
 
-    run.json                  experiment, resolved configuration, seed, versions, start time
+    run.json                  experiment, resolved configuration, seed, data, versions, start time
     tasks/*.safetensors       finished pieces and checkpoints of unfinished ones, until the run is complete
     metrics.parquet           one tidy table
     checkpoints/*.safetensors
@@ -50,13 +50,25 @@ class Run:
     path: Path
 
     @classmethod
-    def create(cls, path: str | Path, *, experiment: str, config: Mapping[str, Any], seed: int) -> Run:
-        """A new run at ``path``, which must not exist yet or be empty."""
+    def create(
+        cls,
+        path: str | Path,
+        *,
+        experiment: str,
+        config: Mapping[str, Any],
+        seed: int,
+        data: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """A new run at ``path``, which must not exist yet or be empty.
+
+        ``data``: checksums of what is read from outside; None where all comes from the configuration.
+        """
         path = Path(path)
         info = {
             "experiment": experiment,
             "config": config,
             "seed": seed,
+            "data": data or {},
             "versions": _versions(),
             "platform": platform.platform(),
             "cores": os.cpu_count(),
@@ -88,15 +100,30 @@ class Run:
 
     @classmethod
     def begin(
-        cls, path: str | Path, *, experiment: str, config: Mapping[str, Any], seed: int, resume: bool = False
+        cls,
+        path: str | Path,
+        *,
+        experiment: str,
+        config: Mapping[str, Any],
+        seed: int,
+        data: Mapping[str, Any] | None = None,
+        resume: bool = False,
     ) -> Run:
         """A new run, or the one begun there if it is to be resumed."""
         start = cls.resume if resume else cls.create
-        return start(path, experiment=experiment, config=config, seed=seed)
+        return start(path, experiment=experiment, config=config, seed=seed, data=data)
 
     @classmethod
-    def resume(cls, path: str | Path, *, experiment: str, config: Mapping[str, Any], seed: int) -> Run:
-        """The run begun at ``path`` with these very constants, to be continued; a new one if there is none.
+    def resume(
+        cls,
+        path: str | Path,
+        *,
+        experiment: str,
+        config: Mapping[str, Any],
+        seed: int,
+        data: Mapping[str, Any] | None = None,
+    ) -> Run:
+        """The run begun at ``path`` with these constants and data, to be continued; a new one if there is none.
 
         Raises:
             ValueError: the run there is another one; the message names what differs.
@@ -105,17 +132,23 @@ class Run:
         if not (path / "run.json").is_file():
             for leftover in path.glob(".noisescape-run-*.json"):  # killed while writing it
                 leftover.unlink()
-            return cls.create(path, experiment=experiment, config=config, seed=seed)
+            return cls.create(path, experiment=experiment, config=config, seed=seed, data=data)
         run = cls.open(path)
         info = run.info
         if info["experiment"] != experiment:
             raise ValueError(f"{path} is a run of '{info['experiment']}', not of '{experiment}'")
-        asked = json.loads(strict_json(config))
-        stored = info["config"]
-        differing = [name for name in asked.keys() | stored.keys() if asked.get(name) != stored.get(name)]
-        if differing:
-            told = ", ".join(f"{n} = {stored.get(n)} there, {asked.get(n)} now" for n in sorted(differing))
+        if told := _differences({"seed": info["seed"], **info["config"]}, {"seed": seed, **config}):
             raise ValueError(f"{path} cannot be continued with other constants: {told}")
+        if data and "data" not in info:
+            raise ValueError(
+                f"{path} cannot be continued: it was begun by a version that noted no checksum of its data. Begin "
+                "again in another directory"
+            )
+        if told := _differences(info.get("data", {}), data or {}):
+            raise ValueError(
+                f"{path} cannot be continued with other data: {told}. Bring back that data (--data-dir), or begin "
+                "again in another directory"
+            )
         if run.complete:  # killed while tidying up
             shutil.rmtree(path / "tasks", ignore_errors=True)
         for directory in (path, *(path / name for name in ("tasks", "checkpoints", "figures"))):
@@ -142,7 +175,7 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ``run.json`` says: experiment, config, seed, versions, platform, threads, started."""
+        """What ``run.json`` says: experiment, config, seed, data, versions, platform, threads, started."""
         info = _read_json(self.path / "run.json")
         if missing := {"experiment", "config", "seed"} - info.keys():
             raise ValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
@@ -244,6 +277,13 @@ class Run:
     def _checkpoint(self, name: str) -> Path:
         present = sorted(path.stem for path in (self.path / "checkpoints").glob("[!.]*.safetensors"))
         return self._existing(f"checkpoints/{name}.safetensors", f"there are {present}")
+
+
+def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What two descriptions in JSON's own types do not share, in words; empty if nothing."""
+    asked = json.loads(strict_json(now))
+    names = sorted(name for name in there.keys() | asked.keys() if there.get(name) != asked.get(name))
+    return ", ".join(f"{name} = {there.get(name)} there, {asked.get(name)} now" for name in names)
 
 
 def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:

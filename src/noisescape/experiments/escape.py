@@ -28,7 +28,7 @@ from noisescape.dynamics import (
     MatchedTrace,
     dynamics_by_name,
 )
-from noisescape.experiments.problem import MakeProblem, data_tensors
+from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.published import published_dynamics
 from noisescape.experiments.statistics import derived_seed, mean_over
 from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
@@ -141,7 +141,14 @@ def run_escape(
     for name in config.dynamics:
         config.make(name, 1.0).init(problems[0].risk, problems[0].risk.parameters())
     splits = [made.split for made in problems]
-    run = Run.begin(out, experiment=config.experiment, config=asdict(config), seed=config.seed, resume=resume)
+    run = Run.begin(
+        out,
+        experiment=config.experiment,
+        config=asdict(config),
+        seed=config.seed,
+        data=data_identity(splits),
+        resume=resume,
+    )
     if run.complete:
         return run
     started = time.perf_counter()

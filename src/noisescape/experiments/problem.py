@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -46,3 +47,24 @@ def data_tensors(splits: Sequence[ImageSplit]) -> dict[str, Tensor]:
         for repetition, split in enumerate(splits)
         for name in ("rows", "labels", "corrupted", "test_rows")
     }
+
+
+def data_identity(splits: Sequence[ImageSplit]) -> dict[str, str]:
+    """Checksums by which a run knows its data again, wherever that lies.
+
+    Of the sources, and of every repetition's images and labels as they are trained and tested on.
+    """
+    found = {
+        f"{split} {name}": str(value)
+        for split in ("train", "test")
+        for name, value in splits[0].facts[split].items()
+        if name != "source"
+    }
+    for repetition, made in enumerate(splits):
+        digest = hashlib.sha256()
+        for part in ("images", "labels", "corrupted", "test_images", "test_labels"):
+            tensor = getattr(made, part).cpu().contiguous()
+            digest.update(f"{part} {tuple(tensor.shape)} {tensor.dtype}".encode())
+            digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+        found[f"images and labels of seed {repetition}"] = digest.hexdigest()[:16]
+    return found
