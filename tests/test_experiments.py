@@ -205,7 +205,10 @@ def test_the_preset_changes_only_the_noises_that_look_at_gradients(toy: Run, tmp
     other = run_toy_2d(replace(TINY, preset="as-published"), tmp_path / "run", jobs=1, progress=False)
     assert (toy.summary()["preset"], other.summary()["preset"]) == ("corrected", "as-published")
     for row, twin in zip(toy.metrics().to_pylist(), other.metrics().to_pylist(), strict=True):
-        assert (row["w1"] != twin["w1"]) == (row["dynamics"] in ("gld-diagonal", "gld-leading"))
+        if row["dynamics"] in ("gld-diagonal", "gld-leading"):
+            assert row["w1"] != twin["w1"]
+        else:  # up to the rounding of a trace that is scaled to the same in both
+            assert row["w1"] == pytest.approx(twin["w1"], abs=1e-3)
 
 
 def test_replicas_beyond_one_block_are_all_there(tmp_path: Path) -> None:
@@ -270,8 +273,16 @@ def test_the_published_fault_is_a_covariance_of_running_sums() -> None:
     assert_close(published.gradient(start), corrected.gradient(start))
     assert_close(published.losses(start), corrected.losses(start))
     for name, shape in toy_dynamics(400.0).items():
+        state = shape.init(published, start)
+        noisy = [shape.noisy_gradient(published, start, state, generator(seed))[0] for seed in range(400)]
+        error = torch.stack(noisy).std(0) / 20
+        gap = (torch.stack(noisy).mean(0) - corrected.gradient(start)).abs()
+        assert (gap <= 4.5 * error + 1e-9).all(), "it drifts along ∇L, whatever scatters how"
         if name == "gd":
             continue
+        slope = shape.refresh_root(published, start, None, generator(0))[1]
+        if slope is not None:
+            assert_close(slope, corrected.gradient(start), rtol=1e-9, atol=1e-9)
         wanted = {
             "gld-diagonal": torch.diag(faulty.diagonal()) * 400 / faulty.trace(),
             "gld-leading": 400 * torch.outer(*[torch.linalg.eigh(faulty).eigenvectors[:, -1]] * 2),

@@ -100,11 +100,16 @@ def toy_dynamics(gradient_trace: float) -> dict[str, Dynamics]:
 
 
 class RunningSumRisk(EmpiricalRisk):
-    """A risk whose per-sample gradients are running sums over the samples: the fault of the published code."""
+    """A risk whose per-sample gradients scatter as their running sums over the samples: the published code's fault.
+
+    Only the covariance is faulty there, so the running sums are moved to have the mean of the gradients, ∇L.
+    """
 
     def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
-        """Σ_{m ≤ n} g_m in place of g_n, in one block."""
-        yield torch.cat(list(super().per_sample_gradient_chunks(theta)), dim=-2).cumsum(-2)
+        """Σ_{m ≤ n} g_m less their mean plus ∇L in place of g_n, in one block."""
+        rows = torch.cat(list(super().per_sample_gradient_chunks(theta)), dim=-2)
+        sums = rows.cumsum(-2)
+        yield sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
 
 
 def run_toy_2d(
