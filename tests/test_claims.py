@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from noisescape.experiments.claims import CLAIMS, Claim, Evidence, Finding, Result, ledger
+from noisescape.experiments.claims import CLAIMS, Claim, Evidence, Finding, Result, exceeds, ledger
 from noisescape.experiments.statistics import rank_correlation, rate_difference, wilson
 from noisescape.experiments.suite import RUNNERS, paper_suite
 from noisescape.report.ledger import ledger_sections, rules_section, told
@@ -367,23 +367,69 @@ def test_a_seed_that_diverged_leaves_it_undecided(case: Case, tmp_path: Path) ->
     assert "diverged or not defined in 1 of 3 seeds" in found.note
 
 
+OFF = {
+    "below": ((0.49, 0.51, 0.5), "{} was injected at 0.48 to 0.52 times its target trace"),
+    "above": ((1.99, 2.01, 2.0), "{} was injected at 2 to 2 times its target trace"),
+    "perhaps below": (
+        (0.6, 0.8, 1.0),
+        "too few seeds to show the trace of {}: {} was injected at 0.3 to 1.3 times",
+    ),
+    "perhaps above": (
+        (1.1, 1.4, 1.8),
+        "too few seeds to show the trace of {}: {} was injected at 0.56 to 2.3 times",
+    ),
+    "all but shown": (
+        (0.9, 1.0, 1.13),
+        "too few seeds to show the trace of {}: {} was injected at 0.72 to 1.3 times",
+    ),
+    "not measured": ((math.nan,) * 3, "the injected trace of {} was not measured"),
+    "in one seed not": ((1.0, math.nan, 1.0), "the injected trace of {} was not measured in 1 of 3 seeds"),
+}
+
+
 @by_case([case for case in CASES if case.noisy])
-@pytest.mark.parametrize("ratio", [0.5, 2.0])
-def test_noise_off_its_target_leaves_it_undecided_and_is_named(case: Case, ratio: float, tmp_path: Path) -> None:
+@pytest.mark.parametrize("off", OFF)
+def test_noise_not_shown_to_be_of_its_trace_vetoes_any_verdict(case: Case, off: str, tmp_path: Path) -> None:
+    ratios, told = OFF[off]
     for verdict, values in case.verdicts.items():
-        ratios = [ratio - 0.01, ratio + 0.01, ratio]
         found = case.judged(tmp_path / verdict, values, ratios)
         assert found.verdict == "undecided"
-        assert found.note.startswith(f"{case.dynamics[0]} was injected at ")
-        assert found.note.endswith(" times its target trace")
+        assert found.veto is not None
+        assert found.veto.startswith(told.replace("{}", case.dynamics[0]))
         assert found.effect == pytest.approx(case.effect(np.mean(values)), abs=1e-12)
 
 
-@pytest.mark.parametrize("ratios", [(0.85, 0.85, 0.85), (1.2, 1.2, 1.2), (0.6, 0.8, 1.0), (1.1, 1.4, 1.8)])
-def test_noise_not_clearly_off_its_target_is_judged(ratios: tuple[float, ...], tmp_path: Path) -> None:
+@by_case([case for case in CASES if case.noisy])
+@pytest.mark.parametrize("ratios", [(0.85, 0.85, 0.85), (1.2, 1.2, 1.2), (1.06, 0.97, 1.02)])
+def test_noise_shown_to_be_of_its_trace_is_judged(
+    case: Case, ratios: tuple[float, float, float], tmp_path: Path
+) -> None:
+    for verdict, values in case.verdicts.items():
+        found = case.judged(tmp_path / verdict, values, ratios)
+        assert (found.verdict, found.veto) == (verdict, None)
+
+
+def test_more_seeds_show_what_three_do_not(tmp_path: Path) -> None:
     case = next(case for case in CASES if case.claim == "flatter")
-    found = case.judged(tmp_path / "run", case.verdicts["supported"], ratios)
-    assert (found.verdict, found.note) == ("supported", "")
+    values, ratios = case.verdicts["supported"], (0.9, 1.0, 1.13)
+    assert case.judged(tmp_path / "three", values, ratios).veto is not None
+    assert case.judged(tmp_path / "nine", values * 3, ratios * 3).veto is None
+
+
+def test_a_veto_and_a_verdict_exclude_each_other() -> None:
+    with pytest.raises(ValueError, match="a veto leaves a claim undecided"):
+        Result("supported", 1.0, 0.5, 1.5, 3, veto="one seed decides nothing")
+    assert Result("supported", 1.0, 0.5, 1.5, 3, remark="at least 7").note == "at least 7"
+    assert Result("undecided", 1.0, 0.5, 1.5, 3, veto="a", remark="b").note == "a; b"
+
+
+def test_what_is_noted_decides_nothing() -> None:
+    """The indicator's remark stands beside every verdict."""
+    for verdict, values in LOGS.items():
+        found = exceeds(values, 0.0)
+        assert (found.verdict, found.veto, found.remark) == (verdict, None, "")
+        assert replace(found, remark="at least 7").verdict == verdict
+        assert exceeds(values, 0.0, veto="not measured").verdict == "undecided"
 
 
 def test_the_trace_ratio_is_that_of_sums_over_common_steps(tmp_path: Path) -> None:
@@ -408,7 +454,7 @@ def test_noise_that_was_not_measured_is_not_taken_for_matched(missing: str, tmp_
     run = written(tmp_path / "run", case.experiment, whole.info["config"], rows)
     [found] = CLAIM[case.claim].judge(Evidence(run))
     assert found.verdict == "undecided"
-    assert "sgd" in found.note
+    assert found.veto == "the injected trace of sgd was not measured"
 
 
 # ---------------------------------------------------------------------- which dynamics are judged
@@ -895,7 +941,8 @@ def test_a_finding_is_strict_json() -> None:
         "control": False,
         "experiment": "svhn",
         "run": "svhn-1",
-        **asdict(EXAMPLE.result),
+        **{key: value for key, value in asdict(EXAMPLE.result).items() if key != "remark"},
+        "note": "",
     }
     endless = replace(EXAMPLE, result=Result("undecided", math.nan, -math.inf, math.inf, 1))
     found = json.loads(strict_json(endless.to_dict()), parse_constant=pytest.fail)

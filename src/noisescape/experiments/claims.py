@@ -2,8 +2,10 @@
 
 The rules stand here before a run is made. An interval is a 95 % t interval over seeds of a difference taken
 within seeds (same data, same starting point), or for escape rates a Newcombe interval over replicas. A claim is
-*supported* or *contradicted* only if its interval lies clear of the threshold, else *undecided*; a dynamics that
-diverged, or whose injected trace was measured off its target, leaves it undecided too.
+*supported* or *contradicted* only if its interval lies clear of the threshold, else *undecided*. A *veto* leaves it
+undecided whatever the interval says: a dynamics diverged, there is a single seed, or the noises compared were not
+shown to be of the trace they should have. Only measurement shows that: the interval over seeds of the injected over
+the target trace must lie within SAME_TRACE. Verdicts are never read from notes, which are for readers.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -32,6 +34,8 @@ SAME_RATE = 0.05
 """A difference of escape rates below this counts as none."""
 SAME_TRACE = (0.8, 1.25)
 """An injected trace within these shares of its target counts as matched."""
+NOISELESS = ("gd", "gd-gradient-penalty")
+"""Dynamics without noise, that have no trace to match."""
 ALIGNED = 0.1
 """The projection coefficient a is bounded away from 0 if it is over this."""
 
@@ -47,7 +51,8 @@ class Result:
         high: end of its 95 % interval.
         n: seeds, or replicas.
         case: which of several, "width 32" say; may be empty.
-        note: what a reader should know.
+        veto: why it is undecided whatever the interval says; None where the interval decides.
+        remark: what a reader should know besides.
     """
 
     verdict: Verdict
@@ -56,7 +61,17 @@ class Result:
     high: float
     n: int
     case: str = ""
-    note: str = ""
+    veto: str | None = None
+    remark: str = ""
+
+    def __post_init__(self) -> None:
+        if self.veto is not None and self.verdict != "undecided":
+            raise ValueError(f"vetoed ({self.veto}) and yet {self.verdict}: a veto leaves a claim undecided")
+
+    @property
+    def note(self) -> str:
+        """Veto and remark in a line; for readers only."""
+        return "; ".join(filter(None, (self.veto, self.remark)))
 
 
 @dataclass(frozen=True)
@@ -111,7 +126,9 @@ class Finding:
             **{key: getattr(self.claim, key) for key in texts},
             "experiment": self.experiment,
             "run": self.run,
-            **{key: getattr(self.result, key) for key in ("case", "verdict", "effect", "low", "high", "n", "note")},
+            **{key: getattr(self.result, key) for key in ("case", "verdict", "effect", "low", "high", "n")},
+            "veto": self.result.veto,
+            "note": self.result.note,
         }
 
     @property
@@ -164,29 +181,42 @@ class Evidence:
         return dynamics in self.config["dynamics"]
 
     def trace_ratio(self, phase: str, dynamics: str) -> list[float]:
-        """Injected over target trace, summed along the trajectory at the same steps, for every seed."""
+        """Injected over target trace, summed along the trajectory at the same steps, for every seed.
+
+        NaN where no step has both.
+        """
         ratios = []
         for seed in range(self.seeds):
             injected = dict(self.series(phase, dynamics, "injected", seed))
             target = dict(self.series(phase, dynamics, "trace_target", seed))
-            common = [step for step in injected if step in target]
+            common = [
+                step
+                for step, value in injected.items()
+                if math.isfinite(value) and math.isfinite(target.get(step, math.nan))
+            ]
             total = sum(target[step] for step in common)
             ratios.append(sum(injected[step] for step in common) / total if total else math.nan)
         return ratios
 
-    def unmatched(self, phase: str, *dynamics: str) -> str:
-        """Which of these noises were not injected at their target's size; empty if all were."""
-        told = []
-        for name in dynamics:
-            if name in ("gd", "gd-gradient-penalty"):
-                continue
-            ratios = self.trace_ratio(phase, name)
-            low, high = mean_over(ratios).interval()
-            if not any(map(math.isfinite, ratios)):
-                told.append(f"the injected trace of {name} was not measured")
-            elif high < SAME_TRACE[0] or low > SAME_TRACE[1]:
-                told.append(f"{name} was injected at {low:.2g} to {high:.2g} times its target trace")
-        return "; ".join(told)
+    def trace_veto(self, phase: str, *dynamics: str) -> str | None:
+        """Why these noises are not shown to be of their target's trace; None if they are."""
+        reasons = (self._trace_veto(phase, name) for name in dynamics if name not in NOISELESS)
+        return "; ".join(filter(None, reasons)) or None
+
+    def _trace_veto(self, phase: str, name: str) -> str | None:
+        ratios = self.trace_ratio(phase, name)
+        missing = sum(not math.isfinite(ratio) for ratio in ratios)
+        if missing:
+            where = "" if missing == len(ratios) else f" in {missing} of {len(ratios)} seeds"
+            return f"the injected trace of {name} was not measured{where}"
+        low, high = mean_over(ratios).interval()
+        least, most = SAME_TRACE
+        if least <= low and high <= most:
+            return None
+        if len(ratios) < 2:
+            return f"one seed shows nothing of the injected trace of {name}"
+        told = f"{name} was injected at {low:.2g} to {high:.2g} times its target trace"
+        return told if high < least or low > most else f"too few seeds to show the trace of {name}: {told}"
 
 
 def ledger(runs: Sequence[Run]) -> list[Finding]:
@@ -210,43 +240,47 @@ def ledger(runs: Sequence[Run]) -> list[Finding]:
 # ---------------------------------------------------------------------- from values to verdicts
 
 
-def exceeds(values: Sequence[float], threshold: float, *, case: str = "", note: str = "") -> Result:
+def exceeds(values: Sequence[float], threshold: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies above the threshold, contradicted if below."""
-    return _judged(values, lambda low, high: (low > threshold, high < threshold), case, note)
+    return _judged(values, lambda low, high: (low > threshold, high < threshold), case, veto)
 
 
-def falls(values: Sequence[float], *, case: str = "", note: str = "") -> Result:
+def falls(values: Sequence[float], *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies below 0, contradicted if above."""
-    return _judged(values, lambda low, high: (high < 0, low > 0), case, note)
+    return _judged(values, lambda low, high: (high < 0, low > 0), case, veto)
 
 
-def does_not_fall(values: Sequence[float], margin: float, *, case: str = "", note: str = "") -> Result:
+def does_not_fall(values: Sequence[float], margin: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies above −margin, contradicted if below."""
-    return _judged(values, lambda low, high: (low > -margin, high < -margin), case, note)
+    return _judged(values, lambda low, high: (low > -margin, high < -margin), case, veto)
 
 
-def vanishes(values: Sequence[float], margin: float, *, case: str = "", note: str = "") -> Result:
+def vanishes(values: Sequence[float], margin: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies within ±margin, contradicted if outside."""
     return _judged(
-        values, lambda low, high: (-margin < low and high < margin, high < -margin or low > margin), case, note
+        values, lambda low, high: (-margin < low and high < margin, high < -margin or low > margin), case, veto
     )
 
 
 def _judged(
-    values: Sequence[float], decide: Callable[[float, float], tuple[bool, bool]], case: str, note: str
+    values: Sequence[float],
+    decide: Callable[[float, float], tuple[bool, bool]],
+    case: str,
+    veto: str | None,
 ) -> Result:
     found = mean_over(values)
     low, high = found.interval()
     missing = sum(not math.isfinite(value) for value in values)
-    if missing:
-        note = "; ".join(filter(None, (f"diverged or not defined in {missing} of {len(values)} seeds", note)))
-    verdict: Verdict = "undecided"
-    if not note:
-        supported, contradicted = decide(low, high)
-        verdict = "supported" if supported else "contradicted" if contradicted else "undecided"
-        if len(values) < 2:
-            note = "one seed decides nothing"
-    return Result(verdict, found.value, low, high, len(values) - missing, case, note)
+    reasons = (
+        f"diverged or not defined in {missing} of {len(values)} seeds" if missing else None,
+        "one seed decides nothing" if len(values) < 2 else None,
+        veto,
+    )
+    whole = "; ".join(filter(None, reasons)) or None
+    supported, contradicted = decide(low, high)
+    verdict: Verdict = "supported" if supported else "contradicted" if contradicted else "undecided"
+    verdict = verdict if whole is None else "undecided"
+    return Result(verdict, found.value, low, high, len(values) - missing, case, whole)
 
 
 # ---------------------------------------------------------------------- judges: the toy
@@ -269,8 +303,8 @@ def _toy_order(evidence: Evidence) -> list[Result]:
         (more, less) for more, less in itertools.permutations(rates, 2) if rates[more][2] > 1.05 * rates[less][2]
     ]
     if not pairs:
-        note = "no two dynamics differ in Tr(HΣ)"
-        return [Result("undecided", math.nan, math.nan, math.nan, 0, note=note)]
+        veto = "no two dynamics differ in Tr(HΣ)"
+        return [Result("undecided", math.nan, math.nan, math.nan, 0, veto=veto)]
     differences = [
         (rate_difference(rates[more][:2], rates[less][:2], comparisons=len(pairs)), more, less)
         for more, less in pairs
@@ -279,12 +313,14 @@ def _toy_order(evidence: Evidence) -> list[Result]:
     wrong = [f"{b} over {a}" for found, a, b in differences if found.high < 0]
     open_pairs = [f"{a} and {b}" for found, a, b in differences if found.low <= 0 <= found.high]
     verdict: Verdict = "contradicted" if wrong else "undecided" if open_pairs else "supported"
-    note = f"smallest between {more} and {less}"
+    remark = f"smallest between {more} and {less}"
     if open_pairs:
-        note += f"; not told apart: {', '.join(open_pairs)}"
+        remark += f"; not told apart: {', '.join(open_pairs)}"
     if wrong:
-        note += f"; against the order: {', '.join(wrong)}"
-    return [Result(verdict, least.value, least.low, least.high, rates[more][1], f"{len(pairs)} pairs", note)]
+        remark += f"; against the order: {', '.join(wrong)}"
+    return [
+        Result(verdict, least.value, least.low, least.high, rates[more][1], f"{len(pairs)} pairs", remark=remark)
+    ]
 
 
 def _toy_rotated(evidence: Evidence) -> list[Result]:
@@ -356,19 +392,11 @@ def _mean_log(values: Sequence[float]) -> float:
     return sum(logs) / len(logs) if logs else math.nan
 
 
-def _exponentiated(found: Result, note: str) -> Result:
+def _exponentiated(found: Result, remark: str) -> Result:
     def exp(value: float) -> float:
         return math.exp(value) if value < 700 else math.inf
 
-    return Result(
-        found.verdict,
-        exp(found.effect),
-        exp(found.low),
-        exp(found.high),
-        found.n,
-        found.case,
-        "; ".join(filter(None, (found.note, note))),
-    )
+    return replace(found, effect=exp(found.effect), low=exp(found.low), high=exp(found.high), remark=remark)
 
 
 def _at_minimum(metric: str, threshold: float) -> Callable[[Evidence], list[Result]]:
@@ -405,7 +433,7 @@ def _relative_sharpness(evidence: Evidence, dynamics: str) -> list[float]:
 def _escapes(*names: str) -> Callable[[Evidence], list[Result]]:
     def judge(evidence: Evidence) -> list[Result]:
         return [
-            exceeds(_excess_loss(evidence, name), 0.0, case=name, note=evidence.unmatched("escape", name))
+            exceeds(_excess_loss(evidence, name), 0.0, case=name, veto=evidence.trace_veto("escape", name))
             for name in names
             if evidence.ran(name) and evidence.ran("gd")
         ]
@@ -416,7 +444,7 @@ def _escapes(*names: str) -> Callable[[Evidence], list[Result]]:
 def _stays(*names: str) -> Callable[[Evidence], list[Result]]:
     def judge(evidence: Evidence) -> list[Result]:
         return [
-            vanishes(_excess_loss(evidence, name), SAME_LOSS, case=name, note=evidence.unmatched("escape", name))
+            vanishes(_excess_loss(evidence, name), SAME_LOSS, case=name, veto=evidence.trace_veto("escape", name))
             for name in names
             if evidence.ran(name) and evidence.ran("gd")
         ]
@@ -427,7 +455,7 @@ def _stays(*names: str) -> Callable[[Evidence], list[Result]]:
 def _flatter(*names: str) -> Callable[[Evidence], list[Result]]:
     def judge(evidence: Evidence) -> list[Result]:
         return [
-            falls(_relative_sharpness(evidence, name), case=name, note=evidence.unmatched("escape", name))
+            falls(_relative_sharpness(evidence, name), case=name, veto=evidence.trace_veto("escape", name))
             for name in names
             if evidence.ran(name) and evidence.ran("gd")
         ]
@@ -442,7 +470,7 @@ def _not_flatter(*names: str) -> Callable[[Evidence], list[Result]]:
                 _relative_sharpness(evidence, name),
                 SAME_SHARPNESS,
                 case=name,
-                note=evidence.unmatched("escape", name),
+                veto=evidence.trace_veto("escape", name),
             )
             for name in names
             if evidence.ran(name) and evidence.ran("gd")
@@ -455,8 +483,8 @@ def _full_as_sgd(evidence: Evidence) -> list[Result]:
     if not all(map(evidence.ran, ("gld-full", "sgd", "gd"))):
         return []
     changes = zip(_relative_sharpness(evidence, "gld-full"), _relative_sharpness(evidence, "sgd"), strict=True)
-    note = evidence.unmatched("escape", "gld-full", "sgd")
-    return [vanishes([full - sgd for full, sgd in changes], SAME_SHARPNESS, note=note)]
+    veto = evidence.trace_veto("escape", "gld-full", "sgd")
+    return [vanishes([full - sgd for full, sgd in changes], SAME_SHARPNESS, veto=veto)]
 
 
 def _accuracy_follows(evidence: Evidence) -> list[Result]:
@@ -469,8 +497,8 @@ def _accuracy_follows(evidence: Evidence) -> list[Result]:
         return (sum(own) / len(own) for own in zip(*columns, strict=True))
 
     aligned, other = map(mean_accuracy, groups)
-    note = evidence.unmatched("escape", *groups[0], *groups[1])
-    return [exceeds([a - b for a, b in zip(aligned, other, strict=True)], 0.0, note=note)]
+    veto = evidence.trace_veto("escape", *groups[0], *groups[1])
+    return [exceeds([a - b for a, b in zip(aligned, other, strict=True)], 0.0, veto=veto)]
 
 
 def _accuracy_order(evidence: Evidence) -> list[Result]:
@@ -480,7 +508,7 @@ def _accuracy_order(evidence: Evidence) -> list[Result]:
             _accuracy_gain(evidence, more, less),
             0.0,
             case=f"{more} over {less}",
-            note=evidence.unmatched("training", more, less),
+            veto=evidence.trace_veto("training", more, less),
         )
         for more, less in pairs
         if evidence.ran(more) and evidence.ran(less)
@@ -494,7 +522,7 @@ def _accuracy_same(*pairs: tuple[str, str]) -> Callable[[Evidence], list[Result]
                 _accuracy_gain(evidence, one, other),
                 SAME_ACCURACY,
                 case=f"{one} and {other}",
-                note=evidence.unmatched("training", one, other),
+                veto=evidence.trace_veto("training", one, other),
             )
             for one, other in pairs
             if evidence.ran(one) and evidence.ran(other)
@@ -519,7 +547,8 @@ def _flatter_generalises(evidence: Evidence) -> list[Result]:
 ESCAPES = ("fashion-mnist", "digits")
 TRAININGS = ("svhn", "cifar10")
 _TRACE = (
-    f"Undecided if the injected trace was measured outside {SAME_TRACE[0]:g} to {SAME_TRACE[1]:g} of its target."
+    "Undecided unless the injected trace was measured and its interval over seeds lies within "
+    f"{SAME_TRACE[0]:g} to {SAME_TRACE[1]:g} of its target."
 )
 
 CLAIMS: tuple[Claim, ...] = (

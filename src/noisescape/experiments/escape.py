@@ -30,7 +30,7 @@ from noisescape.dynamics import (
 )
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.published import published_dynamics
-from noisescape.experiments.statistics import derived_seed, mean_over
+from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
 from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.indicators import measure
 from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
@@ -296,7 +296,7 @@ def _escape(
             return dynamics.trace_target
         return float(risk.noise_covariance(theta, config.batch_size).trace())
 
-    watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
+    watch = measured_every(config.steps)
     seldom = {round(config.steps * share) for share in (0, 0.25, 0.5, 0.75, 1)}
     trajectory = simulate(
         risk,

@@ -20,7 +20,7 @@ from noisescape.dynamics import SGD, Dynamics, GLDConstant, GLDDiagonal, GLDDyna
 from noisescape.dynamics import dynamics_by_name as by_name
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.published import published_dynamics
-from noisescape.experiments.statistics import derived_seed, mean_over
+from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
 from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs import Run
@@ -167,7 +167,7 @@ def _train(
         """What the trace of the injected noise should be."""
         return dynamics.trace_target if isinstance(dynamics, MatchedTrace) else trace_sigma(theta)
 
-    watch = max(3, config.steps // 20) | 1  # odd: steps between two refreshes are seen as often
+    watch = measured_every(config.steps)
     trajectory = simulate(
         risk,
         dynamics,
