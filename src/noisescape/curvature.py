@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from noisescape.linops import SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.probing import project_out
@@ -17,11 +15,6 @@ FOLLOWED = 0.99
 STIRRED = 0.03
 FOLLOWING_STEPS = 6
 """After so many the directions have changed too much: they are found afresh."""
-_EXPONENTIAL_FAMILY = {
-    nn.functional.cross_entropy,
-    nn.functional.mse_loss,
-    nn.functional.binary_cross_entropy_with_logits,
-}
 
 
 class Hessian(SymmetricOperator):
@@ -50,9 +43,56 @@ class Hessian(SymmetricOperator):
         graphs = self._graph or self.risk.gradient_graphs(self.theta)
         return self.risk.bend(graphs, directions).view_as(block)
 
-    def surrogate(self) -> SymmetricOperator | None:
-        """The Gauss–Newton matrix: near H where the residuals are small, as where the model fits its data."""
-        return GaussNewton(self.risk, self.theta) if self.risk.pushes_outputs else None
+
+class DifferenceHessian(SymmetricOperator):
+    """H by central differences: Hv ≈ (∇L(θ + hv̂) − ∇L(θ − hv̂))·‖v‖/(2h), v̂ = v/‖v‖; two gradients a product.
+
+    The error is h²/6 of a third derivative and the gradient's rounding error over h. It is stated, not bounded:
+    products along the gradient and along a random direction are taken with h and with 2h, and differ by three times the
+    first and half the second. Where they differ much, or the gradient jumps (as that of quantised networks does), it
+    is large, and a smaller or larger h may help.
+
+    Args:
+        risk: whose gradient.
+        theta: where, (D,); not copied.
+        step: h; by default ε^{1/3}·max(‖θ‖, 1), with ε the precision of the dtype.
+
+    Attributes:
+        step: h.
+        relative_error: ‖H_h v − H_{2h} v‖/‖H_h v‖, the larger of two directions.
+    """
+
+    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, step: float | None = None) -> None:
+        super().__init__(
+            risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="finite-difference Hessian"
+        )
+        if step is not None and not step > 0:
+            raise ValueError(f"step must be positive, not {step}")
+        self.risk = risk
+        self.theta = theta
+        self.column_bytes = min(self.column_bytes, risk.memory_budget)
+        size = max(float(torch.linalg.vector_norm(theta)), 1.0)
+        self.step = torch.finfo(theta.dtype).eps ** (1 / 3) * size if step is None else step
+        generator = torch.Generator(theta.device).manual_seed(0)
+        noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
+        found = [self._error_along(v) for v in (risk.gradient(theta), noise) if bool(v.any())]
+        self.relative_error = max(found, default=0.0)
+
+    def _error_along(self, direction: Tensor) -> float:
+        one, two = self._along(direction, self.step), self._along(direction, 2 * self.step)
+        size = float(torch.linalg.vector_norm(one))
+        return float(torch.linalg.vector_norm(one - two)) / size if size else 0.0
+
+    def _along(self, direction: Tensor, step: float) -> Tensor:
+        size = torch.linalg.vector_norm(direction)
+        if not bool(size > 0):
+            return torch.zeros_like(direction)
+        move = direction * (step / size)
+        rise = self.risk.gradient(self.theta + move) - self.risk.gradient(self.theta - move)
+        return rise * (size / (2 * step))
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return torch.stack([self._along(column, self.step) for column in block.T], dim=1)
 
 
 class GaussNewton(SymmetricOperator):
@@ -133,13 +173,3 @@ def followed_hessian_pairs(
         outside = project_out(basis, project_out(basis, image))
         added = torch.linalg.qr(outside).Q
     return leading_hessian_pairs(risk, theta, k)
-
-
-def is_exponential_family(loss: Any) -> bool:
-    """Whether the loss is a negative log-likelihood in natural parameters, so that Fisher = Gauss–Newton.
-
-    Class or position weights break that: they are no part of a likelihood.
-    """
-    if isinstance(loss, (nn.CrossEntropyLoss, nn.BCEWithLogitsLoss)):
-        return loss.weight is None and getattr(loss, "pos_weight", None) is None
-    return isinstance(loss, nn.MSELoss) or loss in _EXPONENTIAL_FAMILY

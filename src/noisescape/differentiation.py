@@ -52,17 +52,18 @@ def pull_back(values: Tensor | GradientEdge, inputs: Tensor, cotangents: Tensor)
         block = () if single else (len(cotangents),)
         return inputs.new_zeros(*block, *inputs.shape)
     if single:
-        return torch.autograd.grad(values, inputs, cotangents, retain_graph=True, materialize_grads=True)[
-            0
-        ].detach()
+        # contiguous: some backward kernels (grouped matrix products) take no other
+        return torch.autograd.grad(
+            values, inputs, cotangents.contiguous(), retain_graph=True, materialize_grads=True
+        )[0].detach()
     try:
         (pulled,) = torch.autograd.grad(
             values, inputs, cotangents, is_grads_batched=True, retain_graph=True, materialize_grads=True
         )
-    except RuntimeError as error:
-        if "vmap" not in str(error) and "batching" not in str(error):
-            raise
-        pulled = torch.stack([pull_back(values, inputs, each) for each in cotangents])
+    except (
+        Exception
+    ):  # operations without a rule for mapping fail in many ways; one by one, a true error comes again
+        return torch.stack([pull_back(values, inputs, each) for each in cotangents])
     return pulled.detach()
 
 

@@ -19,3 +19,7 @@ class DataError(ValueError):
 
 class MissingSplitError(DataError):
     """A data set is there, but not this split of it."""
+
+
+class DataChangedError(DataError):
+    """A later pass over the data brought other samples than the first."""

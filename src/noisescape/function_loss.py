@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from noisescape.samples import Batch, TensorSamples
+from noisescape.samples import Batch, TensorSamples, digest
 
 
 class ClosedForm(ABC):
@@ -31,6 +31,7 @@ class ClosedForm(ABC):
         self.start = start.detach().clone()
         self.dtype, self.device = start.dtype, start.device
         self.dimension = start.numel()
+        self.sizes = [self.dimension]
 
     def flat_parameters(self) -> Tensor:
         """A copy of the starting point, (D,)."""
@@ -39,6 +40,24 @@ class ClosedForm(ABC):
     def samples(self) -> TensorSamples:
         """The positions, as samples."""
         return TensorSamples(self.positions, self.positions)
+
+    def values(self, theta: Tensor, batch: Batch) -> Tensor:
+        """:meth:`losses` without a graph."""
+        with torch.no_grad():
+            return self.losses(theta, batch)
+
+    def held(self, _theta: Tensor) -> contextlib.AbstractContextManager[None]:
+        """Nothing need be in place for a backward pass."""
+        return contextlib.nullcontext()
+
+    def fingerprint(self) -> str:
+        """A checksum of the starting point and of the losses' kind; a function's code has none."""
+        return digest([type(self).__name__, self.start])
+
+    @property
+    def tolerance(self) -> float:
+        """Relative difference up to which two ways to a derivative give the same."""
+        return 1e-8 if self.dtype == torch.float64 else 3e-4
 
     def bytes_per_sample(self, _batch: Batch) -> int:
         """A closed form is evaluated whole; a nominal figure."""
@@ -136,6 +155,10 @@ class SampleLoss(ClosedForm):
             )
         self._data_per_replica = values.ndim == 2
         self._count(values)
+
+    def fingerprint(self) -> str:
+        """As of any closed form, and the data."""
+        return super().fingerprint() + digest(self._data)
 
     @property
     def probes_single(self) -> bool:

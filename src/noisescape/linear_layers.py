@@ -30,16 +30,22 @@ class LinearLayer:
         return self.module.in_features + self.module.out_features
 
 
-def vector_layers(model: nn.Module, trainable: Sequence[str], evaluate: Callable[[], Any]) -> list[LinearLayer]:
+def vector_layers(
+    modules: Sequence[nn.Module], trainable: Sequence[nn.Parameter], evaluate: Callable[[], Any]
+) -> list[LinearLayer]:
     """Linear layers called once, with a single row, when a single sample is evaluated.
 
     Their parameters must be trainable and nobody else's.
+
+    Args:
+        modules: all there are, each once.
+        trainable: the parameters that θ is made of, in order.
+        evaluate: evaluates a single sample.
     """
-    every = list(model.named_parameters(remove_duplicate=False))
-    uses = Counter(id(parameter) for _, parameter in every)
-    order = {name: position for position, name in enumerate(trainable)}
-    positions = {id(p): order[name] for name, p in every if name in order and uses[id(p)] == 1}
-    candidates = [module for module in model.modules() if type(module) is nn.Linear]
+    uses = Counter(id(parameter) for module in modules for parameter in module._parameters.values())
+    positions = {id(p): position for position, p in enumerate(trainable) if uses[id(p)] == 1}
+    candidates = [module for module in modules if type(module) is nn.Linear]
+    layers = {module: [p for p in (module.weight, module.bias) if p is not None] for module in candidates}
     calls: dict[nn.Module, list[Tensor]] = {module: [] for module in candidates}
 
     def note(module: nn.Module, given: tuple[Any, ...], _output: Tensor) -> None:
@@ -55,7 +61,7 @@ def vector_layers(model: nn.Module, trainable: Sequence[str], evaluate: Callable
     found = []
     for module in candidates:
         given = calls[module]
-        own = [p for p in (module.weight, module.bias) if p is not None]
+        own = layers[module]
         if len(given) == 1 and given[0].ndim == 2 and len(given[0]) == 1 and all(id(p) in positions for p in own):
             bias = None if module.bias is None else positions[id(module.bias)]
             found.append(LinearLayer(module, positions[id(module.weight)], bias))
@@ -69,6 +75,8 @@ def offset_outputs(layers: Sequence[LinearLayer], offsets: Sequence[Tensor]) -> 
 
     def hook_of(number: int) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor]:
         def hook(_module: nn.Module, given: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            if number in seen or given[0].ndim != 2 or len(given[0]) != 1:
+                raise RuntimeError("a linear layer is called otherwise than once, with one row, for some samples")
             seen[number] = given[0][0]
             return output + offsets[number]
 

@@ -14,6 +14,18 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from noisescape.risk import EmpiricalRisk
+from noisescape.samples import StreamedSamples
+
+DECISIONS = (
+    "bytes_per_sample",
+    "forward_mode",
+    "pushes_outputs",
+    "pushes_gradients",
+    "gradient_width",
+    "maps_cotangents",
+    "maps_replicas",
+)
+"""What a risk finds out once, about its model."""
 
 
 def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, Tensor], Any]) -> int:
@@ -41,9 +53,12 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     True
     """
     # decided once on real numbers, so that the rehearsal goes the way the computation will
-    for decision in ("bytes_per_sample", "forward_mode", "pushes_outputs", "pushes_gradients", "gradient_width"):
+    for decision in DECISIONS:
         getattr(risk, decision)
     rehearsed = copy.copy(risk)
+    rehearsed._largest_tried = risk.sample_count
+    if isinstance(risk._samples, StreamedSamples):  # there are no numbers to take a checksum of
+        rehearsed._samples = risk._samples.unverified()
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     ledger = Ledger()
     with mode:

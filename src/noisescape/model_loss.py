@@ -4,61 +4,83 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import functools
-import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, grad, hessian, vmap
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.func import grad, hessian, vmap
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.nn.parameter import is_lazy
 
+from noisescape.criterion import Criterion, Loss, Normalisation
 from noisescape.errors import BatchCouplingError
 from noisescape.factored_gradients import FactoredGradients, OuterGradients
+from noisescape.kernels import DifferentiableKernels, unfused_attention
 from noisescape.linear_layers import LinearLayer, offset_outputs, vector_layers
-from noisescape.samples import Batch, TensorSamples, Tree
+from noisescape.linops.precision import without_autocast
+from noisescape.samples import Batch, TensorSamples, digest
+from noisescape.stateless import Stateless, bare
+from noisescape.trees import Tree, map_tensors, sample_axes, tensors_of
 
 OUTPUT_LIMIT = 4096
-
-Loss = Callable[[Any, Any], Tensor]
+TRIED_SAMPLES = 8
+"""Samples whose gradients, mapped, are held against those taken one by one."""
+AGREES = {torch.float64: 1e-8, torch.float32: 3e-4}
+"""Relative difference up to which two ways to a derivative give the same."""
+KEPT_PER_OUTPUT = 4
+"""Bytes kept for the backward pass by each byte of a module's output, where they cannot be counted."""
 
 
 class ModelLoss:
     """ℓ(θ; inputs, targets) of shape (n,), θ the trainable parameters in ``named_parameters()`` order.
 
-    The module is only ever called through ``torch.func.functional_call``: neither its parameters nor its
-    buffers change. Frozen parameters and buffers are read at each call; shared parameters count once.
+    The module is evaluated with parts of θ in place of its parameters, in the parameters' own precision whatever
+    autocast surrounds the call, and left as it was (:class:`Stateless`). The loss is evaluated while they are in place:
+    one that reads the model's parameters (weight decay, an output layer of its own) reads θ. Frozen parameters and
+    buffers are read at each call; shared parameters count once.
+
+    Attributes:
+        needs_graph: whether values, too, must be computed with gradients recorded, as where the forward pass
+            differentiates.
+        kernels: those the model needs in place of PyTorch's own choice, or None.
     """
 
     broadcasts = False
 
-    def __init__(self, model: nn.Module, loss: Loss | nn.Module) -> None:
+    def __init__(
+        self, model: nn.Module, loss: Loss | nn.Module, normalisation: Normalisation = "criterion"
+    ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(
                 f"model must be a torch.nn.Module, not {type(model).__name__}; for a plain function of θ use "
                 "EmpiricalRisk.from_losses"
             )
+        _check_kind(model)
         self.model = model
-        self.loss = loss
-        self.per_sample_loss = per_sample(loss)
+        self.criterion = Criterion(loss, normalisation)
+        self._module = bare(model)
+        self.needs_graph = False
+        self.kernels: DifferentiableKernels | None = None
         self._maps_samples: bool | None = None
         self._layers: list[LinearLayer] = []
-        self._maps_replicas = True
-        self._converted = False
+        self._convert: Callable[[Tensor], Tensor] | None = None
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
                 "the model has no trainable parameter: every requires_grad is False, or there are none"
             )
         _check_uniform(model, trainable)
-        _check_deterministic_modules(model)
+        modules = [self._module]
+        if isinstance(loss, nn.Module):
+            _check_own_parameters(loss, trainable)
+            modules.append(loss)
+        self._stateless = Stateless(modules, list(trainable.values()))
+        self._random = [m for m in self._module.modules() if isinstance(m, _RANDOM)]
+        self._check_modes()
         self.names = list(trainable)
-        self._trainable = frozenset(trainable)
         self.shapes = [p.shape for p in trainable.values()]
         self.sizes = [p.numel() for p in trainable.values()]
         first = next(iter(trainable.values()))
@@ -69,66 +91,135 @@ class ModelLoss:
         """D, the number of trainable parameters."""
         return sum(self.sizes)
 
+    @property
+    def modules(self) -> list[nn.Module]:
+        """The modules that are evaluated, each once."""
+        return self._stateless.modules
+
     def flat_parameters(self) -> Tensor:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         trainable = dict(self.model.named_parameters())
         return torch.cat([trainable[name].detach().reshape(-1) for name in self.names])
 
+    def parts(self, theta: Tensor) -> list[Tensor]:
+        """θ, (D,), as parameter tensors (views)."""
+        return [part.view(shape) for part, shape in zip(theta.split(self.sizes), self.shapes, strict=True)]
+
     def named(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a dict of parameter tensors (views)."""
-        parts = theta.split(self.sizes)
-        return {name: part.view(shape) for name, part, shape in zip(self.names, parts, self.shapes, strict=True)}
+        return dict(zip(self.names, self.parts(theta), strict=True))
+
+    # ------------------------------------------------------------------ values
+
+    @contextlib.contextmanager
+    def _evaluating(self, parts: list[Tensor]) -> Iterator[None]:
+        if not self._stateless.active:  # within, its buffers are copies
+            self.criterion.check_unchanged()
+        self._check_modes()  # it may have been switched to training since
+        with (
+            without_autocast(),
+            unfused_attention(self.kernels),
+            self._stateless.holding(parts, self._convert),
+        ):
+            yield
+
+    @contextlib.contextmanager
+    def held(self, theta: Tensor) -> Iterator[None]:
+        """For a backward pass: what checkpointing evaluates again then meets θ, and the same kernels.
+
+        Replicas are mapped only where nothing is evaluated again.
+        """
+        if theta.ndim == 2:
+            with without_autocast():
+                yield
+            return
+        with torch.enable_grad():  # as they were, or other tensors would be saved
+            parts = self.parts(theta.detach().requires_grad_())
+        with self._evaluating(parts):
+            yield
+
+    def _call(self, inputs: Tree) -> Any:
+        if isinstance(inputs, Mapping):
+            return self._module(**inputs)
+        return self._module(*inputs) if isinstance(inputs, (tuple, list)) else self._module(inputs)
+
+    def _losses(self, parts: list[Tensor], inputs: Tree, targets: Tree) -> Tensor:
+        with self._evaluating(parts):
+            return self.criterion.losses(self._call(inputs), targets)
 
     def outputs(self, theta: Tensor, inputs: Tree) -> Any:
         """The module's outputs for a batch."""
-        return self._call(self.named(theta), inputs)
+        with self._evaluating(self.parts(theta)):
+            return self._call(inputs)
 
-    def _call(self, named: Mapping[str, Tensor], inputs: Tree) -> Any:
-        _check_deterministic_modules(self.model)  # it may have been switched to training since
-        if isinstance(inputs, Mapping):
-            args, kwargs = (), dict(inputs)
-        else:
-            args, kwargs = tuple(inputs) if isinstance(inputs, (tuple, list)) else (inputs,), {}
-        with _twice_differentiable_attention():
-            return functional_call(self.model, {**named, **self._constants()}, args, kwargs)
+    def output_values(self, theta: Tensor, inputs: Tree) -> Any:
+        """:meth:`outputs` without a graph."""
+        with torch.set_grad_enabled(self.needs_graph):
+            return detached(self.outputs(theta, inputs))
 
-    def _constants(self) -> dict[str, Tensor]:
-        """The module's present frozen parameters, and copies of its buffers, which a forward pass may change."""
-        frozen = {n: p.detach() for n, p in self.model.named_parameters() if n not in self._trainable}
-        constants = {**frozen, **{name: buffer.clone() for name, buffer in self.model.named_buffers()}}
-        if not self._converted:
-            return constants
-        return {
-            name: tensor.to(self.device, self.dtype) if tensor.is_floating_point() else tensor.to(self.device)
-            for name, tensor in constants.items()
-        }
-
-    def losses_of_outputs(self, outputs: Any, targets: Tree) -> Tensor:
-        """Per-sample losses, (n,); anything beyond the first dimension is averaged."""
-        values = self.per_sample_loss(outputs, targets)
-        return values.flatten(1).mean(1) if values.ndim > 1 else values
-
-    def __call__(self, theta: Tensor, inputs: Tree, targets: Tree) -> Tensor:
-        """ℓ, (n,), at a single θ."""
-        return self.losses_of_outputs(self.outputs(theta, inputs), targets)
+    def losses_of_outputs(self, theta: Tensor, outputs: Any, targets: Tree) -> Tensor:
+        """Per-sample losses, (n,), as a function of the outputs."""
+        with self._evaluating(self.parts(theta)):
+            return self.criterion.losses(outputs, targets)
 
     def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
         """(D,) → (n,), (R, D) → (R, n); replicas are mapped by ``vmap``."""
         if theta.ndim == 1:
-            return self(theta, batch.inputs, batch.targets)
-        data = 0 if data_per_replica else None
-        if self._maps_replicas:
-            try:
-                with mapping():
-                    return vmap(self, in_dims=(0, data, data))(theta, batch.inputs, batch.targets)
-            except (NotImplementedError, RuntimeError, UserWarning):  # an operation unknown to vmap
-                self._maps_replicas = False
+            return self._losses(self.parts(theta), batch.inputs, batch.targets)
+        data = (batch.inputs, batch.targets)
+        axes = sample_axes(data) if data_per_replica else (None, None)
 
-        def of_replica(row: int) -> tuple[Tree, Tree]:
-            both = (batch.inputs, batch.targets)
-            return tree_map(lambda tensor: tensor[row], both) if data_per_replica else both
+        def single(point: Tensor, inputs: Tree, targets: Tree) -> Tensor:
+            return self._losses(self.parts(point), inputs, targets)
 
-        return torch.stack([self(point, *of_replica(row)) for row, point in enumerate(theta)])
+        with mapping():
+            return vmap(single, in_dims=(0, *axes))(theta, *data)
+
+    def values(self, theta: Tensor, batch: Batch) -> Tensor:
+        """:meth:`losses` without a graph."""
+        with torch.set_grad_enabled(self.needs_graph):
+            return self.losses(theta, batch).detach()
+
+    def raw_values(self, theta: Tensor, batch: Batch) -> Any:
+        """The unreduced loss as it comes, without a graph. The first call finds out whether values need one."""
+
+        def evaluate() -> Any:
+            with self._evaluating(self.parts(theta)):
+                return detached(self.criterion.values(self._call(batch.inputs), batch.targets))
+
+        try:
+            with torch.set_grad_enabled(self.needs_graph):
+                return evaluate()
+        except RuntimeError as error:
+            if self.needs_graph or "does not require grad" not in str(error):
+                raise
+        with torch.enable_grad():
+            found = evaluate()
+        self.needs_graph = True
+        return found
+
+    @torch.enable_grad()
+    def loss_reads_parameters(self, theta: Tensor, batch: Batch) -> bool:
+        """Whether the loss depends on θ other than through the outputs, so that there is no Gauss–Newton matrix."""
+        leaf = theta.detach().requires_grad_()
+        with self._evaluating(self.parts(leaf)):
+            outputs = detached(self._call(batch.inputs))
+            return bool(self.criterion.losses(outputs, batch.targets).requires_grad)
+
+    def start_trial(self) -> None:
+        """Evaluate by all differentiable kernels, and note which the model meets."""
+        self.kernels = DifferentiableKernels()
+
+    def end_trial(self) -> None:
+        """Keep the kernels if the model met any."""
+        if self.kernels is not None and not self.kernels.met:
+            self.kernels = None
+
+    def _check_modes(self) -> None:
+        for module in self._random:
+            _check_deterministic(module, self._module)
+
+    # ------------------------------------------------------------------ gradients of single samples
 
     def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
         """G, row n the gradient of the batch's n-th loss: (n, D), or (R, n, D)."""
@@ -137,21 +228,26 @@ class ModelLoss:
         return self.factored_gradients(theta, batch).rows()
 
     def factored_gradients(self, theta: Tensor, batch: Batch) -> FactoredGradients:
-        """G of the batch at a single θ: of linear layers that get one vector a sample, only the factors."""
+        """G of the batch at a single θ: of linear layers that get one vector a sample, only the factors.
+
+        :meth:`choose_layers` says how.
+        """
         theta = theta.detach()
-        if self._maps_samples is None:
-            self._choose_layers(theta, batch)
         if self._maps_samples:
-            return self._mapped_gradients(theta, batch, self._layers)
+            with mapping():
+                return self._mapped_gradients(theta, batch, self._layers)
+        return FactoredGradients(self.sizes, self._gradients_one_by_one(theta, batch))
+
+    def _gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
         held = TensorSamples(batch.inputs, batch.targets)
-        rows = [self._gradient(theta, single) for single in held.batches(1)]
-        return FactoredGradients(self.sizes, torch.stack(rows))
+        return torch.stack([self._gradient(theta, single) for single in held.batches(1)])
 
     @torch.enable_grad()
     def _gradient(self, theta: Tensor, batch: Batch) -> Tensor:
         leaf = theta.detach().requires_grad_()
-        value = self(leaf, batch.inputs, batch.targets).sum()
-        return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
+        value = self.losses(leaf, batch).sum()
+        with self.held(leaf):
+            return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
 
     def _mapped_gradients(self, theta: Tensor, batch: Batch, layers: list[LinearLayer]) -> FactoredGradients:
         """By ``vmap``; a layer's δ is the derivative with respect to what is added to its output: nothing."""
@@ -162,21 +258,23 @@ class ModelLoss:
         sizes = [self.sizes[position] for position in direct]
 
         def single(inputs: Tree, targets: Tree) -> Any:
-            inputs, targets = tree_map(_with_batch_dimension, (inputs, targets))
+            inputs, targets = map_tensors(_with_batch_dimension, (inputs, targets))
 
             def loss(point: Tensor, offsets: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
                 moved = parts.copy()
                 for position, part in zip(direct, point.split(sizes), strict=True):
                     moved[position] = part
-                named = {n: p.view(s) for n, p, s in zip(self.names, moved, self.shapes, strict=True)}
+                shaped = [part.view(shape) for part, shape in zip(moved, self.shapes, strict=True)]
                 with offset_outputs(layers, offsets) as seen:
-                    value = self.losses_of_outputs(self._call(named, inputs), targets)[0]
+                    value = self._losses(shaped, inputs, targets)[0]
                 return value, [seen[number] for number in range(len(layers))]
 
             offsets = [theta.new_zeros(layer.module.out_features) for layer in layers]
             return grad(loss, argnums=(0, 1), has_aux=True)(start, offsets)
 
-        (rows, slopes), seen = vmap(single)(batch.inputs, batch.targets)
+        data = (batch.inputs, batch.targets)
+        with without_autocast():
+            (rows, slopes), seen = vmap(single, in_dims=sample_axes(data))(*data)
         return FactoredGradients(
             self.sizes,
             rows,
@@ -186,53 +284,97 @@ class ModelLoss:
             ],
         )
 
-    def gradient_width(self, theta: Tensor, batch: Batch) -> int:
+    @property
+    def gradient_width(self) -> int:
         """Numbers kept for each sample's gradient by :meth:`factored_gradients`."""
-        if self._maps_samples is None:
-            self._choose_layers(theta, batch)
         factored = sum(self.sizes[position] for layer in self._layers for position in layer.parameters)
         return self.dimension - factored + sum(layer.width for layer in self._layers)
 
-    def _choose_layers(self, theta: Tensor, batch: Batch) -> None:
-        """Which linear layers' factors are kept, and whether ``vmap`` knows every operation of the model.
+    @property
+    def gradients_chosen(self) -> bool:
+        """Whether :meth:`choose_layers` has been asked."""
+        return self._maps_samples is not None
 
-        Decided once, on one sample, and against its gradient.
+    def choose_layers(self, theta: Tensor, batches: list[Batch]) -> None:
+        """Decide which linear layers' factors are kept, and whether ``vmap`` maps the model over samples rightly.
+
+        Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is.
         """
-        one = TensorSamples(batch.inputs, batch.targets).between(0, 1)
+        tried = [head(batch, TRIED_SAMPLES) for batch in batches]
+        wanted = [self._gradients_one_by_one(theta, batch) for batch in tried]
         with torch.no_grad():
-            found = vector_layers(self.model, self.names, lambda: self.outputs(theta, one.inputs))
-        self._layers = found if found and self._can_map_samples(theta, one, found) else []
-        self._maps_samples = bool(self._layers) or self._can_map_samples(theta, one, [])
+            one = head(tried[0], 1).inputs
+            found = vector_layers(self.modules, self._stateless.trainable, lambda: self.output_values(theta, one))
+        for layers in (found, []):
+            if all(
+                self._maps_rightly(theta, batch, rows, layers) for batch, rows in zip(tried, wanted, strict=True)
+            ):
+                self._layers, self._maps_samples = layers, True
+                return
+        self._layers, self._maps_samples = [], False
 
-    def _can_map_samples(self, theta: Tensor, one: Batch, layers: list[LinearLayer]) -> bool:
-        """Whether ``vmap`` knows every operation of the model; recurrent modules, for one, it does not."""
+    def _maps_rightly(self, theta: Tensor, batch: Batch, wanted: Tensor, layers: list[LinearLayer]) -> bool:
         try:
             with mapping():
-                mapped = self._mapped_gradients(theta, one, layers).rows()[0]
-        except (NotImplementedError, RuntimeError, ValueError, UserWarning):
+                mapped = self._mapped_gradients(theta, batch, layers).rows()
+        except Exception:  # an operation without a rule says so in many ways
             return False
-        wanted = self._gradient(theta, one)
-        error, size = torch.linalg.vector_norm(mapped - wanted), torch.linalg.vector_norm(wanted)
-        return not layers or bool(error <= (1e-6 if self.dtype == torch.float64 else 1e-3) * size)
+        sizes = torch.linalg.vector_norm(wanted, dim=1)
+        errors = torch.linalg.vector_norm(mapped - wanted, dim=1)
+        floor = 1e-3 * sizes.amax()  # rounding of a much larger sample's arithmetic
+        return bool(sizes.any()) and bool((errors <= self.tolerance * torch.maximum(sizes, floor)).all())
+
+    @property
+    def tolerance(self) -> float:
+        """Relative difference up to which two ways to a derivative give the same."""
+        return AGREES.get(self.dtype, 3e-2)
+
+    # ------------------------------------------------------------------ what it takes, what it becomes
 
     def bytes_per_sample(self, batch: Batch) -> int:
-        """Memory a sample's forward pass keeps for the backward pass, counted on a small batch."""
+        """Memory a sample's forward pass keeps for the backward pass, counted on a small batch.
+
+        Where it cannot be counted, a multiple of what the modules put out.
+        """
         leaf = self.flat_parameters().to(self.device, self.dtype).requires_grad_()
-        kept: dict[int, torch.UntypedStorage] = {}
+        kept: dict[int, int] = {}
+        own = leaf.untyped_storage().data_ptr()
 
         def count(tensor: Tensor) -> Tensor:
-            storage = tensor.untyped_storage()
-            if storage.data_ptr() != leaf.untyped_storage().data_ptr():
-                kept[storage.data_ptr()] = storage
+            with contextlib.suppress(NotImplementedError, RuntimeError):  # a sparse tensor has no such storage
+                storage = tensor.untyped_storage()
+                if storage.data_ptr() != own:
+                    kept[storage.data_ptr()] = storage.nbytes()
             return tensor.detach()  # itself, it would keep the graph alive that keeps it
 
-        # whoever asks first may well do so where gradients are off
-        with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
-            # copies: a slice of the data set would count as the whole of it
-            self.losses(leaf, _copied(batch))
-        return max(64, sum(storage.nbytes() for storage in kept.values()) // batch.size)
+        # copies: a slice of the data set would count as the whole of it
+        inputs, targets = map_tensors(torch.clone, (batch.inputs, batch.targets))
+        copied = Batch(inputs, targets, batch.start, batch.size)
+        try:
+            # whoever asks first may well do so where gradients are off
+            with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+                self.losses(leaf, copied)
+            total = sum(kept.values())
+        except RuntimeError:
+            total = KEPT_PER_OUTPUT * self._bytes_of_outputs(leaf.detach(), copied)
+        return max(64, total // batch.size)
 
-    def output_hessian_root(self, outputs: Tensor, batch: Batch) -> Tensor:
+    def _bytes_of_outputs(self, theta: Tensor, batch: Batch) -> int:
+        total = 0
+
+        def note(_module: nn.Module, _given: Any, output: Any) -> None:
+            nonlocal total
+            total += sum(tensor.numel() * tensor.element_size() for tensor in tensors_of(output))
+
+        handles = [module.register_forward_hook(note) for module in self.modules]
+        try:
+            self.values(theta, batch)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return total
+
+    def output_hessian_root(self, theta: Tensor, outputs: Tensor, batch: Batch) -> Tensor:
         """The symmetric square roots of each sample's output-space Hessian, (n, F, F), F outputs a sample.
 
         Raises:
@@ -246,10 +388,10 @@ class ModelLoss:
             )
 
         def loss(flat_output: Tensor, targets: Any) -> Tensor:
-            batched = tree_map(_with_batch_dimension, targets)
-            return self.losses_of_outputs(flat_output.view(1, *shape), batched)[0]
+            batched = map_tensors(_with_batch_dimension, targets)
+            return self.losses_of_outputs(theta, flat_output.view(1, *shape), batched)[0]
 
-        curvature = vmap(hessian(loss))(outputs.flatten(1), batch.targets)
+        curvature = vmap(hessian(loss), in_dims=(0, sample_axes(batch.targets)))(outputs.flatten(1), batch.targets)
         values, vectors = torch.linalg.eigh(curvature)
         floor = -1e-4 * values.abs().amax()
         if bool((values < floor).any()):
@@ -258,62 +400,61 @@ class ModelLoss:
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> ModelLoss:
         """The same function for parameters of another dtype or on another device."""
+
+        def convert(tensor: Tensor) -> Tensor:
+            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
+
         other = copy.copy(self)
         other.dtype, other.device = dtype, device
-        other._converted = True
-        if isinstance(self.per_sample_loss, nn.Module):  # class weights
-            other.per_sample_loss = copy.deepcopy(self.per_sample_loss).to(device, dtype)
+        other._convert = convert
+        other.criterion = self.criterion.converted(convert)
         return other
 
-    def check(self, theta: Tensor, inputs: Tree, targets: Tree, alone: tuple[Tree, Tree], count: int) -> None:
-        """Refuse a loss that has no per-sample value. ``alone`` is the first of the ``count`` samples given.
+    def with_scale(self, scale: float | None) -> ModelLoss:
+        """The same function with another N/W; see :class:`Criterion`."""
+        other = copy.copy(self)
+        other.criterion = self.criterion.with_scale(scale)
+        return other
 
-        Raises:
-            ValueError: the loss is reduced, or has the wrong shape.
-            BatchCouplingError: evaluating twice, or one sample alone, gives another value.
-        """
-        with torch.no_grad():
-            try:
-                raw = self.per_sample_loss(self.outputs(theta, inputs), targets)
-            except RuntimeError as error:
-                floating = {leaf.dtype for leaf in tree_leaves((inputs, targets)) if leaf.is_floating_point()}
-                if floating - {self.dtype}:
-                    found = ", ".join(sorted(str(dtype) for dtype in floating - {self.dtype}))
-                    raise ValueError(
-                        f"mixed dtypes: the parameters are {self.dtype}, the data {found}; convert one: "
-                        f"data.to({self.dtype}) or model.to({found})"
-                    ) from error
-                raise
-            if not isinstance(raw, Tensor):
-                raise TypeError(f"the loss returned {type(raw).__name__}, not a tensor of per-sample losses")
-            if raw.ndim == 0 or raw.shape[0] != count:
-                raise ValueError(
-                    f"the loss of {count} samples has shape {tuple(raw.shape)}: per-sample values of shape "
-                    f"({count},) or ({count}, T) are needed. If it is already reduced, pass it unreduced "
-                    "(reduction='none')"
-                )
-            raw_alone = self.per_sample_loss(self.outputs(theta, alone[0]), alone[1])
-            if raw_alone.shape[1:] != raw.shape[1:]:
-                raise ValueError(
-                    f"the unreduced loss of {count} samples has shape {tuple(raw.shape)}, that of one "
-                    f"{tuple(raw_alone.shape)}: outputs are broadcast against targets; give the "
-                    "targets the shape of the outputs"
-                )
-            first, again = self(theta, inputs, targets), self(theta, inputs, targets)
-            single = self(theta, *alone)
-        if not torch.equal(first.nan_to_num(), again.nan_to_num()):
-            raise BatchCouplingError(
-                "two evaluations of the same samples at the same parameters differ: the model draws random "
-                "numbers; call model.eval() or remove the randomness"
-            )
-        tolerance = 1e-2 if self.dtype in (torch.float16, torch.bfloat16) else 1e-3
-        if not torch.allclose(first[:1].nan_to_num(), single.nan_to_num(), rtol=tolerance, atol=tolerance):
-            raise BatchCouplingError(
-                f"the first sample's loss is {float(first[0]):.6g} in a batch of {count} but "
-                f"{float(single[0]):.6g} alone: samples of a batch influence each other (batch statistics?), "
-                "so there is no per-sample gradient; use model.eval() or a normalisation without batch "
-                "statistics"
-            )
+    def afresh(self) -> ModelLoss:
+        """The same function for other data, for which nothing is decided."""
+        other = self.with_scale(None)
+        other._maps_samples, other._layers = None, []
+        return other
+
+    def check_reduction(self, theta: Tensor, batch: Batch) -> None:
+        """Warn if the loss, reduced as it came, is another mean than the risk; see :class:`Criterion`."""
+        with torch.set_grad_enabled(self.needs_graph), self._evaluating(self.parts(theta)):
+            outputs = self._call(batch.inputs)
+            self.criterion.check_reduction(outputs, batch.targets, self.criterion.losses(outputs, batch.targets))
+
+    def fingerprint(self) -> str:
+        """A checksum of kinds, names, shapes, frozen parameters and buffers."""
+        frozen = {name: p.detach() for name, p in self.model.named_parameters() if name not in self.names}
+        constants = {**frozen, **dict(self.model.named_buffers())}
+        dense = {name: t.to_dense() if t.layout is not torch.strided else t for name, t in constants.items()}
+        kinds = [f"{name}:{type(module).__qualname__}" for name, module in self.model.named_modules()]
+        loss = type(self.criterion.loss).__qualname__ + getattr(self.criterion.loss, "__qualname__", "")
+        shapes = [tuple(shape) for shape in self.shapes]
+        return digest(
+            [kinds, list(zip(self.names, shapes, strict=True)), loss, self.criterion.normalisation, dense]
+        )
+
+
+def detached(outputs: Any) -> Any:
+    """Outputs without their history, whatever holds them."""
+    if isinstance(outputs, Tensor):
+        return outputs.detach()
+    if isinstance(outputs, Mapping):  # also transformers' outputs, which are ordered dicts with attributes
+        changed = copy.copy(outputs)
+        for name in outputs:
+            changed[name] = detached(outputs[name])  # type: ignore[index]
+        return changed
+    if isinstance(outputs, tuple) and hasattr(outputs, "_fields"):
+        return type(outputs)(*map(detached, outputs))
+    if isinstance(outputs, (tuple, list)):
+        return type(outputs)(map(detached, outputs))
+    return outputs
 
 
 def tensor_outputs(outputs: Any) -> Tensor:
@@ -337,38 +478,56 @@ def logits(outputs: Any) -> Tensor:
     return found
 
 
-def per_sample(loss: Loss | nn.Module) -> Loss:
-    """The unreduced form of a loss: ``reduction='none'`` wherever there is such a switch.
-
-    Class weights and ``ignore_index`` keep their unreduced meaning: an ignored target counts as 0.
-    """
-    if isinstance(loss, nn.Module):
-        unreduced: Any = copy.deepcopy(loss)
-        if hasattr(loss, "reduction"):
-            unreduced.reduction = "none"
-        return unreduced
-    if not callable(loss):
-        raise TypeError(f"loss must be callable as loss(outputs, targets), not {type(loss).__name__}")
-    with contextlib.suppress(TypeError, ValueError):
-        if "reduction" in inspect.signature(loss).parameters:
-            unreduced_function: Any = functools.partial(loss, reduction="none")  # type: ignore[call-arg]
-            return unreduced_function
-    return loss
-
-
-def _copied(batch: Batch) -> Batch:
-    inputs, targets = tree_map(torch.clone, (batch.inputs, batch.targets))
-    return Batch(inputs, targets, batch.start, batch.size)
+def head(batch: Batch, count: int) -> Batch:
+    """The first samples of a batch."""
+    return TensorSamples(batch.inputs, batch.targets).between(0, min(count, batch.size))
 
 
 def _with_batch_dimension(tensor: Tensor) -> Tensor:
     return tensor[None]
 
 
+def _check_kind(model: nn.Module) -> None:
+    """Refuse modules whose tensors cannot be exchanged, or are not there yet."""
+    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise TypeError(
+            "the model is a TorchScript module, whose tensors are compiled in; pass the nn.Module it was made from"
+        )
+    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
+    if lazy:
+        raise ValueError(
+            f"the model has uninitialised (lazy) tensors: {', '.join(lazy[:3])}; run one batch through it first, "
+            "model(inputs), so that their shapes are known"
+        )
+    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
+    if scripted:
+        raise TypeError(
+            f"submodule '{scripted[0]}' is TorchScript, whose tensors are compiled in; use the nn.Module it was made from"
+        )
+
+
+def _check_own_parameters(loss: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:
+    known = {id(parameter) for parameter in trainable.values()}
+    own = [name for name, p in loss.named_parameters() if p.requires_grad and id(p) not in known]
+    if own:
+        raise ValueError(
+            f"the loss has trainable parameters of its own ({', '.join(own[:3])}), which θ would lack: derivatives with "
+            "respect to them would be missing. Make them part of the model (a module that holds both and whose forward "
+            "returns what the loss needs), or hold them fixed: loss.requires_grad_(False)"
+        )
+
+
 def _check_uniform(model: nn.Module, trainable: dict[str, nn.Parameter]) -> None:
     devices = sorted({str(t.device) for t in [*model.parameters(), *model.buffers()]})
     if len(devices) > 1:
         raise ValueError(f"mixed devices: the model's tensors are on {', '.join(devices)}; use model.to(...)")
+    compound = [name for name, p in trainable.items() if p.is_complex()]
+    if compound:
+        raise ValueError(
+            f"the trainable parameters {', '.join(compound[:3])} are complex; θ is a vector of real numbers. Keep real and "
+            "imaginary parts as one real parameter of shape (…, 2), nn.Parameter(torch.view_as_real(w)), and make the "
+            "complex tensor in forward with torch.view_as_complex"
+        )
     dtypes = sorted({str(p.dtype) for p in trainable.values()})
     if len(dtypes) > 1:
         raise ValueError(
@@ -377,22 +536,28 @@ def _check_uniform(model: nn.Module, trainable: dict[str, nn.Parameter]) -> None
         )
 
 
-def _check_deterministic_modules(model: nn.Module) -> None:
-    for name, module in model.named_modules():
-        where = f"{type(module).__name__} '{name}'" if name else type(module).__name__
-        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+_RANDOM = (_BatchNorm, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
+
+
+def _check_deterministic(module: nn.Module, model: nn.Module) -> None:
+    if isinstance(module, _BatchNorm):
+        if module.training or not module.track_running_stats:
             raise BatchCouplingError(
-                f"{where} uses batch statistics, so a sample's loss depends on its batch and there is no "
+                f"{_where(module, model)} uses batch statistics, so a sample's loss depends on its batch and there is no "
                 "per-sample gradient; call model.eval() (with track_running_stats=True) or use GroupNorm"
             )
-        rate = module.p if isinstance(module, _DropoutNd) else 0.0
-        if isinstance(module, (nn.MultiheadAttention, nn.RNNBase)):
-            rate = module.dropout
-        if module.training and rate > 0:
-            raise BatchCouplingError(
-                f"{where} drops units at random (p = {rate:g}): the loss is not a function of θ; call "
-                "model.eval() or set p = 0"
-            )
+        return
+    rate = module.p if isinstance(module, _DropoutNd) else module.dropout
+    if module.training and rate > 0:  # type: ignore[operator]
+        raise BatchCouplingError(
+            f"{_where(module, model)} drops units at random (p = {rate:g}): the loss is not a function of θ; call "
+            "model.eval() or set p = 0"
+        )
+
+
+def _where(module: nn.Module, model: nn.Module) -> str:
+    name = next(name for name, each in model.named_modules() if each is module)
+    return f"{type(module).__name__} '{name}'" if name else type(module).__name__
 
 
 @contextlib.contextmanager
@@ -402,15 +567,3 @@ def mapping() -> Iterator[None]:
         warnings.filterwarnings("error", message=".*performance drop because we have not yet implemented")
         warnings.filterwarnings("ignore", message="An output with one or more elements was resized")
         yield
-
-
-@contextlib.contextmanager
-def _twice_differentiable_attention() -> Iterator[None]:
-    """Attention without its fused kernels, which have neither second nor forward-mode derivatives."""
-    fastpath = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fastpath)

@@ -8,13 +8,15 @@ is the derivative of the gradient. Everything streams over chunks of samples siz
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
+from noisescape.capabilities import agrees, maps_cotangents, pushes_forward, pushes_through_gradient
+from noisescape.contract import LARGEST_COPY, check_company, in_float64, shaken
 from noisescape.differentiation import column_blocks, edge_of, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
 from noisescape.factored_gradients import FactoredGradients
@@ -56,9 +58,13 @@ class PerSampleLosses:
         parameters: Callable[[], Tensor],
         memory_budget: int,
         chunk_size: int | None,
+        tried: Sequence[Batch],
     ) -> None:
+        """``tried``: batches of a few unlike samples, on which decisions are made."""
         self._function = function
         self._samples = samples
+        self._tried = list(tried)
+        self._largest_tried = max(batch.size for batch in tried)
         self._parameters = parameters
         self.memory_budget = memory_budget
         self._chunk_size = check_positive("chunk_size", chunk_size)
@@ -104,8 +110,9 @@ class PerSampleLosses:
     def unchecked_losses(self, theta: Tensor) -> Tensor:
         """:meth:`losses` without the check: non-finite values pass through."""
         self._check_theta(theta)
-        with torch.no_grad():
-            parts = [self._function.losses(theta, batch) for batch in self._batches(passes=_copies(theta))]
+        if self._goes_row_by_row(theta):
+            return torch.stack([self.unchecked_losses(row) for row in theta])
+        parts = [self._function.values(theta, batch) for batch in self._batches(passes=_copies(theta))]
         return torch.cat(parts, dim=-1)
 
     def loss(self, theta: Tensor) -> Tensor:
@@ -118,10 +125,12 @@ class PerSampleLosses:
     def gradient(self, theta: Tensor) -> Tensor:
         """∇L(θ) = Gᵀ1/N: (D,) → (D,), or (R, D) → (R, D). Non-finite values pass through."""
         self._check_theta(theta)
+        if self._goes_row_by_row(theta):
+            return torch.stack([self.gradient(row) for row in theta])
 
         def part(batch: Batch) -> Tensor:
             leaf = theta.detach().requires_grad_()
-            return torch.autograd.grad(self._share(leaf, batch=batch), leaf, materialize_grads=True)[0]
+            return self._gradient_of(self._share(leaf, batch=batch), leaf)
 
         return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta)))
 
@@ -141,15 +150,17 @@ class PerSampleLosses:
         expected = (self.sample_count,) if not block else (self.sample_count, weights.shape[-1])
         if weights.shape[-1 if not block else 0] != self.sample_count or weights.ndim > 2:
             raise ValueError(f"weights must have shape {expected}, not {tuple(weights.shape)}")
+        if self._goes_row_by_row(theta):
+            each = weights if weights.ndim == 2 else weights.expand(len(theta), -1)
+            return torch.stack([self.weighted_gradient(*pair) for pair in zip(theta, each, strict=True)])
 
         def part(batch: Batch) -> Tensor:
             leaf = theta.detach().requires_grad_()
             losses = self._function.losses(leaf, batch)
             if block:
                 columns = weights[batch.span].split(self._columns_at_once(batch.size), dim=1)
-                return _joined([pull_back(losses, leaf, some.mT).mT for some in columns])
-            weighted = (losses * weights[..., batch.span]).sum()
-            return torch.autograd.grad(weighted, leaf, materialize_grads=True)[0]
+                return _joined([self._pull_back(losses, leaf, some.mT, leaf).mT for some in columns])
+            return self._gradient_of((losses * weights[..., batch.span]).sum(), leaf)
 
         columns = weights.shape[1] if block else 1
         return _sum(part(batch) for batch in self._batches(passes=2 * _copies(theta), columns=columns))
@@ -172,13 +183,28 @@ class PerSampleLosses:
                 f"indices must have shape (B,), or (R, B) with replicas θ (R, {self.dimension}); they are "
                 f"{tuple(indices.shape)} with θ {tuple(theta.shape)}"
             )
-        leaf = theta.detach().requires_grad_()
-        inputs, targets = self._samples.take(indices)
-        losses = self._function.losses(
-            leaf, Batch(inputs, targets, 0, indices.shape[-1]), data_per_replica=indices.ndim == 2
-        )
-        (part,) = torch.autograd.grad(losses.mean(-1).sum(), leaf, materialize_grads=True)
-        return part
+        own = indices.ndim == 2
+        if self._goes_row_by_row(theta) or (own and not isinstance(self._samples, TensorSamples)):
+            rows = indices if own else indices.expand(len(theta), -1)
+            return torch.stack([self.minibatch_gradient(*pair) for pair in zip(theta, rows, strict=True)])
+        size = self.chunk_size(passes=2 * _copies(theta))
+
+        def part(batch: Batch) -> Tensor:
+            leaf = theta.detach().requires_grad_()
+            losses = self._function.losses(leaf, batch, data_per_replica=own)
+            return self._gradient_of(losses.sum() / indices.shape[-1], leaf)
+
+        return _sum(part(batch) for batch in self._chosen_batches(indices, size))
+
+    def _chosen_batches(self, indices: Tensor, size: int) -> Iterator[Batch]:
+        """The samples at ``indices``, (n,) or (R, n), at most so many at a time."""
+        if isinstance(self._samples, TensorSamples):
+            for some in indices.split(size, dim=-1):
+                inputs, targets = self._samples.take(some)
+                yield Batch(inputs, targets, 0, some.shape[-1])
+        else:
+            for _, group in self._samples.chosen(indices):
+                yield from group.batches(size)
 
     def directional_derivatives(self, theta: Tensor, directions: Tensor) -> Tensor:
         """Gv, the derivative of every sample's loss along v, by forward-mode differentiation.
@@ -192,6 +218,9 @@ class PerSampleLosses:
         """
         self._check_theta(theta)
         self._check_block(theta, directions)
+        if self._goes_row_by_row(theta):
+            pairs = zip(theta, directions, strict=True)
+            return torch.stack([self.directional_derivatives(*pair) for pair in pairs])
         parts = []
         for batch in self._batches(passes=2 * _copies(theta), columns=_columns(theta, directions)):
 
@@ -220,11 +249,14 @@ class PerSampleLosses:
                 f"{rows} per-sample gradients of length {self.dimension} take {needed / 2**30:.1f} GiB; iterate "
                 "over per_sample_gradient_chunks instead, or raise memory_budget"
             )
+        self._choose_layers()
         if indices is not None:
-            inputs, targets = self._samples.take(indices)
-            chosen = TensorSamples(inputs, targets)
             size = self._gradient_rows(_copies(theta))
-            return torch.cat([self._function.gradients(theta, batch) for batch in chosen.batches(size)], dim=-2)
+            found = theta.new_empty(*theta.shape[:-1], len(indices), self.dimension)
+            for places, group in self._samples.chosen(indices):
+                rows = [self._function.gradients(theta, batch) for batch in group.batches(size)]
+                found[..., places.to(self.device), :] = torch.cat(rows, dim=-2)
+            return found
         if isinstance(self._function, ModelLoss) and theta.ndim == 1:
             return self.factored_gradients(theta).rows()
         return torch.cat(list(self.per_sample_gradient_chunks(theta)), dim=-2)
@@ -236,6 +268,7 @@ class PerSampleLosses:
     def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
         """G in consecutive blocks of rows, each within the memory budget."""
         self._check_theta(theta)
+        self._choose_layers()
         for batch in self._samples.batches(self._gradient_rows(_copies(theta))):
             yield self._function.gradients(theta, batch)
 
@@ -270,7 +303,9 @@ class PerSampleLosses:
 
         def slope(leaf: Tensor, batch: Batch) -> Tensor | GradientEdge:
             share = self._share(leaf, batch=batch)
-            return edge_of(torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)[0])
+            with self._function.held(leaf):
+                found = torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)[0]
+            return edge_of(found)
 
         for batch in self._batches(passes=HESSIAN_PASSES * _copies(theta)):
             leaf = theta.detach().requires_grad_()
@@ -287,6 +322,8 @@ class PerSampleLosses:
             As ``directions``. For several products at one θ, :meth:`hessian` keeps the first pass.
         """
         self._check_block(theta, directions)
+        if self._goes_row_by_row(theta):
+            return torch.stack([self.hessian_product(*pair) for pair in zip(theta, directions, strict=True)])
         return self.bend(self.gradient_graphs(theta), directions)
 
     def bend(self, graphs: Iterable[GradientGraph], directions: Tensor) -> Tensor:
@@ -295,13 +332,24 @@ class PerSampleLosses:
         def part(graph: GradientGraph) -> Tensor:
             leaf, slope = graph
             if directions.ndim == leaf.ndim:
-                return pull_back(slope, leaf, directions)
+                return self._pull_back(slope, leaf, directions, leaf)
             if self.device.type == "cpu" and self._weighs_on_parameters():  # one alone keeps it busy
-                return torch.stack([pull_back(slope, leaf, column) for column in directions.T], dim=1)
+                return torch.stack([self._pull_back(slope, leaf, column, leaf) for column in directions.T], dim=1)
             columns = self._columns_at_once(self.chunk_size(passes=HESSIAN_PASSES))
-            return _joined([pull_back(slope, leaf, some.mT).mT for some in directions.split(columns, dim=1)])
+            return _joined(
+                [self._pull_back(slope, leaf, some.mT, leaf).mT for some in directions.split(columns, dim=1)]
+            )
 
-        return _sum(map(part, graphs))
+        try:
+            return _sum(map(part, graphs))
+        except RuntimeError as error:
+            if not _lacks_second_derivative(error):
+                raise
+            raise RuntimeError(
+                f"an operation of the model has no second derivative ({str(error).splitlines()[0][:200]}); give it a "
+                "twice differentiable backward pass, or take products by finite differences of the gradient, with a "
+                "stated error: risk.finite_difference_hessian(theta)"
+            ) from error
 
     def gradient_derivatives(self, theta: Tensor, directions: Tensor) -> Tensor:
         """Hv for the columns of a block, by pushing it forward through the gradient.
@@ -331,38 +379,129 @@ class PerSampleLosses:
         return self._function.losses(point, batch).sum() / self.sample_count
 
     @functools.cached_property
-    @torch.enable_grad()
     def pushes_gradients(self) -> bool:
         """Whether forward mode goes through the gradient, and agrees with two reverse passes.
 
-        Decided once, on one sample at the module's own parameters. Closed forms do without.
+        Closed forms do without.
         """
         if not isinstance(self._function, ModelLoss):
             return False
-        batch = self._probe_batch(1)
-        theta = self.parameters()
-        generator = torch.Generator(self.device).manual_seed(0)
-        directions = torch.randn(self.dimension, 2, generator=generator, dtype=self.dtype, device=self.device)
-        leaf = theta.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(
-            self._share(leaf, batch=batch), leaf, create_graph=True, materialize_grads=True
-        )
-        expected = pull_back(slope, leaf, directions.mT).mT
-        try:
-            with mapping():
-                found = push_forward(grad(functools.partial(self._share, batch=batch)), theta, directions)
-        except (NotImplementedError, RuntimeError, UserWarning):
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            def total(point: Tensor) -> Tensor:
+                return function.losses(point, batch).sum()
+
+            def values(point: Tensor) -> Tensor:
+                return function.losses(point, batch)
+
+            with mapping(), function.held(theta):
+                return pushes_through_gradient(total, grad(total), values, theta, function.tolerance)
+
+        return self._tried_out(holds)
+
+    @functools.cached_property
+    def maps_cotangents(self) -> bool:
+        """Whether several reverse passes can be mapped together, and give what they give one by one."""
+        if not isinstance(self._function, ModelLoss):
+            return True
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            def values(point: Tensor) -> Tensor:
+                return function.losses(point, batch)
+
+            with mapping(), function.held(theta):
+                return maps_cotangents(lambda point: values(point).sum(), values, theta, function.tolerance)
+
+        return self._tried_out(holds)
+
+    @functools.cached_property
+    def maps_replicas(self) -> bool:
+        """Whether the model can be mapped over parameter vectors, and gives each what it gives alone."""
+        if not isinstance(self._function, ModelLoss):
+            return True
+        if self._function.needs_graph:
             return False
-        tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
-        error, size = torch.linalg.vector_norm(found - expected), torch.linalg.vector_norm(expected)
-        return bool(error <= tolerance * (size + 1e-12))
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            def gradients(points: Tensor) -> tuple[Tensor, Tensor]:
+                with torch.enable_grad():
+                    leaf = points.detach().requires_grad_()
+                    losses = function.losses(leaf, batch)
+                    with function.held(leaf):
+                        return losses.detach(), torch.autograd.grad(losses.sum(), leaf, materialize_grads=True)[0]
+
+            both = torch.stack([theta, 2 * theta - self.parameters().to(theta)])
+            try:
+                found = gradients(both)
+            except Exception:  # an operation unknown to vmap says so in many ways
+                return False
+            wanted = [gradients(point) for point in both]
+            return all(
+                agrees(found[part][row], wanted[row][part], function.tolerance)
+                for part in range(2)
+                for row in range(2)
+            )
+
+        return self._tried_out(holds)
+
+    def _goes_row_by_row(self, theta: Tensor) -> bool:
+        return theta.ndim == 2 and not self.maps_replicas
+
+    def _tried_out(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
+        """Whether something holds on all batches tried, near the module's own parameters: also in float64, if it can be.
+
+        In float64, two ways that differ cannot pass for rounding.
+        """
+        theta = self._trial_point()
+        if not all(holds(self._function, theta, batch) for batch in self._tried):
+            return False
+        small = self.dimension * torch.float64.itemsize * 8 <= LARGEST_COPY
+        if not isinstance(self._function, ModelLoss) or self.dtype == torch.float64 or not small:
+            return True
+        for batch in self._tried:
+            precise, wide = in_float64(self._function, batch)
+            try:
+                precise.values(theta.double(), wide)
+            except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
+                return True
+            if not holds(precise, theta.double(), wide):
+                return False
+        return True
+
+    def _trial_point(self) -> Tensor:
+        """Near the module's own parameters, but where none is zero."""
+        theta = self.parameters()
+        moved = shaken(self._function, theta)
+        finite = all(bool(torch.isfinite(self._function.values(moved, batch)).all()) for batch in self._tried)
+        return moved if finite else theta
+
+    def _choose_layers(self) -> None:
+        if isinstance(self._function, ModelLoss) and not self._function.gradients_chosen:
+            self._function.choose_layers(self._trial_point(), self._tried)
+
+    def _gradient_of(self, value: Tensor, leaf: Tensor) -> Tensor:
+        with self._function.held(leaf):
+            return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
+
+    def _pull_back(
+        self, values: Tensor | GradientEdge, inputs: Tensor, cotangents: Tensor, theta: Tensor
+    ) -> Tensor:
+        """As :func:`pull_back`, through a graph of the function at θ."""
+        single = cotangents.ndim == (values if isinstance(values, Tensor) else inputs).ndim
+        with self._function.held(theta):
+            if single or self.maps_cotangents:
+                return pull_back(values, inputs, cotangents)
+            return torch.stack([pull_back(values, inputs, each) for each in cotangents])
 
     def dense_hessian(self, theta: Tensor) -> Tensor:
         """H formed column by column from one graph: (D,) → (D, D), or (R, D) → (R, D, D). For small D."""
+        if self._goes_row_by_row(theta):
+            return torch.stack([self.dense_hessian(row) for row in theta])
         axes = torch.eye(self.dimension, dtype=self.dtype, device=self.device)
         total = theta.new_zeros(*theta.shape, self.dimension)
         for leaf, slope in self.gradient_graphs(theta):
-            total += torch.stack([pull_back(slope, leaf, axis.expand_as(theta)) for axis in axes], dim=-1)
+            columns = [self._pull_back(slope, leaf, axis.expand_as(theta), leaf) for axis in axes]
+            total += torch.stack(columns, dim=-1)
         return (total + total.mT) / 2
 
     @torch.enable_grad()
@@ -371,7 +510,7 @@ class PerSampleLosses:
 
         ``directions`` is (D,) or (D, K); so is the result.
         """
-        model_loss = self._model_loss("the Gauss–Newton matrix")
+        model_loss = self._gauss_newton_loss()
         self._check_theta(theta, replicas=False)
         self._check_block(theta, directions)
         total = torch.zeros_like(directions)
@@ -386,20 +525,21 @@ class PerSampleLosses:
                 leaf = theta.detach().requires_grad_()
                 predicted = outputs(leaf)
                 at = predicted.detach().requires_grad_()
-                summed = model_loss.losses_of_outputs(at, batch.targets).sum() / self.sample_count
+                summed = model_loss.losses_of_outputs(theta, at, batch.targets).sum() / self.sample_count
                 (slope,) = torch.autograd.grad(summed, at, create_graph=True)
                 if block.ndim == 1:
-                    parts.append(pull_back(predicted, leaf, pull_back(slope, at, pushed)))
+                    curved = self._pull_back(slope, at, pushed, theta)
+                    parts.append(self._pull_back(predicted, leaf, curved, theta))
                 else:
-                    curved = pull_back(slope, at, pushed.movedim(-1, 0))
-                    parts.append(pull_back(predicted, leaf, curved).mT)
+                    curved = self._pull_back(slope, at, pushed.movedim(-1, 0), theta)
+                    parts.append(self._pull_back(predicted, leaf, curved, theta).mT)
             total += _joined(parts)
         return total
 
     @torch.enable_grad()
     def gauss_newton_forms(self, theta: Tensor, directions: Tensor) -> Tensor:
         """(1/N) Σ_n (J_nv)ᵀ (∇²_f ℓ_n) (J_nv) for each column of a block: (D, K) → (K,)."""
-        model_loss = self._model_loss("the Gauss–Newton matrix")
+        model_loss = self._gauss_newton_loss()
         self._check_theta(theta, replicas=False)
         self._check_block(theta, directions)
         total = directions.new_zeros(directions.shape[1])
@@ -408,34 +548,32 @@ class PerSampleLosses:
             def outputs(point: Tensor, batch: Batch = batch) -> Tensor:
                 return tensor_outputs(model_loss.outputs(point, batch.inputs))
 
-            with torch.no_grad():
-                at = outputs(theta)
-            at.requires_grad_()
-            summed = model_loss.losses_of_outputs(at, batch.targets).sum() / self.sample_count
+            at = tensor_outputs(model_loss.output_values(theta, batch.inputs)).requires_grad_()
+            summed = model_loss.losses_of_outputs(theta, at, batch.targets).sum() / self.sample_count
             (slope,) = torch.autograd.grad(summed, at, create_graph=True)
             parts = []
             for block in column_blocks(directions, self._columns_at_once(batch.size), theta):
                 pushed = self._push_forward(outputs, theta, block, batch.size).movedim(-1, 0)
-                parts.append((pushed * pull_back(slope, at, pushed)).flatten(1).sum(1))
+                parts.append((pushed * self._pull_back(slope, at, pushed, theta)).flatten(1).sum(1))
             total += torch.cat(parts)
         return total
 
     @torch.enable_grad()
     def gauss_newton_draws(self, theta: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
         """``count`` draws of N(0, GGN), as rows (count, D): Jᵀ(∇²_f ℓ)^{1/2} z/√N, one backward pass each."""
-        model_loss = self._model_loss("the Gauss–Newton matrix")
+        model_loss = self._gauss_newton_loss()
         self._check_theta(theta, replicas=False)
         total = theta.new_zeros(count, self.dimension)
         for batch in self._batches(passes=4, columns=count):
             leaf = theta.detach().requires_grad_()
             predicted = tensor_outputs(model_loss.outputs(leaf, batch.inputs))
-            root = model_loss.output_hessian_root(predicted.detach(), batch)
+            root = model_loss.output_hessian_root(theta, predicted.detach(), batch)
             noise = torch.randn(
                 count, *root.shape[:2], 1, generator=generator, dtype=self.dtype, device=self.device
             )
             cotangents = (root @ noise).reshape(count, *predicted.shape) / self.sample_count**0.5
             at_once = cotangents.split(self._columns_at_once(batch.size))
-            total += torch.cat([pull_back(predicted, leaf, some) for some in at_once])
+            total += torch.cat([self._pull_back(predicted, leaf, some, theta) for some in at_once])
         return total
 
     # ------------------------------------------------------------------ how it is evaluated
@@ -445,54 +583,57 @@ class PerSampleLosses:
     ) -> Tensor:
         """Derivatives of ``function`` along the directions; columns of a block stay last."""
         forward = push_forward if self.forward_mode else push_forward_by_reverse
-        parts = [
-            forward(function, theta, block)
-            for block in column_blocks(directions, self._columns_at_once(samples), theta)
-        ]
+        with self._function.held(theta):
+            parts = [
+                forward(function, theta, block)
+                for block in column_blocks(directions, self._columns_at_once(samples), theta)
+            ]
         return _joined(parts)
 
     @functools.cached_property
-    @torch.enable_grad()
     def forward_mode(self) -> bool:
-        """Whether the losses have forward-mode derivatives, and those agree with reverse mode.
-
-        Decided once, on one sample at the module's own parameters.
-        """
+        """Whether the losses have forward-mode derivatives, and those agree with reverse mode."""
         if isinstance(self._function, ClosedForm) and not self._function.probes_single:
             return False
-        batch = self._probe_batch(1)
-        theta = self.parameters()
 
-        def loss(point: Tensor) -> Tensor:
-            return self._function.losses(point, batch).sum()
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            with mapping(), function.held(theta):
+                return pushes_forward(lambda point: function.losses(point, batch), theta, function.tolerance)
 
-        leaf = theta.detach().requires_grad_()
-        (slope,) = torch.autograd.grad(loss(leaf), leaf, materialize_grads=True)
-        # drawn only now, for it may be large
-        generator = torch.Generator(self.device).manual_seed(0)
-        direction = torch.randn(self.dimension, generator=generator, dtype=self.dtype, device=self.device)
-        direction /= torch.linalg.vector_norm(direction)
-        try:
-            forward = push_forward(loss, theta, direction)
-        except (NotImplementedError, RuntimeError):
-            return False
-        tolerance = 1e-6 if self.dtype == torch.float64 else 1e-3
-        return bool((forward - slope @ direction).abs() <= tolerance * (torch.linalg.vector_norm(slope) + 1e-12))
+        return self._tried_out(holds)
 
     @functools.cached_property
     def pushes_outputs(self) -> bool:
         """Whether there is a Gauss–Newton matrix, and forward mode for its quadratic forms."""
-        if not isinstance(self._function, ModelLoss) or not self.forward_mode:
+        if not isinstance(self._function, ModelLoss) or not self.forward_mode or self._loss_reads_parameters:
             return False
-        with torch.no_grad():
-            return isinstance(self._function.outputs(self.parameters(), self._probe_batch(1).inputs), Tensor)
+        return isinstance(self._function.output_values(self.parameters(), self._tried[0].inputs), Tensor)
 
-    def _probe_batch(self, size: int) -> Batch:
-        return next(self._samples.batches(self.sample_count if self._function.broadcasts else size))
+    @functools.cached_property
+    def _loss_reads_parameters(self) -> bool:
+        assert isinstance(self._function, ModelLoss)
+        return self._function.loss_reads_parameters(self.parameters(), self._tried[0])
+
+    def _gauss_newton_loss(self) -> ModelLoss:
+        """The model and loss, refused where the loss has parameters outside the outputs."""
+        model_loss = self._model_loss("the Gauss–Newton matrix")
+        if isinstance(model_loss.output_values(self.parameters(), self._tried[0].inputs), Tensor):
+            if self._loss_reads_parameters:
+                raise ValueError(
+                    "the loss reads the model's parameters itself (weight decay, an output layer of its own), so it is no "
+                    "function of the outputs alone and has no Gauss–Newton matrix; move that part into the model's "
+                    "forward, or use the Hessian"
+                )
+        return model_loss
 
     def _batches(self, *, passes: int, columns: int = 1) -> Iterator[Batch]:
-        """Chunks of the data, as :meth:`chunk_size`."""
-        return self._samples.batches(self.chunk_size(passes=passes, columns=columns))
+        """Chunks of the data, as :meth:`chunk_size`; the first that is larger than what was tried is tried, too."""
+        for batch in self._samples.batches(self.chunk_size(passes=passes, columns=columns)):
+            if batch.size > self._largest_tried and isinstance(self._function, ModelLoss):
+                self._largest_tried = self.sample_count
+                theta = self.parameters()
+                check_company(self._function, theta, batch, self._function.values(theta, batch))
+            yield batch
 
     def chunk_size(self, *, passes: int = 2, columns: int = 1) -> int:
         """How many samples are evaluated together within the memory budget; fewer on a CPU where that is faster.
@@ -544,7 +685,8 @@ class PerSampleLosses:
         """Numbers that a sample's gradient takes in :meth:`factored_gradients`."""
         if not isinstance(self._function, ModelLoss):
             return self.dimension
-        return self._function.gradient_width(self.parameters(), self._probe_batch(1))
+        self._choose_layers()
+        return self._function.gradient_width
 
     def _columns_at_once(self, samples: int) -> int:
         """How many directions are differentiated along together within the memory budget."""
@@ -558,7 +700,7 @@ class PerSampleLosses:
     @functools.cached_property
     def bytes_per_sample(self) -> int:
         """Memory one sample's forward pass keeps for the backward pass."""
-        return self._function.bytes_per_sample(self._probe_batch(2))
+        return max(self._function.bytes_per_sample(_first(batch, 2)) for batch in self._tried)
 
     def _model_loss(self, purpose: str) -> ModelLoss:
         if not isinstance(self._function, ModelLoss):
@@ -608,6 +750,24 @@ def _require_finite(values: Tensor) -> None:
             f"{position} ({float(values[position])}); check that sample for NaN inputs or unseen targets, or "
             "whether training diverged (smaller learning rate)"
         )
+
+
+def _lacks_second_derivative(error: RuntimeError) -> bool:
+    text = str(error)
+    return any(
+        part in text
+        for part in (
+            "once_differentiable",
+            "differentiate twice",
+            "is not implemented",
+            "derivative for",
+            "double backward",
+        )
+    )
+
+
+def _first(batch: Batch, count: int) -> Batch:
+    return TensorSamples(batch.inputs, batch.targets).between(0, min(count, batch.size))
 
 
 def check_positive(name: str, value: int | None) -> int | None:

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
+import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from noisescape import curvature
+from noisescape.contract import check_contract
+from noisescape.criterion import Loss, Normalisation, NormalisationWarning
+from noisescape.errors import BatchCouplingError
 from noisescape.function_loss import ClosedForm, LossVector, SampleLoss
 from noisescape.gradient_noise import EmpiricalFisher, NoiseCovariance
 from noisescape.linops import SymmetricOperator
-from noisescape.model_loss import Loss, ModelLoss, logits
+from noisescape.model_loss import ModelLoss, head, logits
 from noisescape.per_sample_losses import PerSampleLosses, check_positive
-from noisescape.samples import Samples, TensorSamples, open_samples
+from noisescape.probes import probe_batches
+from noisescape.randomness import Generators
+from noisescape.samples import Batch, Samples, StreamedSamples, TensorSamples, readings
+from noisescape.trees import map_tensors
 
 DEFAULT_MEMORY_BUDGET = 2**30
 """Bytes that temporaries of one evaluation may take, unless the caller says otherwise."""
+TRIED = 64
+TRIED_BYTES = 2**28
+"""Samples that the model is tried on, and bytes their evaluation may take; two are tried whatever they take."""
+CHUNK_OF_TARGETS = 4096
+HALF = (torch.float16, torch.bfloat16)
 
 Metric = Callable[[Any, Any], Tensor]
 
@@ -57,6 +70,7 @@ class EmpiricalRisk(PerSampleLosses):
     """
 
     _last_copy: weakref.ref[Tensor] | None = None
+    _single: EmpiricalRisk | None = None
 
     def __init__(
         self,
@@ -64,17 +78,46 @@ class EmpiricalRisk(PerSampleLosses):
         loss: Loss | nn.Module,
         data: Any,
         *,
+        normalisation: Normalisation = "criterion",
         memory_budget: int | None = None,
         chunk_size: int | None = None,
     ) -> None:
         budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
-        model_loss = ModelLoss(model, loss)
-        samples = open_samples(data, device=model_loss.device, memory_budget=budget)
-        self._assemble(model_loss, samples, model_loss.flat_parameters, budget, chunk_size)
-        probe = self._probe_batch(2)
-        one = TensorSamples(probe.inputs, probe.targets).between(0, 1)
-        theta = self.parameters()
-        model_loss.check(theta, probe.inputs, probe.targets, (one.inputs, one.targets), probe.size)
+        model_loss = ModelLoss(model, loss, normalisation)
+        self._open(model_loss, data, model_loss.flat_parameters, budget, check_positive("chunk_size", chunk_size))
+
+    def _open(
+        self,
+        model_loss: ModelLoss,
+        data: Any,
+        parameters: Callable[[], Tensor],
+        budget: int,
+        chunk_size: int | None,
+    ) -> None:
+        """Read the data, in the way that fits the model and its loss, once that has been tried."""
+        accepted: list[tuple[Samples, list[Batch]]] = []
+        errors: list[Exception] = []
+        for samples in readings(data, device=model_loss.device, memory_budget=budget):
+            try:
+                tried = _unlike_samples(model_loss, samples, chunk_size)
+                check_contract(model_loss, parameters(), tried, _whole(samples))
+                accepted.append((samples, tried))
+            except (ValueError, TypeError, RuntimeError, IndexError) as error:
+                if isinstance(error, BatchCouplingError) and not accepted:
+                    raise
+                errors.append(error)
+        if not accepted:
+            raise errors[0]
+        samples, tried = accepted[0]
+        if len(accepted) > 1:
+            warnings.warn(
+                f"the list of {len(data)} pairs may hold batches or single samples; it is read as batches, of "
+                f"{samples.count} samples in all. Pass stacked tensors, a DataLoader or a Dataset to leave no doubt",
+                UserWarning,
+                stacklevel=3,
+            )
+        self._assemble(_normalised(model_loss, samples), samples, parameters, budget, chunk_size, tried)
+        self._function.check_reduction(self.parameters(), tried[0])  # type: ignore[union-attr]
 
     @classmethod
     def from_losses(
@@ -131,7 +174,8 @@ class EmpiricalRisk(PerSampleLosses):
         risk = cls.__new__(cls)
         # a vector of losses comes whole; sample by sample, the budget decides
         chunk_size = samples.count if isinstance(function, LossVector) else None
-        risk._assemble(function, samples, function.flat_parameters, budget, chunk_size)
+        tried = [samples.between(0, samples.count)]
+        risk._assemble(function, samples, function.flat_parameters, budget, chunk_size, tried)
         return risk
 
     # ------------------------------------------------------------------ what it is made of
@@ -149,10 +193,11 @@ class EmpiricalRisk(PerSampleLosses):
         return {name: tensor.clone() for name, tensor in model_loss.named(theta).items()}
 
     def with_data(self, data: Any) -> EmpiricalRisk:
-        """The same model and loss on other data: a test set, say."""
-        model_loss = self._model_loss("other data")
-        samples = open_samples(data, device=self.device, memory_budget=self.memory_budget)
-        return self._like(model_loss, samples, self._parameters)
+        """The same model and loss on other data: a test set, say. Checked as at construction, with the same errors."""
+        other = type(self).__new__(type(self))
+        model_loss = self._model_loss("other data").afresh()
+        other._open(model_loss, data, self._parameters, self.memory_budget, self._chunk_size)
+        return other
 
     def to(self, target: torch.dtype | torch.device | str) -> EmpiricalRisk:
         """The same risk in another floating-point dtype or on another device."""
@@ -163,13 +208,34 @@ class EmpiricalRisk(PerSampleLosses):
         def convert(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
-        parameters = self._parameters
-        return self._like(model_loss.cast(dtype, device), self._samples.map(convert), lambda: convert(parameters()))
+        def converted(batch: Batch) -> Batch:
+            both = map_tensors(convert, (batch.inputs, batch.targets))
+            return Batch(*both, batch.start, batch.size)
 
-    def _like(self, model_loss: ModelLoss, samples: Samples, parameters: Callable[[], Tensor]) -> EmpiricalRisk:
+        parameters = self._parameters
+        return self._like(
+            model_loss.cast(dtype, device),
+            self._samples.map(convert),
+            lambda: convert(parameters()),
+            [converted(batch) for batch in self._tried],
+        )
+
+    def _like(
+        self, model_loss: ModelLoss, samples: Samples, parameters: Callable[[], Tensor], tried: list[Batch]
+    ) -> EmpiricalRisk:
         other = type(self).__new__(type(self))
-        other._assemble(model_loss, samples, parameters, self.memory_budget, self._chunk_size)
+        other._assemble(model_loss, samples, parameters, self.memory_budget, self._chunk_size, tried)
         return other
+
+    def fingerprint(self) -> str:
+        """A checksum of what the risk is made of besides θ: data, frozen tensors, names, shapes, kinds.
+
+        Two risks of one fingerprint may still differ in code: compare a loss as well.
+        """
+        state = xxhash.xxh3_64(self._samples.digest().encode())
+        state.update(f"{self.dimension} {self.dtype} {self.sample_count}".encode())
+        state.update(self._function.fingerprint().encode())
+        return state.hexdigest()
 
     # ------------------------------------------------------------------ metrics of a model's outputs
 
@@ -177,38 +243,72 @@ class EmpiricalRisk(PerSampleLosses):
         """Mean over samples of ``metric(outputs, targets)``, which returns one value a sample, (n,).
 
         (D,) → (), or (R, D) → (R,).
+
+        Raises:
+            ValueError: the metric's values are not one a sample.
         """
         self._check_theta(theta)
         if theta.ndim == 2:
             return torch.stack([self.metric(row, metric) for row in theta])
         model_loss = self._model_loss("a metric of outputs")
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        with torch.no_grad():
-            for batch in self._batches(passes=1):
-                values = metric(model_loss.outputs(theta, batch.inputs), batch.targets)
-                if values.shape[:1] != (batch.size,):
-                    raise ValueError(
-                        f"the metric of {batch.size} samples has shape {tuple(values.shape)}; it must return "
-                        f"one value a sample, ({batch.size},)"
-                    )
-                total += values.double().sum() / values[0].numel()
+        for batch in self._batches(passes=1):
+            values = metric(model_loss.output_values(theta, batch.inputs), batch.targets)
+            if not isinstance(values, Tensor) or values.shape != (batch.size,):
+                found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                raise ValueError(
+                    f"the metric of {batch.size} samples has shape {found}; it must return one value a sample, "
+                    f"({batch.size},): compare outputs with targets of the same shape, and average what a sample has "
+                    "several of"
+                )
+            total += values.detach().double().sum()
         return (total / self.sample_count).to(self.dtype)
 
     def accuracy(self, theta: Tensor) -> Tensor:
-        """Fraction of samples whose largest output is at the target class: (D,) → (), (R, D) → (R,)."""
-        return self.metric(theta, correct)
+        """Share of targets that are predicted: (D,) → (), (R, D) → (R,).
+
+        The largest output names the class; of binary cross-entropy, each output is a label of its own. Targets that the
+        loss ignores (``ignore_index``) do not count.
+
+        Raises:
+            ValueError: outputs and targets that cannot be compared so.
+        """
+        self._check_theta(theta)
+        if theta.ndim == 2:
+            return torch.stack([self.accuracy(row) for row in theta])
+        model_loss = self._model_loss("accuracy")
+        right = counted = 0
+        for batch in self._batches(passes=1):
+            outputs = logits(model_loss.output_values(theta, batch.inputs))
+            correct, present = model_loss.criterion.correct(outputs, batch.targets)
+            right += int((correct & present).sum())
+            counted += int(present.sum())
+        return torch.tensor(right / counted if counted else torch.nan, dtype=self.dtype, device=self.device)
 
     # ------------------------------------------------------------------ operators
 
     def hessian(self, theta: Tensor) -> SymmetricOperator:
         """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two."""
-        self._check_theta(theta, replicas=False)
-        return curvature.Hessian(self, self._own(theta))
+        risk, theta = self._for_operators(theta)
+        return curvature.Hessian(risk, risk._own(theta))
+
+    def finite_difference_hessian(self, theta: Tensor, *, step: float | None = None) -> curvature.DifferenceHessian:
+        """H by central differences of the gradient, for models without second derivatives: two gradients a product.
+
+        Hv ≈ (∇L(θ + hv̂) − ∇L(θ − hv̂))·‖v‖/(2h). Its ``relative_error`` says how far products are off; see
+        :class:`~noisescape.curvature.DifferenceHessian`.
+
+        Args:
+            theta: (D,).
+            step: h; by default what balances truncation and rounding.
+        """
+        risk, theta = self._for_operators(theta)
+        return curvature.DifferenceHessian(risk, risk._own(theta), step=step)
 
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
-        self._check_theta(theta, replicas=False)
-        return curvature.GaussNewton(self, self._own(theta))
+        risk, theta = self._for_operators(theta)
+        return curvature.GaussNewton(risk, risk._own(theta))
 
     def fisher(
         self,
@@ -232,32 +332,47 @@ class EmpiricalRisk(PerSampleLosses):
         Raises:
             ValueError: an unrecognised loss and no ``sample_targets``.
         """
-        self._check_theta(theta, replicas=False)
-        model_loss = self._model_loss("the Fisher information")
+        risk, theta = self._for_operators(theta)
+        model_loss = risk._model_loss("the Fisher information")
         if sample_targets is None:
-            if not curvature.is_exponential_family(model_loss.loss):
+            if not model_loss.criterion.is_exponential_family():
                 raise ValueError(
                     "the Fisher information needs the model's predictive distribution, which is known for "
                     "softmax and binary cross-entropy and squared loss only; pass sample_targets=(outputs, "
                     "generator) -> targets to estimate it by sampling"
                 )
-            return curvature.GaussNewton(self, self._own(theta), name="Fisher")
+            return curvature.GaussNewton(risk, risk._own(theta), name="Fisher")
         if draws < 1:
             raise ValueError(f"draws must be at least 1, not {draws}")
-        if not isinstance(self._samples, TensorSamples):
-            raise ValueError("a sampled Fisher keeps its targets and needs data in memory, not a stream")
+        return EmpiricalFisher(
+            risk._with_drawn_targets(theta, sample_targets, draws, seed), theta, name="sampled Fisher"
+        )
+
+    def _with_drawn_targets(
+        self,
+        theta: Tensor,
+        sample_targets: Callable[[Tensor, torch.Generator], Tensor],
+        draws: int,
+        seed: int,
+    ) -> EmpiricalRisk:
+        """The risk on the same inputs, ``draws`` times, with drawn targets; only those are held, not the inputs again."""
+        model_loss = self._model_loss("the Fisher information")
         generator = torch.Generator(self.device).manual_seed(seed)
-        with torch.no_grad():
-            outputs = model_loss.outputs(theta, self._samples.inputs)
-            targets = torch.cat([sample_targets(outputs, generator) for _ in range(draws)])
-        repeated = self._samples.map(lambda tensor: torch.cat([tensor] * draws))
-        sampled = self._like(model_loss, TensorSamples(repeated.inputs, targets), self._parameters)
-        return EmpiricalFisher(sampled, self._own(theta), name="sampled Fisher")
+        drawn: list[list[Tensor]] = [[] for _ in range(draws)]
+        for batch in self._batches(passes=1):
+            outputs = model_loss.output_values(theta, batch.inputs)
+            for targets in drawn:
+                targets.append(sample_targets(outputs, generator).detach())
+        size = max(len(targets) for targets in drawn[0])
+        source = _Redrawn(self._samples, size, drawn)
+        sizes = [len(targets) for _ in range(draws) for targets in drawn[0]]
+        samples = StreamedSamples(source, sizes, None, [], lambda tensor: tensor)
+        return self._like(model_loss.with_scale(None), samples, self._parameters, self._tried)
 
     def empirical_fisher(self, theta: Tensor) -> SymmetricOperator:
         """The uncentred second moment of the per-sample gradients, (1/N) Σ g_n g_nᵀ = GᵀG/N."""
-        self._check_theta(theta, replicas=False)
-        return EmpiricalFisher(self, self._own(theta))
+        risk, theta = self._for_operators(theta)
+        return EmpiricalFisher(risk, risk._own(theta))
 
     def noise_covariance(self, theta: Tensor, batch_size: int, *, replacement: bool = True) -> NoiseCovariance:
         """Σ_B, the covariance of a minibatch *gradient* of size B (multiply by η² for the update's).
@@ -268,8 +383,17 @@ class EmpiricalRisk(PerSampleLosses):
         Raises:
             ValueError: B < 1, or B > N without replacement.
         """
+        risk, theta = self._for_operators(theta)
+        return NoiseCovariance(risk, risk._own(theta), batch_size, replacement=replacement)
+
+    def _for_operators(self, theta: Tensor) -> tuple[EmpiricalRisk, Tensor]:
+        """Itself; of half precision, in which there is no linear algebra, the same in float32."""
         self._check_theta(theta, replicas=False)
-        return NoiseCovariance(self, self._own(theta), batch_size, replacement=replacement)
+        if self.dtype not in HALF:
+            return self, theta
+        if self._single is None:
+            self._single = self.to(torch.float32)
+        return self._single, theta.float()
 
     def _own(self, theta: Tensor) -> Tensor:
         """A copy of θ that nobody changes; one for all operators at the same θ, which may be large."""
@@ -285,6 +409,66 @@ class EmpiricalRisk(PerSampleLosses):
         return {**self.__dict__, "_last_copy": None}
 
 
-def correct(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 where the largest output is at the target class, else 0."""
-    return (logits(outputs).argmax(1) == targets).float()
+class _Redrawn:
+    """Batches of the same inputs, once for each draw of targets."""
+
+    def __init__(self, samples: Samples, size: int, drawn: list[list[Tensor]]) -> None:
+        self._samples, self._size, self._drawn = samples, size, drawn
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        for targets in self._drawn:
+            for batch, some in zip(self._samples.batches(self._size), targets, strict=True):
+                yield batch.inputs, some
+
+
+def _whole(samples: Samples) -> Batch | None:
+    """All samples as one batch, where they are held together."""
+    return samples.between(0, samples.count) if isinstance(samples, TensorSamples) else None
+
+
+def _unlike_samples(model_loss: ModelLoss, samples: Samples, chunk_size: int | None) -> list[Batch]:
+    """What the model is tried on: as many unlike samples as fit, no more than are ever evaluated together."""
+    found = probe_batches(samples, TRIED)
+    with Generators(model_loss.modules).kept():
+        try:
+            each = max(model_loss.bytes_per_sample(head(batch, 2)) for batch in found)
+        except Exception:  # what is wrong is told when the model is tried
+            each = 1
+    size = max(2, min(TRIED, TRIED_BYTES // (3 * each)))
+    return [head(batch, min(size, chunk_size or size)) for batch in found]
+
+
+def _normalised(model_loss: ModelLoss, samples: Samples) -> ModelLoss:
+    """The loss with the N/W of these samples, where it is a weighted mean of its values.
+
+    Warns:
+        NormalisationWarning: each sample is normalised by itself, and that is another mean than the criterion's.
+    """
+    criterion = model_loss.criterion
+    of_samples: list[Tensor] = []
+    plain, counts = True, set()
+    for batch in samples.batches(CHUNK_OF_TARGETS):
+        weights = criterion.weights(batch.targets)
+        if weights is None:
+            return model_loss
+        flat = weights.reshape(batch.size, -1).double()
+        plain = plain and bool((flat == 1).all())
+        counts.add(flat.shape[1])
+        of_samples.append(flat.sum(1))
+    each = torch.cat(of_samples)
+    total = float(each.sum())
+    if total <= 0:
+        raise ValueError("no target counts: all are ignored, or have weight 0")
+    if plain and len(counts) == 1:
+        return model_loss  # a mean of means is the mean
+    if criterion.normalisation == "sample":
+        if float(each.max() - each.min()) > 1e-6 * float(each.max()) or not plain:
+            warnings.warn(
+                "each sample's loss is normalised by its own targets; the criterion, over all data, weights samples by "
+                f"how many of their targets count (from {float(each.min()):g} to {float(each.max()):g}). "
+                'normalisation="criterion" measures what is trained',
+                NormalisationWarning,
+                stacklevel=5,
+            )
+        return model_loss
+    return model_loss.with_scale(samples.count / total)

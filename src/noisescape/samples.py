@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
+import numpy as np
 import torch
+import xxhash
 from torch import Tensor
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_structure
 from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
 
-Tree = Any
-"""A tensor, or a tuple, list or dict of tensors, samples along each tensor's first dimension."""
+from noisescape.errors import DataChangedError
+from noisescape.trees import Tree, map_tensors, plain, tensors_of
+
+POOLED_BATCHES = 8
+POOLED_SAMPLES = 64
+"""Of so many batches of each shape, at most so many samples are kept to try the model on."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +38,7 @@ class Batch:
 
 
 class TensorSamples:
-    """All samples in memory."""
+    """All samples in memory, of one shape."""
 
     def __init__(self, inputs: Tree, targets: Tree) -> None:
         self.inputs = inputs
@@ -48,7 +55,7 @@ class TensorSamples:
         if start == 0 and stop == self.count:
             return Batch(self.inputs, self.targets, 0, self.count)
         window = _slicer(start, stop)
-        return Batch(tree_map(window, self.inputs), tree_map(window, self.targets), start, stop - start)
+        return Batch(map_tensors(window, self.inputs), map_tensors(window, self.targets), start, stop - start)
 
     def take(self, indices: Tensor) -> tuple[Tree, Tree]:
         """The samples at ``indices``, of any shape, which becomes the leading shape of every tensor."""
@@ -56,149 +63,276 @@ class TensorSamples:
         def select(tensor: Tensor) -> Tensor:
             return tensor[indices.to(tensor.device)]
 
-        return tree_map(select, self.inputs), tree_map(select, self.targets)
+        return map_tensors(select, self.inputs), map_tensors(select, self.targets)
+
+    def chosen(self, indices: Tensor) -> Iterator[tuple[Tensor, TensorSamples]]:
+        """The samples at ``indices``, (n,), in groups of one shape, each with its positions among the indices."""
+        yield torch.arange(len(indices)), TensorSamples(*self.take(indices))
 
     def map(self, change: Callable[[Tensor], Tensor]) -> TensorSamples:
         """The same samples with ``change`` applied to every tensor."""
-        return TensorSamples(tree_map(change, self.inputs), tree_map(change, self.targets))
+        return TensorSamples(map_tensors(change, self.inputs), map_tensors(change, self.targets))
+
+    def digest(self) -> str:
+        """A checksum of every sample."""
+        return digest((self.inputs, self.targets))
 
 
 class StreamedSamples:
-    """Batches from a re-iterable (a ``DataLoader``, say) too large to hold; each pass reads it anew.
+    """Batches from a re-iterable: a ``DataLoader``, say, too large to hold, or batches of unlike shapes.
 
-    Every pass must bring the same samples in the same order: weights and indices refer to positions.
+    Each pass reads the source anew. Every pass must bring the same samples in the same order, since weights and
+    indices refer to positions: each batch is held against its checksum on the first pass.
+
+    Args:
+        source: of batches.
+        sizes, digests: how many samples each batch has, and its checksum; None where nothing can have changed.
+        candidates: some samples of each shape, kept to try the model on.
+        change: what is done to each tensor after reading.
     """
 
-    def __init__(self, source: Iterable[tuple[Tree, Tree]], count: int, change: Callable[[Tensor], Tensor]) -> None:
+    def __init__(
+        self,
+        source: Iterable[Any],
+        sizes: Sequence[int],
+        digests: Sequence[str] | None,
+        candidates: Sequence[TensorSamples],
+        change: Callable[[Tensor], Tensor],
+    ) -> None:
         self.source = source
-        self.count = count
+        self.sizes = sizes
+        self.count = sum(sizes)
+        self.digests = digests
+        self.candidates = candidates
         self.change = change
 
     def batches(self, size: int) -> Iterator[Batch]:
-        """The source's batches, cut where they exceed ``size`` samples."""
+        """The source's batches, cut where they exceed ``size`` samples.
+
+        Raises:
+            DataChangedError: a batch is not what it was on the first pass.
+        """
         start = 0
-        for inputs, targets in self.source:
-            held = TensorSamples(tree_map(self.change, inputs), tree_map(self.change, targets))
+        number = -1
+        for number, raw in enumerate(_fresh(self.source)):
+            pair = _pair(raw)
+            if self.digests is not None and self.digests[number : number + 1] != [digest(pair)]:
+                _changed(number, start)
+            held = TensorSamples(map_tensors(self.change, pair[0]), map_tensors(self.change, pair[1]))
             for part in held.batches(size):
                 yield Batch(part.inputs, part.targets, start + part.start, part.size)
             start += held.count
-        if start != self.count:
-            raise ValueError(
+        if number + 1 != len(self.sizes):
+            raise DataChangedError(
                 f"the data gave {self.count} samples on its first pass and {start} on a later one; "
                 "every pass must bring the same samples in the same order"
             )
 
-    def take(self, indices: Tensor) -> tuple[Tree, Tree]:
-        """The samples at ``indices``, gathered in one pass over the source."""
-        wanted, inverse = torch.unique(indices.flatten().cpu(), return_inverse=True)
-        found = []
-        for batch in self.batches(self.count):
-            inside = wanted[(wanted >= batch.start) & (wanted < batch.start + batch.size)] - batch.start
-            if len(inside):
-                found.append(TensorSamples(batch.inputs, batch.targets).take(inside))
+    def chosen(self, indices: Tensor) -> Iterator[tuple[Tensor, TensorSamples]]:
+        """The samples at ``indices``, (n,), in groups of one shape, each with its positions among the indices.
 
-        def gather(*parts: Tensor) -> Tensor:
-            joined = torch.cat(parts)
-            return joined[inverse.to(joined.device)].reshape(*indices.shape, *joined.shape[1:])
+        One pass over the source.
+        """
+        wanted = indices.cpu()
+        groups: dict[Any, list[tuple[Tensor, TensorSamples]]] = {}
+        for batch in self.batches(max(self.sizes)):
+            places = ((wanted >= batch.start) & (wanted < batch.start + batch.size)).nonzero()[:, 0]
+            if len(places):
+                found = TensorSamples(
+                    *TensorSamples(batch.inputs, batch.targets).take(wanted[places] - batch.start)
+                )
+                groups.setdefault(_form(found), []).append((places, found))
+        for group in groups.values():
+            yield torch.cat([places for places, _ in group]), _joined([found for _, found in group])
 
-        inputs = tree_map(gather, *[part[0] for part in found])
-        return inputs, tree_map(gather, *[part[1] for part in found])
+    def unverified(self) -> StreamedSamples:
+        """The same stream, of which no checksums are taken."""
+        return StreamedSamples(self.source, self.sizes, None, self.candidates, self.change)
 
     def map(self, change: Callable[[Tensor], Tensor]) -> StreamedSamples:
         """The same stream with ``change`` applied to every tensor."""
         before = self.change
-        return StreamedSamples(self.source, self.count, lambda tensor: change(before(tensor)))
+        candidates = [pool.map(change) for pool in self.candidates]
+        return StreamedSamples(
+            self.source, self.sizes, self.digests, candidates, lambda tensor: change(before(tensor))
+        )
+
+    def digest(self) -> str:
+        """A checksum of every sample."""
+        return xxhash.xxh3_64_hexdigest("".join(self.digests or ()).encode())
 
 
 Samples = TensorSamples | StreamedSamples
 
 
-def open_samples(data: Any, *, device: torch.device, memory_budget: int) -> Samples:
-    """Samples of a tensor pair, a map-style data set or a re-iterable of (inputs, targets) batches.
+def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[Samples]:
+    """The samples of ``data``; in two ways where a list of pairs may hold batches as well as single samples.
 
-    A tensor pair must already be on ``device``. Data sets and loaders yield CPU tensors by nature: their
-    batches are moved there, and kept if all of them fit in half of ``memory_budget`` bytes.
+    A tensor pair must already be on ``device``. Data sets and loaders yield CPU tensors by nature: their batches are
+    moved there, and kept if all of them fit in half of ``memory_budget`` bytes.
 
     Raises:
-        TypeError: none of the three kinds.
+        TypeError: no tensor pair, data set or re-iterable of pairs.
         ValueError: empty, of unequal lengths, on another device, shuffled, or readable only once.
     """
-    pair = isinstance(data, (tuple, list)) and len(data) == 2 and all(_is_tree(part) for part in data)
-    two_batches = isinstance(data, list) and all(
-        isinstance(part, (tuple, list)) and len(part) == 2 for part in data
-    )
-    if pair and not two_batches:
-        held = TensorSamples(*data)
+    if isinstance(data, (tuple, list)) and len(data) == 2 and not _holds_pairs(data):
+        held = TensorSamples(plain(data[0], arrays=False), plain(data[1], arrays=False))
         _check_tensors(held, device)
-        samples: Samples = held
+        found: list[Samples] = [held]
     else:
-        samples = _read(data, device, memory_budget)
-    if samples.count == 0:
+        found = [_read(source, device, memory_budget) for source in _sources(data)]
+    if any(samples.count == 0 for samples in found):
         raise ValueError("the data set is empty: an empirical risk is a mean over at least one sample")
-    return samples
+    return found
 
 
-def _read(data: Any, device: torch.device, memory_budget: int) -> Samples:
-    source: Iterable[tuple[Tree, Tree]]
+def _holds_pairs(data: Sequence[Any]) -> bool:
+    """Whether a sequence of length two is a list of two (inputs, targets) pairs, rather than one pair."""
+    return isinstance(data, list) and all(isinstance(part, (tuple, list)) and len(part) == 2 for part in data)
+
+
+def _sources(data: Any) -> list[Iterable[Any]]:
     if isinstance(data, DataLoader):
         order = getattr(data.batch_sampler, "sampler", data.sampler)
         if not isinstance(data.dataset, IterableDataset) and not isinstance(order, SequentialSampler):
             raise ValueError(
                 "the DataLoader shuffles: a risk needs the same order on every pass; build it with shuffle=False"
             )
-        source = data
-    elif isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
-        source = data if _is_batch_list(data) else DataLoader(data, batch_size=256, shuffle=False)
-    elif isinstance(data, Iterable):
+        return [data]
+    if isinstance(data, (list, tuple)) and len(data) > 0:
+        as_batches, as_samples = _may_be(data)
+        return [data] * as_batches + [DataLoader(data, batch_size=256, shuffle=False)] * as_samples  # type: ignore[arg-type]
+    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+        return [DataLoader(data, batch_size=256, shuffle=False)]
+    if isinstance(data, Iterable):
         if iter(data) is data:
             raise ValueError(
                 "the data is a one-pass iterator; estimates need several passes. Pass a list of batches, a "
                 "DataLoader, or any object whose __iter__ starts afresh"
             )
-        source = data
-    else:
-        raise TypeError(
-            "data must be a pair (inputs, targets) of tensors, a map-style data set or a re-iterable of "
-            f"(inputs, targets) batches, not {type(data).__name__}"
-        )
+        return [data]
+    raise TypeError(
+        "data must be a pair (inputs, targets) of tensors, a map-style data set or a re-iterable of "
+        f"(inputs, targets) batches, not {type(data).__name__}"
+    )
 
+
+def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
+    """Whether a list's entries may be batches, and whether they may be single samples; batches if neither."""
+    batches = samples = True
+    forms = set()
+    for entry in pairs:
+        _pair(entry)
+        leaves = [leaf for part in entry for leaf in tree_leaves(part)]
+        tensors = [leaf for leaf in leaves if isinstance(leaf, (Tensor, np.ndarray))]
+        targets = tree_leaves(entry[1])
+        lengths = {leaf.shape[0] if leaf.ndim else None for leaf in tensors}
+        if len(lengths) != 1 or None in lengths or not all(isinstance(t, (Tensor, np.ndarray)) for t in targets):
+            batches = False
+        forms.add(tuple(tuple(leaf.shape) for leaf in tensors))
+    if len(forms) != 1:
+        samples = False
+    return batches or not samples, samples
+
+
+def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Samples:
     def move(tensor: Tensor) -> Tensor:
-        return tensor.to(device) if isinstance(tensor, Tensor) else torch.as_tensor(tensor, device=device)
+        return tensor.to(device)
 
     kept: list[TensorSamples] | None = []
-    count = held_bytes = 0
-    for batch in source:
-        if not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-            raise ValueError(
-                f"each batch must be a pair (inputs, targets), not {type(batch).__name__}"
-                + (f" of length {len(batch)}" if isinstance(batch, Sized) else "")
-            )
-        samples = TensorSamples(tree_map(move, batch[0]), tree_map(move, batch[1]))
-        count += samples.count
+    sizes, digests = [], []
+    held_bytes = 0
+    candidates: dict[Any, list[TensorSamples]] = {}
+    for number, raw in enumerate(_fresh(source)):
+        pair = _pair(raw)
+        digests.append(digest(pair))
+        samples = TensorSamples(map_tensors(move, pair[0]), map_tensors(move, pair[1]))
+        sizes.append(samples.count)
         held_bytes += sum(leaf.numel() * leaf.element_size() for leaf in _leaves(samples))
         if held_bytes > memory_budget // 2:
             kept = None
         if kept is not None:
             kept.append(samples)
-    if count == 0:
+        pools = candidates.setdefault(_form(samples), [])
+        if not pools or (number & (number - 1) == 0 and len(pools) < POOLED_BATCHES):  # batch 1, 2, 4, 8, …
+            pools.append(TensorSamples(*samples.take(torch.arange(min(POOLED_SAMPLES, samples.count)))))
+    if not sum(sizes):
         return TensorSamples(torch.empty(0), torch.empty(0))
     if kept is None:
-        return StreamedSamples(source, count, move)
-    return TensorSamples(
-        tree_map(lambda *parts: torch.cat(parts), *[part.inputs for part in kept]),
-        tree_map(lambda *parts: torch.cat(parts), *[part.targets for part in kept]),
+        first = next(_fresh(source), None)  # an augmenting data set shows here, before any work
+        if first is None or digest(_pair(first)) != digests[0]:
+            _changed(0, 0)
+        return StreamedSamples(source, sizes, digests, [_joined(pools) for pools in candidates.values()], move)
+    if len(candidates) > 1:
+        batches = [(part.inputs, part.targets) for part in kept]
+        pools_of_forms = [_joined(pools) for pools in candidates.values()]
+        return StreamedSamples(batches, sizes, [digest(pair) for pair in batches], pools_of_forms, lambda t: t)
+    return _joined(kept)
+
+
+def _fresh(source: Iterable[Any]) -> Iterator[Any]:
+    """A new pass. A ``DataLoader`` draws a seed for its workers on each, which would move the user's generator."""
+    state = torch.get_rng_state()
+    try:
+        return iter(source)
+    finally:
+        torch.set_rng_state(state)
+
+
+def _pair(batch: Any) -> tuple[Tree, Tree]:
+    """A batch as (inputs, targets) of tensors."""
+    if isinstance(batch, Mapping):
+        raise ValueError(
+            f"each batch must be a pair (inputs, targets), not {type(batch).__name__} of {', '.join(map(str, batch))}; "
+            "split it in the loader: collate_fn=lambda rows: (inputs, targets), with inputs the dict less its labels"
+        )
+    if isinstance(batch, PackedSequence) or not (isinstance(batch, (tuple, list)) and len(batch) == 2):
+        raise ValueError(
+            f"each batch must be a pair (inputs, targets), not {type(batch).__name__}"
+            + (f" of length {len(batch)}" if isinstance(batch, Sized) else "")
+            + "; several inputs go together: ((first, second), targets), by the loader's collate_fn"
+        )
+    return plain(batch[0], arrays=True), plain(batch[1], arrays=True)
+
+
+def _changed(number: int, start: int) -> NoReturn:
+    raise DataChangedError(
+        f"batch {number} of the data (from sample {start}) is not what it was on the first pass. Estimates take several "
+        "passes, and samples are known by their positions: take random augmentation out of the data set, shuffle once "
+        "with a fixed seed, or pass one draw of it as tensors"
     )
 
 
-def _is_batch_list(data: Any) -> bool:
-    """Whether the elements are (inputs, targets) batches already, rather than single samples."""
-    if isinstance(data, Dataset) or len(data) == 0:
-        return False
-    first = data[0]
-    if not (isinstance(first, (tuple, list)) and len(first) == 2):
-        return False
-    targets = tree_flatten(first[1])[0]
-    return all(isinstance(leaf, Tensor) and leaf.ndim > 0 for leaf in targets)
+def digest(tree: Tree) -> str:
+    """A checksum of all tensors of a tree, their shapes and dtypes, and its constants."""
+    state = xxhash.xxh3_64()
+    for leaf in tree_leaves(tree):
+        if isinstance(leaf, Tensor):
+            state.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
+            state.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        else:
+            state.update(repr(leaf).encode())
+    return state.hexdigest()
+
+
+def _form(samples: TensorSamples) -> Any:
+    """What batches that can be joined have in common."""
+    both = (samples.inputs, samples.targets)
+    constants = tuple(leaf for leaf in tree_leaves(both) if not isinstance(leaf, Tensor))
+    return str(tree_structure(both)), tuple((t.shape[1:], t.dtype) for t in tensors_of(both)), constants
+
+
+def _joined(parts: Sequence[TensorSamples]) -> TensorSamples:
+    """Parts of one form, one after the other."""
+    if len(parts) == 1:
+        return parts[0]
+
+    def join(*tensors: Tensor) -> Tensor:
+        return torch.cat(tensors)
+
+    return TensorSamples(
+        map_tensors(join, *[part.inputs for part in parts]), map_tensors(join, *[part.targets for part in parts])
+    )
 
 
 def _check_tensors(samples: TensorSamples, device: torch.device) -> None:
@@ -211,16 +345,11 @@ def _check_tensors(samples: TensorSamples, device: torch.device) -> None:
 
 
 def _leaves(samples: TensorSamples) -> list[Tensor]:
-    return [leaf for tree in (samples.inputs, samples.targets) for leaf in tree_flatten(tree)[0]]
-
-
-def _is_tree(part: Any) -> bool:
-    leaves = tree_flatten(part)[0]
-    return bool(leaves) and all(isinstance(leaf, Tensor) for leaf in leaves)
+    return tensors_of((samples.inputs, samples.targets))
 
 
 def _common_length(tree: Tree) -> int:
-    leaves = tree_flatten(tree)[0]
+    leaves = tensors_of(tree)
     if any(leaf.ndim == 0 for leaf in leaves):
         raise ValueError("a data tensor has no sample dimension: every tensor needs samples along its first")
     lengths = sorted({leaf.shape[0] for leaf in leaves})

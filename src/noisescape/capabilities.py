@@ -1,0 +1,92 @@
+"""Whether a faster way to a derivative gives the same as plain reverse mode, tried before it is relied on.
+
+Compared are whole vectors, sample by sample, along a direction made of the gradients themselves and along a random one:
+along the latter alone an error in a few of many coordinates would hardly show. Zeros agree with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from noisescape.differentiation import Function, pull_back, push_forward, push_forward_by_reverse
+
+Derivative = Callable[[Tensor], Tensor]
+
+
+def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """Whether two results are the same to a share of the larger's largest entry; never for zeros."""
+    size = float(wanted.abs().amax()) if wanted.numel() else 0.0
+    if not 0 < size < float("inf") or found.shape != wanted.shape:
+        return False
+    return bool((found - wanted).abs().amax() <= tolerance * size)
+
+
+def two_directions(values: Function, theta: Tensor) -> Tensor:
+    """(D, 2): a sum of the samples' gradients with mixed signs, and a random vector, both of unit length."""
+    leaf = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        losses = values(leaf)
+        signs = torch.ones_like(losses)
+        signs[1::2] = -0.5
+        (aligned,) = torch.autograd.grad((losses * signs).sum(), leaf, materialize_grads=True)
+    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).to(theta)
+    tiny = torch.finfo(theta.dtype).tiny
+    return torch.stack([v / torch.linalg.vector_norm(v).clamp_min(tiny) for v in (aligned, noise)], dim=1)
+
+
+def pushes_forward(values: Function, theta: Tensor, tolerance: float) -> bool:
+    """Whether forward mode gives every sample's derivative as reverse mode does."""
+    try:
+        directions = two_directions(values, theta)
+        found = push_forward(values, theta, directions)
+        wanted = push_forward_by_reverse(values, theta, directions)
+    except Exception:  # no rule, no second derivative, a graph that cannot be mapped: each says it in its own words
+        return False
+    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
+
+
+def pushes_through_gradient(
+    total: Function, gradient: Derivative, values: Function, theta: Tensor, tolerance: float
+) -> bool:
+    """Whether forward mode through the gradient of ``total`` gives Hessian products as two reverse passes do."""
+    try:
+        directions = two_directions(values, theta)
+        found = push_forward(gradient, theta, directions)
+        wanted = torch.stack([_bent(total, theta, direction) for direction in directions.T], dim=1)
+    except Exception:
+        return False
+    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
+
+
+def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance: float) -> bool:
+    """Whether several reverse passes mapped together give what they give one by one: through losses and gradient."""
+    try:
+        directions = two_directions(values, theta)
+        leaf = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = values(leaf)
+            (slope,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
+        weights = torch.stack([torch.ones_like(losses), torch.linspace(-1, 1, len(losses)).to(losses)])
+        pairs = [(losses, weights), (slope, directions.T.contiguous())]
+        return all(
+            agrees(
+                torch.autograd.grad(
+                    of, leaf, block, is_grads_batched=True, retain_graph=True, materialize_grads=True
+                )[0],
+                torch.stack([pull_back(of, leaf, each) for each in block]),
+                tolerance,
+            )
+            for of, block in pairs
+        )
+    except Exception:
+        return False
+
+
+def _bent(total: Function, theta: Tensor, direction: Tensor) -> Tensor:
+    leaf = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        (slope,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
+    return pull_back(slope, leaf, direction)

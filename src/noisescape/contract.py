@@ -1,0 +1,374 @@
+"""What a risk asks of a model and its loss, tried on a few samples before any work: a loss for each sample.
+
+ℓ_n(θ) must be a function of θ and of sample n alone. Whether it is shows where samples are evaluated alone and in
+company, twice, and with gradients and without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisescape.errors import BatchCouplingError
+from noisescape.model_loss import ModelLoss
+from noisescape.randomness import Generators, State
+from noisescape.samples import Batch, TensorSamples
+from noisescape.trees import map_tensors, tensors_of
+
+ALONE = 8
+"""Samples evaluated alone: half of them the first of a batch, half the last, for order may matter."""
+SAME = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
+"""Relative difference up to which two results are one; over it, float64 decides for a lower precision."""
+LOOSE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 1e-1}
+"""The same where the model cannot be evaluated in float64."""
+ABSOLUTE = 1e-12
+LARGEST_COPY = 2**31
+"""Bytes that the parameters may take in float64 for it to decide."""
+
+
+def check_contract(function: ModelLoss, theta: Tensor, batches: Sequence[Batch], whole: Batch | None) -> None:
+    """Refuse a model or loss without a loss for each sample, and find out how it must be evaluated.
+
+    A batch costs one gradient and two evaluations of all its samples, and a gradient of up to eight samples alone.
+
+    Args:
+        function: the model and loss; its kernels and whether it needs a graph are set.
+        theta: its parameters, (D,).
+        batches: of unlike samples, the most unlike first.
+        whole: all samples, where they are held together.
+
+    Raises:
+        ValueError: the loss is reduced, of the wrong shape, without dependence on θ, or dependent on trainable tensors
+            that are no part of θ.
+        BatchCouplingError: a sample's loss or gradient depends on the other samples of its batch, or on chance.
+    """
+    generators = Generators(function.modules)
+    with generators.kept() as before:
+        function.start_trial()
+        for batch in batches:
+            _check_shapes(function, theta, batch, whole)
+        point = shaken(function, theta)
+        if any(not bool(torch.isfinite(function.values(point, batch)).all()) for batch in batches):
+            point = theta
+        for batch in batches:
+            _refuse_draws(generators, before)
+            _check_batch(function, point, batch)
+        _refuse_draws(generators, before)
+        function.end_trial()
+
+
+def _refuse_draws(generators: Generators, before: State) -> None:
+    drawn = generators.drawn_from(before)
+    if drawn:
+        raise BatchCouplingError(
+            "the model or its loss draws random numbers; call model.eval(), remove the randomness or pass the noise as an "
+            f"input: the loss must be a function of θ (drawn from: {', '.join(drawn)})"
+        )
+
+
+def shaken(function: ModelLoss, theta: Tensor, *, share: float = 0.05) -> Tensor:
+    """θ moved a little, each parameter by a share of its size: what starts at zero (gates, adapters) hides nothing."""
+    generator = torch.Generator().manual_seed(0x7368616B)
+    noise = torch.randn(len(theta), generator=generator).to(theta)
+    overall = float(theta.float().square().mean().sqrt()) or 1.0
+    moved = theta.clone()
+    for part, step in zip(moved.split(function.sizes), noise.split(function.sizes), strict=True):
+        size = float(part.float().square().mean().sqrt()) if part.numel() else 0.0
+        part.add_(step, alpha=share * (size or overall))
+    return moved
+
+
+def _check_shapes(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch | None) -> None:
+    raw = _evaluated(function, theta, batch, whole)
+    if not isinstance(raw, Tensor):
+        raise TypeError(f"the loss returned {type(raw).__name__}, not a tensor of per-sample losses")
+    if raw.ndim == 0 or raw.shape[0] != batch.size:
+        raise ValueError(
+            f"the loss of {batch.size} samples has shape {tuple(raw.shape)}: per-sample values of shape "
+            f"({batch.size},) or ({batch.size}, T) are needed. If it is already reduced, pass it unreduced "
+            "(reduction='none'); where the model computes its own loss, compute it again from its logits: "
+            "lambda out, labels: cross_entropy(out.logits, labels, reduction='none')"
+        )
+    if not raw.is_floating_point():
+        raise TypeError(
+            f"the losses are {raw.dtype}; they must be real floating-point numbers to be differentiated"
+        )
+    if batch.size == 1:
+        return
+    try:
+        alone = function.raw_values(theta, _single(batch, 0))
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise BatchCouplingError(
+            f"{batch.size} samples can be evaluated together, one of them alone cannot ({_first_line(error)}): samples of "
+            "a batch influence each other, so there is no per-sample gradient. If they are nodes of one graph, evaluate "
+            "the graph whole: EmpiricalRisk.from_losses(lambda theta: losses of all nodes, parameters)"
+        ) from error
+    if alone.shape[1:] != raw.shape[1:]:
+        raise ValueError(
+            f"the unreduced loss of {batch.size} samples has shape {tuple(raw.shape)}, that of one "
+            f"{tuple(alone.shape)}: outputs are broadcast against targets, or samples of a batch influence each other; "
+            "give the targets the shape of the outputs"
+        )
+
+
+def _evaluated(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch | None) -> Any:
+    """The raw loss of a batch; an error says what is the matter with the data."""
+    try:
+        return function.raw_values(theta, batch)
+    except (RuntimeError, IndexError, ValueError) as error:
+        leaves = tensors_of((batch.inputs, batch.targets))
+        floating = {leaf.dtype for leaf in leaves if leaf.is_floating_point()}
+        if floating - {function.dtype}:
+            found = ", ".join(sorted(str(dtype) for dtype in floating - {function.dtype}))
+            raise ValueError(
+                f"mixed dtypes: the parameters are {function.dtype}, the data {found}; convert one: "
+                f"data.to({function.dtype}) or model.to({found})"
+            ) from error
+        inputs = tensors_of(batch.inputs)
+        integer = not any(leaf.is_floating_point() for leaf in inputs)
+        if integer and "dtype" in str(error) and not isinstance(error, IndexError):
+            raise ValueError(
+                f"the inputs are {inputs[0].dtype}, which the model does not take ({_first_line(error)}); convert them: "
+                f"inputs.to({function.dtype})"
+            ) from error
+        if whole is not None and whole.size > batch.size and _works(function, theta, whole):
+            raise BatchCouplingError(
+                f"the model takes all {whole.size} samples at once, but not {batch.size} of them ({_first_line(error)}): "
+                "samples influence each other, so there is no per-sample gradient. If they are nodes of one graph, "
+                "evaluate the graph whole: EmpiricalRisk.from_losses(lambda theta: losses of all nodes, parameters)"
+            ) from error
+        raise
+
+
+def _works(function: ModelLoss, theta: Tensor, batch: Batch) -> bool:
+    try:
+        function.raw_values(theta, batch)
+    except (RuntimeError, IndexError, ValueError):
+        return False
+    return True
+
+
+def _check_batch(function: ModelLoss, point: Tensor, batch: Batch) -> None:
+    frozen = [(name, p, p._version) for name, p in function.model.named_parameters() if not p.requires_grad]
+    before = point.clone()
+    signs = torch.zeros(batch.size, dtype=point.dtype, device=point.device)
+    for number, row in enumerate(_rows_alone(batch.size)):
+        signs[row] = (-1) ** number
+    together, gradient, leaves = _with_gradient(function, point, batch, signs)
+    _check_leaves(function, leaves, _persistent_leaves(function, point, batch, leaves))
+    first = function.values(point, batch)
+    check_company(function, point, batch, first)
+    if not _same(first, together, SAME[point.dtype]):
+        function.needs_graph = True  # it computes something else where no gradients are recorded
+    for name, parameter, version in frozen:
+        if parameter._version != version:
+            raise ValueError(
+                f"the forward pass changes the frozen parameter '{name}' in place, so the loss is no function of θ; "
+                "make the update a step of its own, outside forward"
+            )
+    if not torch.equal(point.nan_to_num(), before.nan_to_num()):
+        raise ValueError(
+            "the forward pass changes the trainable parameters in place (clamping or renormalising them, say), so the "
+            "loss is no function of θ; do that after the optimiser's step, outside forward"
+        )
+    if batch.size > 1:
+        alone, alone_gradient = _alone(function, point, batch, signs)
+        error, where = _difference(together[_rows_alone(batch.size)], alone, gradient, alone_gradient)
+        if error > SAME[point.dtype] and not _float64_agrees(function, point, batch, signs, error):
+            raise _coupled(
+                f"a sample's {where} differs by {error:.2g} (relative) between a batch of {batch.size} and the sample alone"
+            )
+
+
+def check_company(function: ModelLoss, theta: Tensor, batch: Batch, together: Tensor) -> None:
+    """Refuse losses that differ when the batch is evaluated again in two unequal parts.
+
+    Raises:
+        BatchCouplingError: they depend on the other samples, or on chance.
+    """
+    tolerance = SAME[theta.dtype]
+    cut = batch.size // 3
+    parts = [_between(batch, start, stop) for start, stop in ((0, cut), (cut, batch.size)) if start < stop]
+    error = _relative(together, torch.cat([function.values(theta, part) for part in parts]))
+    if error <= tolerance:
+        return
+    if _relative(together, function.values(theta, batch)) > tolerance:
+        raise BatchCouplingError(
+            "two evaluations of the same samples at the same parameters differ: the model draws random "
+            "numbers, or remembers what it saw; call model.eval() or remove the randomness"
+        )
+    if not _float64_agrees_in_parts(function, theta, batch, cut, error):
+        raise _coupled(
+            f"losses differ by {error:.2g} (relative) between a batch of {batch.size} and the same in two parts"
+        )
+
+
+def _coupled(what: str) -> BatchCouplingError:
+    return BatchCouplingError(
+        f"{what}: samples of a batch influence each other (batch statistics, a balance term, routing, a loss over pairs?), "
+        "so there is no per-sample gradient; use model.eval(), a normalisation without batch statistics, or a loss that "
+        "is a sum over samples"
+    )
+
+
+def _rows_alone(size: int) -> list[int]:
+    return list(range(size)) if size <= ALONE else [*range(ALONE // 2), *range(size - ALONE // 2, size)]
+
+
+def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Values of the first samples, each evaluated alone, and the weighted sum of their gradients."""
+    values, total = [], torch.zeros_like(point)
+    for row in _rows_alone(batch.size):
+        value, gradient, _ = _with_gradient(function, point, _single(batch, row), weights[row : row + 1])
+        values.append(value)
+        total += gradient
+    return torch.cat(values), total
+
+
+def _with_gradient(
+    function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """ℓ, the gradient of Σ w_n ℓ_n, and the leaves of the graph other than θ."""
+    with torch.enable_grad():
+        leaf = point.detach().requires_grad_()
+        losses = function.losses(leaf, batch)
+        leaves = _leaves(losses)
+        if not any(each is leaf for each in leaves):
+            raise ValueError(
+                "the losses do not depend on any trainable parameter: the model runs under no_grad or inference_mode, or "
+                "detaches its outputs"
+            )
+        with function.held(leaf):
+            try:
+                (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
+            except RuntimeError as error:
+                if "Checkpointing is not compatible with .grad()" in str(error):
+                    raise ValueError(
+                        "the model checkpoints with use_reentrant=True, which has no torch.autograd.grad; use "
+                        "use_reentrant=False (gradient_checkpointing_kwargs={'use_reentrant': False})"
+                    ) from error
+                raise
+    return losses.detach(), gradient, [each for each in leaves if each is not leaf]
+
+
+def _leaves(values: Tensor) -> list[Tensor]:
+    """The tensors that a graph ends in."""
+    found: list[Tensor] = [values] if values.is_leaf and values.requires_grad else []
+    seen: set[Any] = set()
+    waiting = [values.grad_fn] if values.grad_fn is not None else []
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            found.append(node.variable)
+        waiting += [following for following, _ in node.next_functions]
+    return found
+
+
+def _persistent_leaves(function: ModelLoss, point: Tensor, batch: Batch, leaves: list[Tensor]) -> list[Tensor]:
+    """Those that another evaluation meets again; the others were made by the forward pass itself."""
+    if not leaves:
+        return []
+    again = _with_gradient(function, point, _single(batch, 0), torch.ones_like(point[:1]))[2]
+    return [leaf for leaf in leaves if any(leaf is other for other in again)]
+
+
+def _check_leaves(function: ModelLoss, leaves: list[Tensor], persistent: list[Tensor]) -> None:
+    if not persistent:
+        return
+    named = {id(p): f"parameter '{name}' of the model" for name, p in function.model.named_parameters()}
+    if isinstance(function.criterion.loss, nn.Module):
+        named |= {
+            id(p): f"parameter '{name}' of the loss" for name, p in function.criterion.loss.named_parameters()
+        }
+    names = [
+        named.get(id(leaf), f"a tensor of shape {tuple(leaf.shape)} that neither model nor loss registers")
+        for leaf in persistent
+    ]
+    raise ValueError(
+        f"the losses depend on trainable tensors outside θ: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}. Their "
+        "derivatives would be missing. Make them parameters that the model's forward uses (register them; wrap model and "
+        "loss in one module), or hold them fixed with requires_grad_(False)"
+    )
+
+
+def _difference(values: Tensor, others: Tensor, gradient: Tensor, other: Tensor) -> tuple[float, str]:
+    """The larger of the relative differences of values and of gradients, and which it is."""
+    of_values, of_gradients = _relative(values, others), _relative(gradient, other)
+    return max((of_values, "loss"), (of_gradients, "gradient"))
+
+
+def _float64_agrees(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor, error: float) -> bool:
+    """Whether the difference from samples alone was rounding: it is gone in float64."""
+
+    def difference(precise: ModelLoss, theta: Tensor, wide: Batch) -> float:
+        together, gradient, _ = _with_gradient(precise, theta, wide, weights.double())
+        alone, alone_gradient = _alone(precise, theta, wide, weights.double())
+        return _difference(together[_rows_alone(wide.size)], alone, gradient, alone_gradient)[0]
+
+    return _gone_in_float64(function, point, batch, error, difference)
+
+
+def _float64_agrees_in_parts(function: ModelLoss, point: Tensor, batch: Batch, cut: int, error: float) -> bool:
+    """The same for a batch in two parts."""
+
+    def difference(precise: ModelLoss, theta: Tensor, wide: Batch) -> float:
+        parts = [_between(wide, start, stop) for start, stop in ((0, cut), (cut, wide.size)) if start < stop]
+        return _relative(precise.values(theta, wide), torch.cat([precise.values(theta, part) for part in parts]))
+
+    return _gone_in_float64(function, point, batch, error, difference)
+
+
+def _gone_in_float64(
+    function: ModelLoss,
+    point: Tensor,
+    batch: Batch,
+    error: float,
+    difference: Callable[[ModelLoss, Tensor, Batch], float],
+) -> bool:
+    if point.dtype == torch.float64:
+        return False
+    try:
+        if len(point) * 8 > LARGEST_COPY:
+            raise MemoryError
+        precise, wide = in_float64(function, batch)
+        return difference(precise, point.double(), wide) <= SAME[torch.float64]
+    except (RuntimeError, MemoryError, TypeError, ValueError):  # it is written for its own precision
+        return error <= LOOSE[point.dtype]
+
+
+def in_float64(function: ModelLoss, batch: Batch) -> tuple[ModelLoss, Batch]:
+    """The same function and batch in double precision."""
+
+    def convert(tensor: Tensor) -> Tensor:
+        return tensor.double() if tensor.is_floating_point() else tensor
+
+    both = map_tensors(convert, (batch.inputs, batch.targets))
+    return function.cast(torch.float64, function.device), Batch(*both, batch.start, batch.size)
+
+
+def _relative(one: Tensor, other: Tensor) -> float:
+    one, other = one.double().nan_to_num(), other.double().nan_to_num()
+    size = float(torch.maximum(torch.linalg.vector_norm(one), torch.linalg.vector_norm(other)))
+    return max(0.0, float(torch.linalg.vector_norm(one - other)) - ABSOLUTE) / size if size else 0.0
+
+
+def _same(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    return _relative(one, other) <= tolerance
+
+
+def _single(batch: Batch, row: int) -> Batch:
+    return _between(batch, row, row + 1)
+
+
+def _between(batch: Batch, start: int, stop: int) -> Batch:
+    return TensorSamples(batch.inputs, batch.targets).between(start, stop)
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

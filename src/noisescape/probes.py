@@ -1,0 +1,77 @@
+"""A few samples that differ as much as possible, on which the model's behaviour is tried before it is relied on.
+
+What holds for one sample need not hold for another: padding, blank images and unlabelled tokens take other paths.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from noisescape.samples import Batch, Samples, TensorSamples
+from noisescape.trees import tensors_of
+
+POOL = 4096
+POOL_BYTES = 2**28
+FORMS = 3
+"""Batches of so many shapes are tried, where batches have shapes of their own."""
+
+
+def probe_batches(samples: Samples, size: int) -> list[Batch]:
+    """Up to ``size`` unlike samples of each shape there is (of three shapes at most), the most unlike first."""
+    found = []
+    for pool in _pools(samples):
+        order = spread(features(pool), min(size, pool.count))
+        inputs, targets = pool.take(order)
+        found.append(Batch(inputs, targets, 0, len(order)))
+    return found
+
+
+def _pools(samples: Samples) -> list[TensorSamples]:
+    if isinstance(samples, TensorSamples):
+        bytes_each = sum(
+            leaf[0].numel() * leaf.element_size() for leaf in tensors_of((samples.inputs, samples.targets))
+        )
+        most = max(2, min(POOL, POOL_BYTES // max(1, bytes_each)))
+        if samples.count <= most:
+            return [samples]
+        chosen = torch.linspace(0, samples.count - 1, most).round().long()
+        return [TensorSamples(*samples.take(chosen))]
+    pools = sorted(samples.candidates, key=lambda pool: _numbers(pool))
+    return pools if len(pools) <= FORMS else [pools[0], pools[len(pools) // 2], pools[-1]]
+
+
+def _numbers(pool: TensorSamples) -> int:
+    """How many numbers one sample has."""
+    return sum(leaf[0].numel() for leaf in tensors_of((pool.inputs, pool.targets)))
+
+
+def features(pool: TensorSamples) -> Tensor:
+    """What tells samples apart at a glance, (n, F), each of unit spread: level, spread, extremes, how much is empty.
+
+    The share of a sample's entries equal to the smallest there is anywhere shows padding and ignored targets.
+    """
+    columns = []
+    for leaf in tensors_of((pool.inputs, pool.targets)):
+        flat = (leaf.abs() if leaf.is_complex() else leaf).detach().reshape(pool.count, -1).float()
+        if flat.shape[1] == 0:
+            continue
+        flat = flat.nan_to_num(0.0, 0.0, 0.0)
+        empty = [(flat == 0).float().mean(1), (flat == flat.min()).float().mean(1)]
+        columns += [flat.mean(1), flat.std(1, correction=0), flat.amin(1), flat.amax(1), *empty]
+    if not columns:
+        return torch.zeros(pool.count, 1)
+    found = torch.stack(columns, dim=1).double().cpu()
+    return (found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-12)
+
+
+def spread(points: Tensor, count: int) -> Tensor:
+    """Indices of ``count`` points, each as far as possible from those before it; the first lies farthest out."""
+    distances = torch.linalg.vector_norm(points, dim=1)
+    chosen = [int(distances.argmax())]
+    nearest = torch.full_like(distances, torch.inf)
+    while len(chosen) < count:
+        nearest = torch.minimum(nearest, torch.linalg.vector_norm(points - points[chosen[-1]], dim=1))
+        nearest[chosen[-1]] = -1.0
+        chosen.append(int(nearest.argmax()))
+    return torch.tensor(chosen)

@@ -1,0 +1,84 @@
+"""Whether a computation draws random numbers, and undoing that it did."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+State = list[tuple[str, Any]]
+
+
+class Generators:
+    """Every generator a model can draw from: PyTorch's, NumPy's and Python's global ones, and those modules hold."""
+
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+        self._held = [value for module in modules for value in module.__dict__.values() if isinstance(value, kinds)]
+
+    def state(self) -> State:
+        """Of all of them, by name."""
+        found: State = [
+            ("torch", torch.get_rng_state()),
+            ("numpy.random", np.random.get_state()),  # noqa: NPY002  (the global one is what a model may use)
+            ("random", random.getstate()),
+        ]
+        if torch.cuda.is_available() and torch.cuda.is_initialized():
+            found.append(("torch.cuda", torch.cuda.get_rng_state_all()))
+        return found + [(f"a {type(each).__name__} held by the model", _state_of(each)) for each in self._held]
+
+    def drawn_from(self, before: State) -> list[str]:
+        """Names of those that are not in the state they were in."""
+        return [name for (name, now), (_, then) in zip(self.state(), before, strict=True) if not _equal(now, then)]
+
+    def restore(self, state: State) -> None:
+        """Put all of them back."""
+        names = dict(state[: len(state) - len(self._held)])
+        torch.set_rng_state(names["torch"])
+        np.random.set_state(names["numpy.random"])  # noqa: NPY002
+        random.setstate(names["random"])
+        if "torch.cuda" in names:
+            torch.cuda.set_rng_state_all(names["torch.cuda"])
+        for each, (_, held) in zip(self._held, state[len(state) - len(self._held) :], strict=True):
+            if isinstance(each, torch.Generator):
+                each.set_state(held)
+            elif isinstance(each, np.random.Generator):
+                each.bit_generator.state = held
+            elif isinstance(each, np.random.RandomState):
+                each.set_state(held)
+            else:
+                each.setstate(held)
+
+    @contextlib.contextmanager
+    def kept(self) -> Iterator[State]:
+        """Within, draws leave no trace; yields the state at the start."""
+        before = self.state()
+        try:
+            yield before
+        finally:
+            self.restore(before)
+
+
+def _state_of(generator: Any) -> Any:
+    if isinstance(generator, (torch.Generator, np.random.RandomState)):
+        return generator.get_state()
+    if isinstance(generator, np.random.Generator):
+        return generator.bit_generator.state
+    return generator.getstate()
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, np.ndarray):
+        return bool(np.array_equal(one, other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_equal(value, other[key]) for key, value in one.items())
+    if isinstance(one, (tuple, list)):
+        return len(one) == len(other) and all(map(_equal, one, other))
+    return bool(one == other)

@@ -1,0 +1,78 @@
+"""Nested tuples, lists and dicts of tensors, as models take them; what is no tensor in them stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_map
+
+Tree = Any
+"""A tensor, or a tuple, list or dict of such; entries that are None, flags or names are passed on with each batch."""
+
+CONSTANTS = (type(None), bool, str)
+
+
+def map_tensors(change: Callable[..., Tensor], tree: Tree, *others: Tree) -> Tree:
+    """``change`` applied to each tensor, with those at the same place in the other trees."""
+
+    def at(leaf: Any, *rest: Any) -> Any:
+        return change(leaf, *rest) if isinstance(leaf, Tensor) else leaf
+
+    return tree_map(at, tree, *others)
+
+
+def tensors_of(tree: Tree) -> list[Tensor]:
+    """All tensors in it, in order."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def sample_axes(tree: Tree) -> Tree:
+    """0 at each tensor, None elsewhere: the ``in_dims`` that map over samples."""
+    return tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, tree)
+
+
+def plain(data: Any, *, arrays: bool) -> Tree:
+    """Any mapping as a dict, tensors detached from their history; NumPy arrays as tensors if ``arrays``.
+
+    Raises:
+        TypeError: something that is no tensor, container or constant.
+        ValueError: a tensor whose samples do not lie along its first dimension.
+    """
+    if isinstance(data, PackedSequence):
+        raise ValueError(
+            "a PackedSequence packs the samples of a batch into one tensor, so they cannot be taken apart; pass the "
+            "padded tensor and the lengths as inputs, and pack them inside the model's forward"
+        )
+    if isinstance(data, Tensor):
+        if data.layout is not torch.strided or data.is_nested:
+            kind = "nested" if data.is_nested else f"sparse ({data.layout})"
+            raise ValueError(
+                f"a data tensor of shape {tuple(data.shape)} is {kind}; samples are cut from dense tensors: use "
+                ".to_dense(), or keep a sparse matrix that all samples share inside the model as a buffer"
+            )
+        return data.detach()
+    if isinstance(data, Mapping):
+        return {key: plain(value, arrays=arrays) for key, value in data.items()}
+    if isinstance(data, tuple):
+        return tuple(plain(value, arrays=arrays) for value in data)
+    if isinstance(data, list) and any(isinstance(value, (Tensor, Mapping, tuple, list)) for value in data):
+        return [plain(value, arrays=arrays) for value in data]
+    if isinstance(data, CONSTANTS):
+        return data
+    if isinstance(data, np.ndarray) and not arrays:
+        raise TypeError(
+            "inputs and targets are numpy arrays; pass tensors: (torch.from_numpy(x), torch.from_numpy(y)), of the "
+            "model's dtype"
+        )
+    try:
+        return torch.as_tensor(data)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(
+            f"data must be tensors, or tuples and dicts of tensors, not {type(data).__name__}; convert it in the data "
+            "set or in the loader's collate_fn"
+        ) from error
