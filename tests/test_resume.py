@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import itertools
 import json
 import os
+import platform
 import random
 import re
 import shutil
@@ -22,6 +24,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 from typer.testing import CliRunner
 
 import noisescape as ns
@@ -35,6 +38,7 @@ from noisescape.experiments.digits import DigitsConfig, run_digits
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, run_one_hidden_layer
 from noisescape.experiments.published import PublishedHessian, PublishedLeading
 from noisescape.experiments.toy_2d import RunningSumRisk, Toy2DConfig, run_toy_2d
+from noisescape.identity import described, differing_losses, losses_near
 from noisescape.landscapes import toy_2d as toy_risk
 from noisescape.landscapes import toy_points
 from noisescape.recorders import Recorder
@@ -369,7 +373,7 @@ def go(checkpoint: Path, *, stop: int | None = None, **changes: Any) -> Trajecto
     [
         ({"seed": 2}, r"seed 1 there, 2 now"),
         ({"lr": 0.06}, r"lr 0\.05 there, 0\.06 now"),
-        ({"lr": lambda _step: 0.05}, r"lr 0\.05 there, a schedule now"),
+        ({"lr": lambda _step: 0.05}, r"lr 0\.05 there, a schedule from 0\.05 to 0\.05, [0-9a-f]+ now"),
         ({"steps": 9}, r"steps 8 there, 9 now"),
         ({"every": 4}, r"records loss, every 2 there, loss, every 4 now"),
         ({"noise_every": 2}, r"noise_every None there, 2 now"),
@@ -429,6 +433,233 @@ def test_what_is_recorded_is_part_of_the_run(record: dict[str, Recorder], checkp
     kept(checkpoint)
     with pytest.raises(ValueError, match=r"is of another run .*record"):
         go(checkpoint, record=record)
+
+
+def decaying(step: int) -> float:
+    return 0.05 / (1 + step)
+
+
+def decaying_otherwise_at_the_end(step: int) -> float:
+    return 0.05 / (1 + step) * (1 + 1e-12 * (step == 7))
+
+
+def test_another_schedule_is_another_run_and_the_same_values_are_not(checkpoint: Path) -> None:
+    kept(checkpoint, lr=decaying)
+    with pytest.raises(
+        ValueError, match=r"is of another run \(lr a schedule from .* there, a schedule from .* now\)"
+    ):
+        go(checkpoint, lr=decaying_otherwise_at_the_end)
+    assert not go(checkpoint, lr=lambda step: [0.05 / (1 + step) for step in range(8)][step]).diverged
+
+
+def network(
+    *,
+    data_seed: int = 1,
+    labels: int = 0,
+    activation: Callable[[], torch.nn.Module] = torch.nn.Tanh,
+    scale: float = 1.0,
+    loss: Callable[..., Tensor] = torch.nn.functional.cross_entropy,
+    shift: float = 0.0,
+) -> EmpiricalRisk:
+    """Always of D = 33 and N = 12; weights as small as an initialisation may be, so that all start at log 3."""
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), activation(), torch.nn.Linear(4, 3, bias=False))
+    model.append(Shifted(shift))
+    points = scale * normal(12, 4, seed=data_seed)
+    targets = torch.arange(12) % 3
+    targets[:labels] = 2 - targets[:labels]
+    return EmpiricalRisk(model.double(), loss, (points, targets))
+
+
+class Shifted(torch.nn.Module):
+    """Adds a tensor that is not trained, to one output."""
+
+    def __init__(self, shift: float) -> None:
+        super().__init__()
+        self.register_buffer("shift", torch.tensor([shift, 0.0, 0.0]))
+
+    def forward(self, outputs: Tensor) -> Tensor:
+        return outputs + self.shift
+
+
+def smoothed(outputs: Tensor, targets: Tensor) -> Tensor:
+    return torch.nn.functional.cross_entropy(outputs, targets, label_smoothing=0.1, reduction="none")
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"data_seed": 2}, r"\(risk EmpiricalRisk of N = 12, D = 32, \w+ there, .* \w+ now\)"),
+        ({"scale": 1.0 + 1e-9}, r"\(risk .* there, .* now\)"),
+        ({"labels": 1}, r"\(risk .* there, .* now\)"),
+        ({"shift": 1e-9}, r"\(risk .* there, .* now\)"),
+        ({"activation": torch.nn.ReLU}, r"\((loss .* there, .* now|risk .* there, .* now)\)"),
+        ({"loss": smoothed}, r"\((loss .* there, .* now|risk .* there, .* now)\)"),
+    ],
+    ids=["data", "data by a digit", "one label", "a frozen tensor", "another model of as many", "another loss"],
+)
+def test_another_risk_is_another_run(
+    changes: dict[str, Any], message: str, replicas: int | None, checkpoint: Path
+) -> None:
+    start = 1e-3 * normal(network().dimension, seed=4)
+    options = {"theta": start, "dynamics": ns.SGD(3), "replicas": replicas}
+    kept(checkpoint, risk=network(), **options)
+    with pytest.raises(ValueError, match=f"is of another run {message}: remove it to start afresh"):
+        go(checkpoint, risk=network(**changes), **options)
+    found = outcome(go(checkpoint, risk=network(), **options))
+    assert found == outcome(go(checkpoint, risk=network(), **options)), "the same everything is accepted"
+
+
+class Scaled(torch.nn.Tanh):
+    """Its constant is no tensor, so that nothing but its values tells it from another."""
+
+    def __init__(self, scale: float) -> None:
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return torch.tanh(self.scale * inputs)
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_a_model_that_only_its_losses_tell_from_another_is_another_run(
+    replicas: int | None, checkpoint: Path
+) -> None:
+    """Weights are so small that both have the loss of chance at the start, to eight digits; not so nearby."""
+    first, second = (network(activation=functools.partial(Scaled, scale)) for scale in (1.0, 1.5))
+    assert first.fingerprint() == second.fingerprint()
+    start = 1e-4 * normal(first.dimension, seed=4)
+    assert_close(first.loss(start), second.loss(start), rtol=1e-6, atol=0)
+    options = {"theta": start, "dynamics": ns.SGD(3), "replicas": replicas}
+    kept(checkpoint, risk=first, **options)
+    with pytest.raises(ValueError, match=r"is of another run \(loss near the start [\d.]+ there, [\d.]+ now\)"):
+        go(checkpoint, risk=second, **options)
+    assert not go(checkpoint, risk=first, **options).diverged.any()
+
+
+@pytest.mark.parametrize("threads", [1, 2, 4])
+def test_another_number_of_threads_is_the_same_run(threads: int, checkpoint: Path) -> None:
+    """The sums of a large batch round otherwise."""
+    risk = larger_risk(torch.float32, 18, 5000)
+    before = torch.get_num_threads()
+    kept(checkpoint, risk=risk, theta=risk.parameters(), dynamics=ns.SGD(3))
+    torch.set_num_threads(threads)
+    try:
+        assert not go(checkpoint, risk=risk, theta=risk.parameters(), dynamics=ns.SGD(3)).diverged
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_a_closed_form_that_is_another_function_of_the_same_numbers_is_another_run(checkpoint: Path) -> None:
+    def bowl(width: float) -> EmpiricalRisk:
+        return EmpiricalRisk.from_losses(lambda w: width * w.square(), torch.ones(3, dtype=F64))
+
+    kept(checkpoint, risk=bowl(1.0), dynamics=ns.GD())
+    with pytest.raises(
+        ValueError, match=r"is of another run \(loss at the start .* there, .* now; loss near the start"
+    ):
+        go(checkpoint, risk=bowl(1.001), dynamics=ns.GD())
+    assert not go(checkpoint, risk=bowl(1.0 + 1e-7), dynamics=ns.GD()).diverged, "as another machine would round"
+
+
+def test_losses_that_cancel_or_are_not_finite_do_not_stand_in_the_way(checkpoint: Path) -> None:
+    """Their mean is rounding error, or no number at all: neither tells of another run."""
+    slopes = torch.cat([normal(6, 3, seed=1), -normal(6, 3, seed=1)])
+    for number, losses in enumerate(
+        (lambda w: slopes @ w, lambda w: (slopes @ w).log(), lambda w: (slopes @ w).abs() * torch.inf)
+    ):
+        place = checkpoint.with_stem(str(number))
+        risk = EmpiricalRisk.from_losses(losses, torch.ones(3, dtype=F64))
+        near = losses_near(risk, torch.ones(3, dtype=F64))
+        write_bundle(place, {"near": near}, {})
+        assert differing_losses(read_bundle(place).tensors["near"], near * (1 + 1e-9)) == []
+        nudged = near.clone()
+        nudged[:, 1] *= 1.01
+        assert bool(differing_losses(near, nudged)) == bool(torch.isfinite(near[:, 1]).any())
+
+
+def test_a_closed_form_without_a_value_nearby_can_be_kept(checkpoint: Path) -> None:
+    def losses(theta: Tensor) -> Tensor:
+        if not bool((theta - 1.0).abs().max() < 0.01):
+            raise ValueError("outside the domain")
+        return theta.square()
+
+    def risk() -> EmpiricalRisk:
+        return EmpiricalRisk.from_losses(losses, torch.ones(3, dtype=F64))
+
+    options = {"dynamics": ns.GD(), "theta": torch.ones(3, dtype=F64), "lr": 1e-4}
+    kept(checkpoint, risk=risk(), **options)
+    assert not go(checkpoint, risk=risk(), **options).diverged
+
+
+def scaled_loss(factor: float) -> Recorder:
+    return lambda risk, theta: factor * recorders.loss(risk, theta)
+
+
+def other_loss(factor: float) -> Recorder:
+    return lambda risk, theta: factor + recorders.loss(risk, theta)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        other_loss(2.0),
+        scaled_loss(3.0),
+        recorders.on(bowl_risk(), recorders.loss),
+        recorders.sharpness(0.1),
+        recorders.at_steps(scaled_loss(2.0), range(0, 9, 2)),
+    ],
+    ids=["other code", "another constant", "of another risk", "another kind", "at those steps by itself"],
+)
+def test_another_recorder_of_the_same_name_is_another_run(other: Recorder, checkpoint: Path) -> None:
+    kept(checkpoint, record={"watched": scaled_loss(2.0)})
+    with pytest.raises(ValueError, match=r"is of another run \(.*(recorders|records) "):
+        go(checkpoint, record={"watched": other})
+    assert not go(checkpoint, record={"watched": scaled_loss(2.0)}).diverged
+
+
+def test_recorders_are_told_apart_by_what_they_hold() -> None:
+    table = {"a": 1}
+    alike = [
+        (recorders.sharpness(0.1), recorders.sharpness(0.1)),
+        (recorders.on(bowl_risk(), recorders.accuracy), recorders.on(bowl_risk(), recorders.accuracy)),
+        (functools.partial(wobble, factor=table), functools.partial(wobble, factor={"a": 1})),
+        (recorders.at_steps(recorders.loss, [1]), recorders.at_steps(recorders.loss, [2])),  # told by the plan
+    ]
+    unlike = [
+        (recorders.sharpness(0.1), recorders.sharpness(0.2)),
+        (recorders.sharpness(0.1, seed=1), recorders.sharpness(0.1)),
+        (recorders.on(network(), recorders.loss), recorders.on(network(labels=2), recorders.loss)),
+        (functools.partial(wobble, factor=table), functools.partial(wobble, factor={"a": 2})),
+        (recorders.loss, recorders.accuracy),
+        (DIGITS.make, dataclasses.replace(DIGITS, steps=7).make),
+        ({torch.ones(2)}, {torch.zeros(2)}),
+    ]
+    assert all(described(one) == described(other) for one, other in alike)
+    assert all(described(one) != described(other) for one, other in unlike)
+
+
+def test_a_recorder_that_holds_itself_is_described() -> None:
+    def again(risk: EmpiricalRisk, theta: Tensor) -> Any:
+        return again
+
+    assert "…" in described(again)
+
+
+def test_bytecode_of_another_python_is_not_compared(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kept(checkpoint, record={"watched": scaled_loss(2.0)})
+    monkeypatch.setattr(platform, "python_version_tuple", lambda: ("3", "99", "0"))
+    assert not go(checkpoint, record={"watched": scaled_loss(2.0)}).diverged
+
+
+def test_a_checkpoint_from_before_risks_were_told_apart_is_not_trusted(checkpoint: Path) -> None:
+    kept(checkpoint)
+    bundle = read_bundle(checkpoint)
+    earlier = {key: value for key, value in bundle.notes["identity"].items() if key != "risk"}
+    tensors = {key: tensor for key, tensor in bundle.tensors.items() if key != "losses"}
+    write_bundle(checkpoint, tensors, {**bundle.notes, "identity": earlier})
+    with pytest.raises(ValueError, match=r"is of another run \(risk None there, "):
+        go(checkpoint)
 
 
 def test_a_damaged_checkpoint_is_named_and_kept(checkpoint: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from noisescape.dynamics import Dynamics, NoiseState
 from noisescape.errors import CorruptFileError
+from noisescape.identity import differences, differing_losses, losses_near, simulation_identity
 from noisescape.progress import steps_bar
 from noisescape.recorders import Recorder, loss
 from noisescape.risk import EmpiricalRisk
@@ -102,7 +102,7 @@ def simulate(
         risk: L.
         dynamics: the law of ε.
         theta: the start, (D,), or (R, D).
-        lr: η, or a function of the step (0-based).
+        lr: η, or a function of the step (0-based), asked for all its values before the first step.
         steps: how many.
         replicas: R copies of a single ``theta`` with independent noise, all moved at once. Closed-form
             risks broadcast; models are mapped by ``torch.func.vmap``, which pays for small ones.
@@ -116,7 +116,8 @@ def simulate(
             whatever the dynamics says of itself. Each costs one full gradient. Default: never.
         checkpoint: a file that holds the unfinished run: parameters, step, generator, noise state, records.
             If it exists the run continues from it, to the same bits as without interruption on the same
-            machine; it is removed at the end.
+            machine; it is removed at the end. It is of this run only if all arguments are the same, the risk's
+            data and the values of a schedule among them, and the losses at the start.
         checkpoint_seconds: how often it is written.
         progress: show a bar on the terminal's error stream.
         on_step: called after every step with the number of steps done.
@@ -135,7 +136,7 @@ def simulate(
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, not {steps}")
-    schedule = lr if callable(lr) else _constant(lr)
+    rates = _rates(lr, steps)
     if replicas is not None:
         if theta.ndim != 1:
             raise ValueError("replicas copies a single θ (D,); a start of shape (R, D) already has its replicas")
@@ -155,9 +156,14 @@ def simulate(
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
     first = 0
-    identity = _identity(dynamics, lr, steps, seed, book.plan(), noise_every, start)
-    if checkpoint is not None and checkpoint.exists():
-        first, theta, state, diverged_at = _continue(checkpoint, identity, generator, book, theta.device)
+    keeper = None
+    if checkpoint is not None:
+        identity = simulation_identity(
+            risk, dynamics, rates, steps, seed, book.recorders, book.plan(), noise_every, start
+        )
+        keeper = _Keeper(checkpoint, identity, losses_near(risk, start))
+    if keeper is not None and keeper.path.exists():
+        first, theta, state, diverged_at = keeper.restore(generator, book, theta.device)
     else:
         book.write(0, risk, theta, diverged_at)
     saved = time.monotonic()
@@ -165,19 +171,15 @@ def simulate(
     with steps_bar(dynamics.name, steps, shown=progress) as advance:
         advance(first)
         for step in range(first, steps):
-            if checkpoint is not None and step > first and time.monotonic() - saved >= checkpoint_seconds:
-                _save(checkpoint, identity, step, theta, state, generator, diverged_at, book)
+            if keeper is not None and step > first and time.monotonic() - saved >= checkpoint_seconds:
+                keeper.save(step, theta, state, generator, diverged_at, book)
                 saved = time.monotonic()
             try:
                 slope, state = dynamics.noisy_gradient(risk, theta, state, generator)
                 if noise_every is not None and step % noise_every == 0:
                     noise = slope - risk.gradient(theta)
                     book.note("injected", step, noise.double().square().sum(-1), diverged_at)
-                rate = schedule(step)
-                if not rate >= 0:
-                    raise ValueError(
-                        f"the learning-rate schedule gave {rate} at step {step}; it must not be negative"
-                    )
+                rate = rates[step] if isinstance(rates, Sequence) else rates
                 theta = (theta - rate * slope).contiguous()
             except (ArithmeticError, RuntimeError):
                 # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
@@ -197,8 +199,8 @@ def simulate(
             if on_step is not None:
                 on_step(step + 1)
 
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
+    if keeper is not None:
+        keeper.path.unlink(missing_ok=True)
     theta = torch.where((diverged_at >= 0)[..., None], torch.nan, theta)
     return Trajectory(dynamics, lr, steps, seed, book.records(), theta, diverged_at.cpu())
 
@@ -215,7 +217,7 @@ class _Book:
                 raise ValueError(
                     f"recorder '{name}' is due at none of the run's steps 0..{steps}: {sorted(due)[:5]}"
                 )
-        self._recorders = recorders
+        self.recorders = recorders
         self._every = every
         self._steps = steps
         self._seen: dict[str, tuple[list[int], list[Tensor]]] = {}
@@ -224,12 +226,12 @@ class _Book:
         """Which recorders are called when."""
         plans = [
             f"{name} at {sorted(due)}" if (due := getattr(recorder, "steps", None)) is not None else name
-            for name, recorder in self._recorders.items()
+            for name, recorder in self.recorders.items()
         ]
         return f"{', '.join(plans) or 'none'}, every {self._every}"
 
     def write(self, step: int, risk: EmpiricalRisk, theta: Tensor, diverged_at: Tensor) -> None:
-        for name, recorder in self._recorders.items():
+        for name, recorder in self.recorders.items():
             if self._due(recorder, step):
                 outcome = recorder(risk, theta)
                 parts = outcome if isinstance(outcome, Mapping) else {"": outcome}
@@ -269,75 +271,82 @@ class _Book:
         }
 
 
-def _identity(
-    dynamics: Dynamics,
-    lr: float | Callable[[int], float],
-    steps: int,
-    seed: int,
-    records: str,
-    noise_every: int | None,
-    start: Tensor,
-) -> dict[str, str]:
-    """What two runs share if one may go on from the other's checkpoint."""
-    return {
-        "dynamics": repr(dynamics),
-        "lr": "a schedule" if callable(lr) else repr(lr),
-        "steps": str(steps),
-        "seed": str(seed),
-        "records": records,
-        "noise_every": str(noise_every),
-        "start": f"{tuple(start.shape)} "
-        + hashlib.sha256(start.cpu().reshape(-1).view(torch.uint8).numpy().tobytes()).hexdigest()[:16],
-        "device": str(start.device),
-    }
+@dataclass(frozen=True)
+class _Keeper:
+    """The checkpoint of one simulation and no other.
 
+    Attributes:
+        path: of the file.
+        identity: what must be equal, by name.
+        losses: at the start and nearby, equal up to rounding.
+    """
 
-def _save(
-    path: Path,
-    identity: dict[str, str],
-    step: int,
-    theta: Tensor,
-    state: NoiseState,
-    generator: torch.Generator,
-    diverged_at: Tensor,
-    book: _Book,
-) -> None:
-    tensors = {"theta": theta, "diverged_at": diverged_at, "generator": generator.get_state()}
-    if state.root is not None:
-        tensors["root"] = state.root
-    records = book.records()
-    for name, record in records.items():
-        tensors |= {f"steps/{name}": record.steps, f"values/{name}": record.values}
-    notes = {"identity": identity, "step": step, "noise_step": state.step, "records": list(records)}
-    write_bundle(path, tensors, notes)
+    path: Path
+    identity: Mapping[str, str]
+    losses: Tensor
 
+    def save(
+        self,
+        step: int,
+        theta: Tensor,
+        state: NoiseState,
+        generator: torch.Generator,
+        diverged_at: Tensor,
+        book: _Book,
+    ) -> None:
+        """Write the unfinished run."""
+        tensors = {
+            "theta": theta,
+            "diverged_at": diverged_at,
+            "generator": generator.get_state(),
+            "losses": self.losses,
+        }
+        if state.root is not None:
+            tensors["root"] = state.root
+        records = book.records()
+        for name, record in records.items():
+            tensors |= {f"steps/{name}": record.steps, f"values/{name}": record.values}
+        notes = {
+            "identity": dict(self.identity),
+            "step": step,
+            "noise_step": state.step,
+            "records": list(records),
+        }
+        write_bundle(self.path, tensors, notes)
 
-def _continue(
-    path: Path, identity: dict[str, str], generator: torch.Generator, book: _Book, device: torch.device
-) -> tuple[int, Tensor, NoiseState, Tensor]:
-    """Step, θ, noise state and divergences of a checkpoint; sets the generator and the book."""
-    bundle = read_bundle(path)
-    if "identity" not in bundle.notes:
-        raise CorruptFileError(f"{path} is no checkpoint of a simulation: remove it to start afresh")
-    stored = bundle.notes["identity"]
-    differing = [
-        f"{key} {stored.get(key)} there, {value} now" for key, value in identity.items() if stored.get(key) != value
-    ]
-    if differing:
-        raise ValueError(
-            f"the checkpoint {path} is of another run ({'; '.join(differing)}): remove it to start afresh"
+    def restore(
+        self, generator: torch.Generator, book: _Book, device: torch.device
+    ) -> tuple[int, Tensor, NoiseState, Tensor]:
+        """Step, θ, noise state and divergences; sets the generator and the book."""
+        bundle = read_bundle(self.path)
+        tensors = bundle.tensors
+        if "identity" not in bundle.notes:
+            raise CorruptFileError(f"{self.path} is no checkpoint of a simulation: remove it to start afresh")
+        told = differences(bundle.notes["identity"], self.identity)
+        if not told:
+            told = differing_losses(tensors["losses"], self.losses)
+        if told:
+            raise ValueError(
+                f"the checkpoint {self.path} is of another run ({'; '.join(told)}): remove it to start afresh, or "
+                "go on with what it was begun with"
+            )
+        generator.set_state(tensors["generator"])
+        book.restore(
+            {name: Record(tensors[f"steps/{name}"], tensors[f"values/{name}"]) for name in bundle.notes["records"]}
         )
-    tensors = bundle.tensors
-    generator.set_state(tensors["generator"])
-    book.restore(
-        {name: Record(tensors[f"steps/{name}"], tensors[f"values/{name}"]) for name in bundle.notes["records"]}
-    )
-    root = tensors["root"].to(device) if "root" in tensors else None
-    state = NoiseState(bundle.notes["noise_step"], root)
-    return bundle.notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
+        root = tensors["root"].to(device) if "root" in tensors else None
+        state = NoiseState(bundle.notes["noise_step"], root)
+        return bundle.notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
 
 
-def _constant(lr: float) -> Callable[[int], float]:
-    if not lr > 0:
-        raise ValueError(f"lr must be positive, not {lr}")
-    return lambda _step: lr
+def _rates(lr: float | Callable[[int], float], steps: int) -> float | Sequence[float]:
+    """η, or its value at each step; all told before the first, so that a bad one costs nothing."""
+    if not callable(lr):
+        if not lr > 0:
+            raise ValueError(f"lr must be positive, not {lr}")
+        return float(lr)
+    rates = [float(lr(step)) for step in range(steps)]
+    for step, rate in enumerate(rates):
+        if not rate >= 0:
+            raise ValueError(f"the learning-rate schedule gave {rate} at step {step}; it must not be negative")
+    return rates
