@@ -408,6 +408,10 @@ def test_hessian_covariance_is_exact_in_spectra_that_do_not_decay(name, decay, d
         dynamics = ns.GLDTopEigenvector(BATCH) if k == 1 else ns.GLDHessian(BATCH, k=k)
     rtol = 1e-8 if dtype == torch.float64 else 2e-3
     assert_same_matrix(dynamics.covariance(risk, risk.parameters()).dense(), wanted, rtol)
+    matched = ns.MatchedTrace(dynamics, 2.0)
+    assert_same_matrix(
+        matched.covariance(risk, risk.parameters()).dense(), wanted * 2 / wanted.trace(), max(rtol, 1e-6)
+    )
 
 
 @pytest.mark.parametrize("decay", SPECTRA.values(), ids=SPECTRA)
