@@ -1,7 +1,7 @@
 """Whether a faster way to a derivative gives the same as plain reverse mode, tried before it is relied on.
 
-Compared are whole vectors, sample by sample, along a direction made of the gradients themselves and along a random one:
-along the latter alone an error in a few of many coordinates would hardly show. Zeros agree with nothing.
+Compared are whole vectors, sample by sample, along a direction made of the gradients themselves and along a random
+one: along the latter alone an error in a few of many coordinates would hardly show. Zeros agree with nothing.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def pushes_through_gradient(
 
 
 def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance: float) -> bool:
-    """Whether several reverse passes mapped together give what they give one by one: through losses and gradient."""
+    """Whether several reverse passes, mapped together, give what they give one by one."""
     try:
         directions = two_directions(values, theta)
         leaf = theta.detach().requires_grad_()

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisescape.errors import BatchCouplingError
+from noisescape.function_loss import ClosedForm
 from noisescape.model_loss import ModelLoss
 from noisescape.randomness import Generators, State
 from noisescape.samples import Batch, TensorSamples
@@ -32,7 +33,7 @@ LARGEST_COPY = 2**31
 def check_contract(function: ModelLoss, theta: Tensor, batches: Sequence[Batch], whole: Batch | None) -> None:
     """Refuse a model or loss without a loss for each sample, and find out how it must be evaluated.
 
-    A batch costs one gradient and two evaluations of all its samples, and a gradient of up to eight samples alone.
+    A batch costs one gradient and some evaluations of all its samples, and a gradient of up to eight samples alone.
 
     Args:
         function: the model and loss; its kernels and whether it needs a graph are set.
@@ -41,8 +42,8 @@ def check_contract(function: ModelLoss, theta: Tensor, batches: Sequence[Batch],
         whole: all samples, where they are held together.
 
     Raises:
-        ValueError: the loss is reduced, of the wrong shape, without dependence on θ, or dependent on trainable tensors
-            that are no part of θ.
+        ValueError: the loss is reduced, of the wrong shape, without dependence on θ, or dependent on trainable
+            tensors that are no part of θ.
         BatchCouplingError: a sample's loss or gradient depends on the other samples of its batch, or on chance.
     """
     generators = Generators(function.modules)
@@ -64,13 +65,13 @@ def _refuse_draws(generators: Generators, before: State) -> None:
     drawn = generators.drawn_from(before)
     if drawn:
         raise BatchCouplingError(
-            "the model or its loss draws random numbers; call model.eval(), remove the randomness or pass the noise as an "
-            f"input: the loss must be a function of θ (drawn from: {', '.join(drawn)})"
+            "the model or its loss draws random numbers; call model.eval(), remove the randomness or pass the "
+            f"noise as an input: the loss must be a function of θ (drawn from: {', '.join(drawn)})"
         )
 
 
-def shaken(function: ModelLoss, theta: Tensor, *, share: float = 0.05) -> Tensor:
-    """θ moved a little, each parameter by a share of its size: what starts at zero (gates, adapters) hides nothing."""
+def shaken(function: ModelLoss | ClosedForm, theta: Tensor, *, share: float = 0.05) -> Tensor:
+    """θ moved a little, each parameter by a share of its size, so that what starts at zero hides nothing."""
     generator = torch.Generator().manual_seed(0x7368616B)
     noise = torch.randn(len(theta), generator=generator).to(theta)
     overall = float(theta.float().square().mean().sqrt()) or 1.0
@@ -102,15 +103,16 @@ def _check_shapes(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch
         alone = function.raw_values(theta, _single(batch, 0))
     except (RuntimeError, ValueError, IndexError) as error:
         raise BatchCouplingError(
-            f"{batch.size} samples can be evaluated together, one of them alone cannot ({_first_line(error)}): samples of "
-            "a batch influence each other, so there is no per-sample gradient. If they are nodes of one graph, evaluate "
-            "the graph whole: EmpiricalRisk.from_losses(lambda theta: losses of all nodes, parameters)"
+            f"{batch.size} samples can be evaluated together, one of them alone cannot ({_first_line(error)}): "
+            "samples of a batch influence each other, so there is no per-sample gradient. If they are nodes of one "
+            "graph, evaluate the graph whole: EmpiricalRisk.from_losses(lambda theta: losses of all nodes, "
+            "parameters)"
         ) from error
     if alone.shape[1:] != raw.shape[1:]:
         raise ValueError(
             f"the unreduced loss of {batch.size} samples has shape {tuple(raw.shape)}, that of one "
-            f"{tuple(alone.shape)}: outputs are broadcast against targets, or samples of a batch influence each other; "
-            "give the targets the shape of the outputs"
+            f"{tuple(alone.shape)}: outputs are broadcast against targets, or samples of a batch influence each "
+            "other; give the targets the shape of the outputs"
         )
 
 
@@ -131,14 +133,15 @@ def _evaluated(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch | 
         integer = not any(leaf.is_floating_point() for leaf in inputs)
         if integer and "dtype" in str(error) and not isinstance(error, IndexError):
             raise ValueError(
-                f"the inputs are {inputs[0].dtype}, which the model does not take ({_first_line(error)}); convert them: "
-                f"inputs.to({function.dtype})"
+                f"the inputs are {inputs[0].dtype}, which the model does not take ({_first_line(error)}); convert "
+                f"them: inputs.to({function.dtype})"
             ) from error
         if whole is not None and whole.size > batch.size and _works(function, theta, whole):
             raise BatchCouplingError(
-                f"the model takes all {whole.size} samples at once, but not {batch.size} of them ({_first_line(error)}): "
-                "samples influence each other, so there is no per-sample gradient. If they are nodes of one graph, "
-                "evaluate the graph whole: EmpiricalRisk.from_losses(lambda theta: losses of all nodes, parameters)"
+                f"the model takes all {whole.size} samples at once, but not {batch.size} of them "
+                f"({_first_line(error)}): samples influence each other, so there is no per-sample gradient. If "
+                "they are nodes of one graph, evaluate the graph whole: EmpiricalRisk.from_losses(lambda theta: "
+                "losses of all nodes, parameters)"
             ) from error
         raise
 
@@ -166,20 +169,21 @@ def _check_batch(function: ModelLoss, point: Tensor, batch: Batch) -> None:
     for name, parameter, version in frozen:
         if parameter._version != version:
             raise ValueError(
-                f"the forward pass changes the frozen parameter '{name}' in place, so the loss is no function of θ; "
-                "make the update a step of its own, outside forward"
+                f"the forward pass changes the frozen parameter '{name}' in place, so the loss is no function of "
+                "θ; make the update a step of its own, outside forward"
             )
     if not torch.equal(point.nan_to_num(), before.nan_to_num()):
         raise ValueError(
-            "the forward pass changes the trainable parameters in place (clamping or renormalising them, say), so the "
-            "loss is no function of θ; do that after the optimiser's step, outside forward"
+            "the forward pass changes the trainable parameters in place (clamping or renormalising them, say), so "
+            "the loss is no function of θ; do that after the optimiser's step, outside forward"
         )
     if batch.size > 1:
         alone, alone_gradient = _alone(function, point, batch, signs)
         error, where = _difference(together[_rows_alone(batch.size)], alone, gradient, alone_gradient)
         if error > SAME[point.dtype] and not _float64_agrees(function, point, batch, signs, error):
             raise _coupled(
-                f"a sample's {where} differs by {error:.2g} (relative) between a batch of {batch.size} and the sample alone"
+                f"a sample's {where} differs by {error:.2g} (relative) between a batch of {batch.size} and the "
+                "sample alone"
             )
 
 
@@ -208,9 +212,9 @@ def check_company(function: ModelLoss, theta: Tensor, batch: Batch, together: Te
 
 def _coupled(what: str) -> BatchCouplingError:
     return BatchCouplingError(
-        f"{what}: samples of a batch influence each other (batch statistics, a balance term, routing, a loss over pairs?), "
-        "so there is no per-sample gradient; use model.eval(), a normalisation without batch statistics, or a loss that "
-        "is a sum over samples"
+        f"{what}: samples of a batch influence each other (batch statistics, a balance term, routing, a loss over "
+        "pairs?), so there is no per-sample gradient; use model.eval(), a normalisation without batch statistics, "
+        "or a loss that is a sum over samples"
     )
 
 
@@ -238,8 +242,8 @@ def _with_gradient(
         leaves = _leaves(losses)
         if not any(each is leaf for each in leaves):
             raise ValueError(
-                "the losses do not depend on any trainable parameter: the model runs under no_grad or inference_mode, or "
-                "detaches its outputs"
+                "the losses do not depend on any trainable parameter: the model runs under no_grad or "
+                "inference_mode, or detaches its outputs"
             )
         with function.held(leaf):
             try:
@@ -258,7 +262,7 @@ def _leaves(values: Tensor) -> list[Tensor]:
     """The tensors that a graph ends in."""
     found: list[Tensor] = [values] if values.is_leaf and values.requires_grad else []
     seen: set[Any] = set()
-    waiting = [values.grad_fn] if values.grad_fn is not None else []
+    waiting: list[Any] = [values.grad_fn] if values.grad_fn is not None else []
     while waiting:
         node = waiting.pop()
         if node is None or node in seen:
@@ -291,9 +295,10 @@ def _check_leaves(function: ModelLoss, leaves: list[Tensor], persistent: list[Te
         for leaf in persistent
     ]
     raise ValueError(
-        f"the losses depend on trainable tensors outside θ: {', '.join(names[:3])}{' …' if len(names) > 3 else ''}. Their "
-        "derivatives would be missing. Make them parameters that the model's forward uses (register them; wrap model and "
-        "loss in one module), or hold them fixed with requires_grad_(False)"
+        f"the losses depend on trainable tensors outside θ: {', '.join(names[:3])}"
+        f"{' …' if len(names) > 3 else ''}. Their derivatives would be missing. Make them "
+        "parameters that the model's forward uses (register them; wrap model and loss in one module), or hold them "
+        "fixed with requires_grad_(False)"
     )
 
 
@@ -349,7 +354,7 @@ def in_float64(function: ModelLoss, batch: Batch) -> tuple[ModelLoss, Batch]:
         return tensor.double() if tensor.is_floating_point() else tensor
 
     both = map_tensors(convert, (batch.inputs, batch.targets))
-    return function.cast(torch.float64, function.device), Batch(*both, batch.start, batch.size)
+    return function.cast(torch.float64, function.device), Batch(both[0], both[1], batch.start, batch.size)
 
 
 def _relative(one: Tensor, other: Tensor) -> float:

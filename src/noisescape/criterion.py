@@ -39,11 +39,12 @@ class Criterion:
     A loss may give a sample several values (tokens, pixels). They are averaged where the loss reduces by ``"mean"``
     or not at all, summed where it reduces by ``"sum"`` or ``"batchmean"``.
 
-    PyTorch's cross-entropy and negative log-likelihood divide by the sum of the weights of all targets, ignored ones
-    counting nothing: Σ_i w_i ℓ_i / Σ_i w_i. ``normalisation`` says what that means for a sample n with values i ∈ n:
+    PyTorch's cross-entropy and negative log-likelihood divide by the sum of the weights of all targets, ignored
+    ones counting nothing: Σ_i w_i ℓ_i / Σ_i w_i. ``normalisation`` says what that means for a sample n with values
+    i ∈ n:
 
-    * ``"criterion"``: ℓ_n = (N/W) Σ_{i∈n} w_i ℓ_i, with W = Σ_i w_i over the whole data set. L = (1/N) Σ ℓ_n is then
-      what the criterion gives for all data at once. (A minibatch's own ratio has a random denominator; to first
+    * ``"criterion"``: ℓ_n = (N/W) Σ_{i∈n} w_i ℓ_i, with W = Σ_i w_i over the whole data set. Then L = (1/N) Σ ℓ_n
+      is what the criterion gives for all data at once. (A minibatch's own ratio has a random denominator; to first
       order in its relative spread it is the mean of these ℓ_n.)
     * ``"sample"``: ℓ_n = Σ_{i∈n} w_i ℓ_i / Σ_{i∈n} w_i, what the criterion gives for the sample alone; 0 where
       nothing of it counts.
@@ -154,8 +155,8 @@ class Criterion:
             raise ValueError(
                 f"accuracy compares the largest of several outputs (n, C, …) with targets (n, …) that are classes; "
                 f"here outputs are {tuple(outputs.shape)}, targets {tuple(targets.shape)} of {targets.dtype}. One "
-                "output a sample is a class for binary cross-entropy only; otherwise say what counts as correct with "
-                "risk.metric(theta, function)"
+                "output a sample is a class for binary cross-entropy only; otherwise say what counts as correct "
+                "with risk.metric(theta, function)"
             )
         ignored = options.get("ignore_index", IGNORED) if function in _WEIGHTED else IGNORED
         return outputs.argmax(1) == targets, targets != ignored
@@ -184,8 +185,8 @@ class Criterion:
         error = 1e-8 if losses.dtype == torch.float64 else 1e-2
         if bool((ours - theirs).abs() > error * theirs.abs() + 1e-6 * losses.double().abs().amax()):
             warnings.warn(
-                f"the risk is the mean of one loss a sample, which is {float(ours):.4g} for {len(losses)} samples; the "
-                f"loss itself reduces them to {float(theirs):.4g}. What is measured is the former. "
+                f"the risk is the mean of one loss a sample, which is {float(ours):.4g} for {len(losses)} samples; "
+                f"the loss itself reduces them to {float(theirs):.4g}. What is measured is the former. "
                 + _mend(weights is not None, type(self.loss).__name__),
                 NormalisationWarning,
                 stacklevel=6,
@@ -205,8 +206,8 @@ class Criterion:
             or {one[0] for one, other in zip(now, self._settings, strict=False) if not _same(one, other)}
         )
         raise ValueError(
-            f"the loss has changed since the risk was built ({', '.join(changed)}): what was decided on the old one "
-            "need not hold; build the risk anew"
+            f"the loss has changed since the risk was built ({', '.join(changed)}): what was decided on the old "
+            "one need not hold; build the risk anew"
         )
 
 
@@ -222,14 +223,14 @@ def _unreduced(loss: Loss | nn.Module) -> tuple[str | None, Loss]:
         if not hasattr(loss, "reduction"):
             return None, loss
         unreduced: Any = copy.copy(loss)  # tensors and submodules stay shared with the user's
-        unreduced.reduction = "none"
-        return loss.reduction, unreduced
+        reduction, unreduced.reduction = unreduced.reduction, "none"
+        return reduction, unreduced
     with contextlib.suppress(TypeError, ValueError):
         parameter = inspect.signature(loss).parameters.get("reduction")
         if parameter is not None:
             default = parameter.default
             bound: Any = functools.partial(loss, reduction="none")  # type: ignore[call-arg]
-            return default if isinstance(default, str) else None, bound
+            return (default if isinstance(default, str) else None), bound
     return None, loss
 
 

@@ -48,9 +48,9 @@ class DifferenceHessian(SymmetricOperator):
     """H by central differences: Hv ≈ (∇L(θ + hv̂) − ∇L(θ − hv̂))·‖v‖/(2h), v̂ = v/‖v‖; two gradients a product.
 
     The error is h²/6 of a third derivative and the gradient's rounding error over h. It is stated, not bounded:
-    products along the gradient and along a random direction are taken with h and with 2h, and differ by three times the
-    first and half the second. Where they differ much, or the gradient jumps (as that of quantised networks does), it
-    is large, and a smaller or larger h may help.
+    products along the gradient and along a random direction are taken with h and with 2h, and differ by three times
+    the first and half the second. Where they differ much, or the gradient jumps (as that of quantised networks
+    does), it is large, and a smaller or larger h may help.
 
     Args:
         risk: whose gradient.

@@ -20,11 +20,11 @@ _ATTENTION = (scaled_dot_product_attention, multi_head_attention_forward)
 class DifferentiableKernels(TorchFunctionMode):
     """While it is entered, operations have the same derivative in forward and in reverse mode, and a second one.
 
-    * Scaled dot-product attention runs by its mathematical definition, also where the model asks for a fused kernel:
-      those have neither second nor forward-mode derivatives.
+    * Scaled dot-product attention runs by its mathematical definition, also where the model asks for a fused
+      kernel: those have neither second nor forward-mode derivatives.
     * An embedding takes no derivative through its ``padding_idx``; PyTorch drops that in reverse mode only.
-    * Weight normalisation is evaluated by its formula: the fused kernel's second derivative is wrong on the CPU (torch
-      2.13; its gradgradcheck fails).
+    * Weight normalisation is evaluated by its formula: the fused kernel's second derivative is wrong on the CPU
+      (torch 2.13; its gradgradcheck fails).
 
     Attributes:
         met: names of the operations above that were called while it was entered.
@@ -65,8 +65,8 @@ class DifferentiableKernels(TorchFunctionMode):
     ) -> Tensor:
         if max_norm is not None:
             raise ValueError(
-                "an Embedding with max_norm rescales its weights in place during the forward pass, so the loss is no "
-                "function of θ; build it with max_norm=None and rescale the weights before measuring"
+                "an Embedding with max_norm rescales its weights in place during the forward pass, so the loss is "
+                "no function of θ; build it with max_norm=None and rescale the weights before measuring"
             )
         if scale_grad_by_freq:
             raise BatchCouplingError(
@@ -75,8 +75,8 @@ class DifferentiableKernels(TorchFunctionMode):
             )
         if sparse:
             raise ValueError(
-                "an Embedding with sparse=True has sparse gradients, which one flat θ does not; set sparse=False on "
-                "it (module.sparse = False): the gradient is the same"
+                "an Embedding with sparse=True has sparse gradients, which one flat θ does not; set sparse=False "
+                "on it (module.sparse = False): the gradient is the same"
             )
         found = embedding(input, weight)
         if padding_idx is None:

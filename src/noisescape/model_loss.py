@@ -38,9 +38,9 @@ class ModelLoss:
     """ℓ(θ; inputs, targets) of shape (n,), θ the trainable parameters in ``named_parameters()`` order.
 
     The module is evaluated with parts of θ in place of its parameters, in the parameters' own precision whatever
-    autocast surrounds the call, and left as it was (:class:`Stateless`). The loss is evaluated while they are in place:
-    one that reads the model's parameters (weight decay, an output layer of its own) reads θ. Frozen parameters and
-    buffers are read at each call; shared parameters count once.
+    autocast surrounds the call, and left as it was (:class:`Stateless`). The loss is evaluated while they are in
+    place: one that reads the model's parameters (weight decay, an output layer of its own) reads θ. Frozen
+    parameters and buffers are read at each call; shared parameters count once.
 
     Attributes:
         needs_graph: whether values, too, must be computed with gradients recorded, as where the forward pass
@@ -502,7 +502,8 @@ def _check_kind(model: nn.Module) -> None:
     scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
         raise TypeError(
-            f"submodule '{scripted[0]}' is TorchScript, whose tensors are compiled in; use the nn.Module it was made from"
+            f"submodule '{scripted[0]}' is TorchScript, whose tensors are compiled in; use the nn.Module it was "
+            "made from"
         )
 
 
@@ -511,9 +512,9 @@ def _check_own_parameters(loss: nn.Module, trainable: Mapping[str, nn.Parameter]
     own = [name for name, p in loss.named_parameters() if p.requires_grad and id(p) not in known]
     if own:
         raise ValueError(
-            f"the loss has trainable parameters of its own ({', '.join(own[:3])}), which θ would lack: derivatives with "
-            "respect to them would be missing. Make them part of the model (a module that holds both and whose forward "
-            "returns what the loss needs), or hold them fixed: loss.requires_grad_(False)"
+            f"the loss has trainable parameters of its own ({', '.join(own[:3])}), which θ would lack: derivatives "
+            "with respect to them would be missing. Make them part of the model (a module that holds both and "
+            "whose forward returns what the loss needs), or hold them fixed: loss.requires_grad_(False)"
         )
 
 
@@ -524,9 +525,9 @@ def _check_uniform(model: nn.Module, trainable: dict[str, nn.Parameter]) -> None
     compound = [name for name, p in trainable.items() if p.is_complex()]
     if compound:
         raise ValueError(
-            f"the trainable parameters {', '.join(compound[:3])} are complex; θ is a vector of real numbers. Keep real and "
-            "imaginary parts as one real parameter of shape (…, 2), nn.Parameter(torch.view_as_real(w)), and make the "
-            "complex tensor in forward with torch.view_as_complex"
+            f"the trainable parameters {', '.join(compound[:3])} are complex; θ is a vector of real numbers. Keep "
+            "real and imaginary parts as one real parameter of shape (…, 2), nn.Parameter(torch.view_as_real(w)), "
+            "and make the complex tensor in forward with torch.view_as_complex"
         )
     dtypes = sorted({str(p.dtype) for p in trainable.values()})
     if len(dtypes) > 1:
@@ -543,8 +544,8 @@ def _check_deterministic(module: nn.Module, model: nn.Module) -> None:
     if isinstance(module, _BatchNorm):
         if module.training or not module.track_running_stats:
             raise BatchCouplingError(
-                f"{_where(module, model)} uses batch statistics, so a sample's loss depends on its batch and there is no "
-                "per-sample gradient; call model.eval() (with track_running_stats=True) or use GroupNorm"
+                f"{_where(module, model)} uses batch statistics, so a sample's loss depends on its batch and there "
+                "is no per-sample gradient; call model.eval() (with track_running_stats=True) or use GroupNorm"
             )
         return
     rate = module.p if isinstance(module, _DropoutNd) else module.dropout

@@ -254,8 +254,8 @@ class PerSampleLosses:
             size = self._gradient_rows(_copies(theta))
             found = theta.new_empty(*theta.shape[:-1], len(indices), self.dimension)
             for places, group in self._samples.chosen(indices):
-                rows = [self._function.gradients(theta, batch) for batch in group.batches(size)]
-                found[..., places.to(self.device), :] = torch.cat(rows, dim=-2)
+                parts = [self._function.gradients(theta, batch) for batch in group.batches(size)]
+                found[..., places.to(self.device), :] = torch.cat(parts, dim=-2)
             return found
         if isinstance(self._function, ModelLoss) and theta.ndim == 1:
             return self.factored_gradients(theta).rows()
@@ -346,9 +346,9 @@ class PerSampleLosses:
             if not _lacks_second_derivative(error):
                 raise
             raise RuntimeError(
-                f"an operation of the model has no second derivative ({str(error).splitlines()[0][:200]}); give it a "
-                "twice differentiable backward pass, or take products by finite differences of the gradient, with a "
-                "stated error: risk.finite_difference_hessian(theta)"
+                f"an operation of the model has no second derivative ({str(error).splitlines()[0][:200]}); give it "
+                "a twice differentiable backward pass, or take products by finite differences of the gradient, "
+                "with a stated error: risk.finite_difference_hessian(theta)"
             ) from error
 
     def gradient_derivatives(self, theta: Tensor, directions: Tensor) -> Tensor:
@@ -448,9 +448,9 @@ class PerSampleLosses:
         return theta.ndim == 2 and not self.maps_replicas
 
     def _tried_out(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
-        """Whether something holds on all batches tried, near the module's own parameters: also in float64, if it can be.
+        """Whether something holds on all batches tried, near the module's own parameters.
 
-        In float64, two ways that differ cannot pass for rounding.
+        In float64 too, if it can be evaluated there: two ways that differ then cannot pass for rounding.
         """
         theta = self._trial_point()
         if not all(holds(self._function, theta, batch) for batch in self._tried):
@@ -617,13 +617,13 @@ class PerSampleLosses:
     def _gauss_newton_loss(self) -> ModelLoss:
         """The model and loss, refused where the loss has parameters outside the outputs."""
         model_loss = self._model_loss("the Gauss–Newton matrix")
-        if isinstance(model_loss.output_values(self.parameters(), self._tried[0].inputs), Tensor):
-            if self._loss_reads_parameters:
-                raise ValueError(
-                    "the loss reads the model's parameters itself (weight decay, an output layer of its own), so it is no "
-                    "function of the outputs alone and has no Gauss–Newton matrix; move that part into the model's "
-                    "forward, or use the Hessian"
-                )
+        outputs = model_loss.output_values(self.parameters(), _first(self._tried[0], 1).inputs)
+        if isinstance(outputs, Tensor) and self._loss_reads_parameters:
+            raise ValueError(
+                "the loss reads the model's parameters itself (weight decay, an output layer of its own), so "
+                "it is no function of the outputs alone and has no Gauss–Newton matrix; move that part into "
+                "the model's forward, or use the Hessian"
+            )
         return model_loss
 
     def _batches(self, *, passes: int, columns: int = 1) -> Iterator[Batch]:

@@ -47,7 +47,7 @@ def _numbers(pool: TensorSamples) -> int:
 
 
 def features(pool: TensorSamples) -> Tensor:
-    """What tells samples apart at a glance, (n, F), each of unit spread: level, spread, extremes, how much is empty.
+    """What tells samples apart at a glance, (n, F), each of unit spread: level, spread, extremes, emptiness.
 
     The share of a sample's entries equal to the smallest there is anywhere shows padding and ignored targets.
     """

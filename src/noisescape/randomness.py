@@ -15,7 +15,7 @@ State = list[tuple[str, Any]]
 
 
 class Generators:
-    """Every generator a model can draw from: PyTorch's, NumPy's and Python's global ones, and those modules hold."""
+    """Every generator a model can draw from: the global ones of PyTorch, NumPy and Python, and the modules' own."""
 
     def __init__(self, modules: Iterable[nn.Module]) -> None:
         kinds = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)

@@ -112,7 +112,7 @@ class EmpiricalRisk(PerSampleLosses):
         if len(accepted) > 1:
             warnings.warn(
                 f"the list of {len(data)} pairs may hold batches or single samples; it is read as batches, of "
-                f"{samples.count} samples in all. Pass stacked tensors, a DataLoader or a Dataset to leave no doubt",
+                f"{samples.count} samples in all. Pass stacked tensors, a DataLoader or a Dataset instead",
                 UserWarning,
                 stacklevel=3,
             )
@@ -193,7 +193,10 @@ class EmpiricalRisk(PerSampleLosses):
         return {name: tensor.clone() for name, tensor in model_loss.named(theta).items()}
 
     def with_data(self, data: Any) -> EmpiricalRisk:
-        """The same model and loss on other data: a test set, say. Checked as at construction, with the same errors."""
+        """The same model and loss on other data: a test set, say.
+
+        The data is tried as at construction, with the same errors.
+        """
         other = type(self).__new__(type(self))
         model_loss = self._model_loss("other data").afresh()
         other._open(model_loss, data, self._parameters, self.memory_budget, self._chunk_size)
@@ -210,7 +213,7 @@ class EmpiricalRisk(PerSampleLosses):
 
         def converted(batch: Batch) -> Batch:
             both = map_tensors(convert, (batch.inputs, batch.targets))
-            return Batch(*both, batch.start, batch.size)
+            return Batch(both[0], both[1], batch.start, batch.size)
 
         parameters = self._parameters
         return self._like(
@@ -258,8 +261,8 @@ class EmpiricalRisk(PerSampleLosses):
                 found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
                 raise ValueError(
                     f"the metric of {batch.size} samples has shape {found}; it must return one value a sample, "
-                    f"({batch.size},): compare outputs with targets of the same shape, and average what a sample has "
-                    "several of"
+                    f"({batch.size},): compare outputs with targets of the same shape, and average what a sample "
+                    "has several of"
                 )
             total += values.detach().double().sum()
         return (total / self.sample_count).to(self.dtype)
@@ -267,8 +270,8 @@ class EmpiricalRisk(PerSampleLosses):
     def accuracy(self, theta: Tensor) -> Tensor:
         """Share of targets that are predicted: (D,) → (), (R, D) → (R,).
 
-        The largest output names the class; of binary cross-entropy, each output is a label of its own. Targets that the
-        loss ignores (``ignore_index``) do not count.
+        The largest output names the class; of binary cross-entropy, each output is a label of its own. Targets that
+        the loss ignores (``ignore_index``) do not count.
 
         Raises:
             ValueError: outputs and targets that cannot be compared so.
@@ -355,7 +358,7 @@ class EmpiricalRisk(PerSampleLosses):
         draws: int,
         seed: int,
     ) -> EmpiricalRisk:
-        """The risk on the same inputs, ``draws`` times, with drawn targets; only those are held, not the inputs again."""
+        """The risk on the same inputs, ``draws`` times, with drawn targets, which are held; the inputs are not."""
         model_loss = self._model_loss("the Fisher information")
         generator = torch.Generator(self.device).manual_seed(seed)
         drawn: list[list[Tensor]] = [[] for _ in range(draws)]
@@ -464,8 +467,9 @@ def _normalised(model_loss: ModelLoss, samples: Samples) -> ModelLoss:
     if criterion.normalisation == "sample":
         if float(each.max() - each.min()) > 1e-6 * float(each.max()) or not plain:
             warnings.warn(
-                "each sample's loss is normalised by its own targets; the criterion, over all data, weights samples by "
-                f"how many of their targets count (from {float(each.min()):g} to {float(each.max()):g}). "
+                "each sample's loss is normalised by its own targets; the criterion, over all data, weights "
+                f"samples by how many of their targets count (from {float(each.min()):g} to "
+                f"{float(each.max()):g}). "
                 'normalisation="criterion" measures what is trained',
                 NormalisationWarning,
                 stacklevel=5,

@@ -168,8 +168,8 @@ Samples = TensorSamples | StreamedSamples
 def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[Samples]:
     """The samples of ``data``; in two ways where a list of pairs may hold batches as well as single samples.
 
-    A tensor pair must already be on ``device``. Data sets and loaders yield CPU tensors by nature: their batches are
-    moved there, and kept if all of them fit in half of ``memory_budget`` bytes.
+    A tensor pair must already be on ``device``. Data sets and loaders yield CPU tensors by nature: their batches
+    are moved there, and kept if all of them fit in half of ``memory_budget`` bytes.
 
     Raises:
         TypeError: no tensor pair, data set or re-iterable of pairs.
@@ -201,7 +201,10 @@ def _sources(data: Any) -> list[Iterable[Any]]:
         return [data]
     if isinstance(data, (list, tuple)) and len(data) > 0:
         as_batches, as_samples = _may_be(data)
-        return [data] * as_batches + [DataLoader(data, batch_size=256, shuffle=False)] * as_samples  # type: ignore[arg-type]
+        found: list[Iterable[Any]] = [data] if as_batches else []
+        if as_samples:
+            found.append(DataLoader(data, batch_size=256, shuffle=False))  # type: ignore[arg-type]
+        return found
     if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         return [DataLoader(data, batch_size=256, shuffle=False)]
     if isinstance(data, Iterable):
@@ -283,8 +286,9 @@ def _pair(batch: Any) -> tuple[Tree, Tree]:
     """A batch as (inputs, targets) of tensors."""
     if isinstance(batch, Mapping):
         raise ValueError(
-            f"each batch must be a pair (inputs, targets), not {type(batch).__name__} of {', '.join(map(str, batch))}; "
-            "split it in the loader: collate_fn=lambda rows: (inputs, targets), with inputs the dict less its labels"
+            f"each batch must be a pair (inputs, targets), not {type(batch).__name__} of "
+            f"{', '.join(map(str, batch))}; split it in the loader: collate_fn=lambda rows: (inputs, targets), "
+            "with inputs the dict less its labels"
         )
     if isinstance(batch, PackedSequence) or not (isinstance(batch, (tuple, list)) and len(batch) == 2):
         raise ValueError(
@@ -297,9 +301,9 @@ def _pair(batch: Any) -> tuple[Tree, Tree]:
 
 def _changed(number: int, start: int) -> NoReturn:
     raise DataChangedError(
-        f"batch {number} of the data (from sample {start}) is not what it was on the first pass. Estimates take several "
-        "passes, and samples are known by their positions: take random augmentation out of the data set, shuffle once "
-        "with a fixed seed, or pass one draw of it as tensors"
+        f"batch {number} of the data (from sample {start}) is not what it was on the first pass. Estimates take "
+        "several passes, and samples are known by their positions: take random augmentation out of the data set, "
+        "shuffle once with a fixed seed, or pass one draw of it as tensors"
     )
 
 
@@ -309,7 +313,7 @@ def digest(tree: Tree) -> str:
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
             state.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
-            state.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            state.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
         else:
             state.update(repr(leaf).encode())
     return state.hexdigest()

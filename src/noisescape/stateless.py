@@ -29,8 +29,9 @@ class Stateless:
 
     Each module has its parameters looked up where they hang, so a module or a parameter with two names is exchanged
     once. Frozen parameters are read at each evaluation and take no gradient; buffers, and tensors that are plain
-    attributes, are exchanged for copies, since a forward pass may change them. Afterwards every module's attributes,
-    parameters, buffers, hooks and lists are what they were, whatever the forward pass did to them, also if it raised.
+    attributes, are exchanged for copies, since a forward pass may change them. Afterwards every module's
+    attributes, parameters, buffers, hooks and lists are what they were, whatever the forward pass did to them, also
+    if it raised.
 
     Args:
         modules: evaluated together.

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
 Tree = Any
-"""A tensor, or a tuple, list or dict of such; entries that are None, flags or names are passed on with each batch."""
+"""A tensor, or a tuple, list or dict of such; None, flags and names among them are passed on with each batch."""
 
 CONSTANTS = (type(None), bool, str)
 
@@ -45,8 +45,8 @@ def plain(data: Any, *, arrays: bool) -> Tree:
     """
     if isinstance(data, PackedSequence):
         raise ValueError(
-            "a PackedSequence packs the samples of a batch into one tensor, so they cannot be taken apart; pass the "
-            "padded tensor and the lengths as inputs, and pack them inside the model's forward"
+            "a PackedSequence packs the samples of a batch into one tensor, so they cannot be taken apart; pass "
+            "the padded tensor and the lengths as inputs, and pack them inside the model's forward"
         )
     if isinstance(data, Tensor):
         if data.layout is not torch.strided or data.is_nested:
@@ -73,6 +73,6 @@ def plain(data: Any, *, arrays: bool) -> Tree:
         return torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
-            f"data must be tensors, or tuples and dicts of tensors, not {type(data).__name__}; convert it in the data "
-            "set or in the loader's collate_fn"
+            f"data must be tensors, or tuples and dicts of tensors, not {type(data).__name__}; convert it in the "
+            "data set or in the loader's collate_fn"
         ) from error
