@@ -38,6 +38,7 @@ from noisescape.linops import (
 )
 from noisescape.linops.control_variate import KEPT, PILOT
 from noisescape.linops.probing import FIRST_STAGE, mean_of_probes
+from noisescape.memory import Ledger
 from noisescape.risk import EmpiricalRisk
 
 # ---------------------------------------------------------------------- eigenpairs
@@ -631,6 +632,133 @@ def test_density_of_a_single_eigenvalue_is_where_it_is(value: float) -> None:
     mean = float(torch.trapezoid(found.density * found.grid, found.grid))
     assert mean == pytest.approx(value, rel=1e-3)
     assert float(found.grid.min()) <= value <= float(found.grid.max())
+
+
+@pytest.mark.parametrize(("steps", "probes"), [(60, 4), (25, 8), (90, 2)])
+def test_a_densitys_memory_is_its_lanczos_vectors(steps: int, probes: int) -> None:
+    operator = DiagonalOperator(torch.linspace(-1, 3, 20_000, dtype=F64))
+    with Ledger() as ledger:
+        spectral_density(operator, steps=steps, probes=probes, points=16)
+    assert ledger.peak <= 1.3 * steps * probes * operator.size * 8
+
+
+def test_a_density_keeps_its_hands_off_what_a_product_returns() -> None:
+    """The identity may return the very block that it was given."""
+    found = spectral_density(FunctionOperator(lambda block: block, 50, dtype=F64, device="cpu"), steps=3)
+    assert found.moment(1)[0] == pytest.approx(1, rel=1e-12)
+    assert found.cost == 3 * 8
+
+
+@pytest.mark.parametrize(("options", "message"), [({"steps": 0}, "at least 1"), ({"bandwidth": -1.0}, "positive")])
+def test_bad_arguments_of_a_density_are_refused_before_any_product(options, message: str) -> None:
+    operator = DenseOperator(_MIXED)
+    with pytest.raises(ValueError, match=message):
+        spectral_density(operator, **options)
+    assert operator.products == 0
+
+
+# ---------------------------------------------------------------------- precision
+
+EVERY: dict[str, Callable[[SymmetricOperator], object]] = {
+    "trace": lambda operator: trace(operator, deflate=2, rtol=0.2),
+    "squared norm": lambda operator: squared_norm(operator, deflate=2, rtol=0.2),
+    "diagonal": lambda operator: diagonal(operator, rtol=0.5),
+    "product trace": lambda operator: product_trace(operator, operator, deflate=2, rtol=0.2),
+    "eigenpairs": lambda operator: eigenpairs(operator, 2, which="smallest"),
+    "largest eigenpairs": lambda operator: eigenpairs(operator, 2),
+    "density": lambda operator: spectral_density(operator, steps=5, probes=2, points=8),
+}
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("kind", ["dense", "diagonal", "low rank", "scaled"])
+def test_half_precision_is_refused_with_the_mend_before_work_starts(name: str, dtype, kind: str) -> None:
+    operator = {
+        "dense": lambda: DenseOperator(_PSD.to(dtype)),
+        "diagonal": lambda: DiagonalOperator(SPREAD.to(dtype)),
+        "low rank": lambda: LowRankOperator(normal(SIZE, 4, seed=14).to(dtype)),
+        "scaled": lambda: 2 * DenseOperator(_PSD.to(dtype)),
+    }[kind]()
+    with pytest.raises(TypeError, match=rf"is of {dtype}.*\.to\(torch\.float32\)"):
+        EVERY[name](operator)
+    assert operator.products == 0
+
+
+def test_a_half_precision_control_or_second_operand_is_refused() -> None:
+    single, half = (DenseOperator(_PSD.to(dtype)) for dtype in (torch.float32, torch.bfloat16))
+    factored = LowRankOperator(normal(SIZE, 40, seed=15).float())
+    for call in (lambda: product_trace(single, half), lambda: product_trace(single, factored, control=half)):
+        with pytest.raises(TypeError, match=r"\.to\(torch\.float32\)"):
+            call()
+    for draw in (half.sample, lambda _count: LowRankOperator(half.matrix).leading(1)):
+        half.psd = True
+        with pytest.raises(TypeError, match=r"\.to\(torch\.float32\)"):
+            draw(1)
+
+
+def _single(case_name: str = "mlp cross-entropy") -> dict[str, SymmetricOperator]:
+    case = CASES[case_name]
+    risk, theta = case.risk(torch.float32), case.theta.float()
+    return {
+        "dense": DenseOperator(_PSD.float(), psd=True),
+        "low rank": LowRankOperator(normal(SIZE, 40, seed=15).float()),
+        "diagonal": DiagonalOperator(SPREAD.float()),
+        "scaled": 0.5 * LowRankOperator(normal(SIZE, 40, seed=15).float()),
+        "sum": DenseOperator(_PSD.float(), psd=True) + DiagonalOperator(SPREAD.float()),
+        "noise covariance": risk.noise_covariance(theta, 3),
+        "empirical Fisher": risk.empirical_fisher(theta),
+    }
+
+
+def _tensors(result: object) -> list[Tensor]:
+    """All numbers of a result."""
+    found = vars(result).values() if hasattr(result, "__dict__") else [result]
+    return [torch.as_tensor(one) for one in found]
+
+
+def _equal(left: object, right: object) -> bool:
+    pairs = zip(_tensors(left), _tensors(right), strict=True)
+    return all(one.dtype == two.dtype and torch.equal(one, two) for one, two in pairs)
+
+
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("kind", _single())
+def test_an_ambient_autocast_changes_no_estimate(name: str, kind: str) -> None:
+    expected = EVERY[name](_single()[kind])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = EVERY[name](_single()[kind])
+        assert torch.is_autocast_enabled("cpu")
+    assert _equal(found, expected)
+
+
+@pytest.mark.parametrize("kind", _single())
+def test_an_ambient_autocast_changes_nothing_that_an_operator_gives(kind: str) -> None:
+    def all_of_it(operator: SymmetricOperator) -> list[Tensor]:
+        block = normal(operator.size, 3, seed=1).float()
+        found = [
+            operator @ block,
+            operator @ block[:, 0],
+            operator.quadratic_forms(block),
+            operator.sample(3, torch.Generator().manual_seed(1)),
+            operator.dense(),
+            operator.diagonal(),
+            operator.trace(),
+            *(operator.leading(2) or ()),
+        ]
+        principal, parts = operator.principal(2), operator.split(2)
+        if principal is not None:
+            found.append(principal)
+        if parts is not None:
+            found += [parts.columns(), parts.rest(normal(len(parts.carried), 2, seed=2).float())]
+        return found
+
+    expected = all_of_it(_single()[kind])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = all_of_it(_single()[kind])
+    for one, two in zip(found, expected, strict=True):
+        assert one.dtype == torch.float32
+        assert torch.equal(one, two)
 
 
 # ---------------------------------------------------------------------- results
