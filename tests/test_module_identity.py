@@ -271,6 +271,8 @@ def drawn(outputs: Any, generator: torch.Generator) -> Tensor:
 GENERATOR = torch.Generator()
 
 CALLS: dict[str, Call] = {
+    "finite_difference_hessian": lambda risk, theta, block: risk.finite_difference_hessian(theta) @ block,
+    "fingerprint": lambda risk, theta, block: risk.fingerprint(),
     "parameters": lambda risk, theta, block: risk.parameters(),
     "state_dict": lambda risk, theta, block: risk.state_dict(theta),
     "losses": lambda risk, theta, block: risk.losses(theta),
@@ -334,7 +336,7 @@ OF_TENSOR_OUTPUTS: dict[str, Call] = {
 INERT = {
     "bends_blocks", "bytes_per_sample", "chunk_size", "dense_hessian", "device", "dimension", "dtype",
     "forward_mode", "from_losses", "from_sample_loss", "gradient_width", "keeps_graphs", "maps_cotangents",
-    "maps_replicas", "pushes_gradients", "pushes_outputs", "sample_count",
+    "maps_replicas", "pushes_gradients", "pushes_outputs", "sample_count", "second_derivative_error",
 }  # fmt: skip
 """Settings, and what the calls above go through."""
 

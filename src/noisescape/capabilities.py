@@ -85,6 +85,41 @@ def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance:
         return False
 
 
+def second_derivative_error(
+    gradient: Derivative, product: Callable[[Tensor, Tensor], Tensor], theta: Tensor, enough: float
+) -> float:
+    """‖Hv − d‖/‖Hv‖, with Hv by two reverse passes and d the difference of gradients along v; θ in float64.
+
+    Where they differ, a backward pass lacks terms of its own derivative, or the gradient jumps (rounding in the
+    forward pass, a straight-through gradient): there is no Hessian to speak of. The best of several steps counts:
+    short ones hardly ever cross a kink, long ones rise above the rounding of models that compute partly in float32.
+
+    Args:
+        gradient: point ↦ gradient.
+        product: (point, v) ↦ Hv.
+        theta: (D,).
+        enough: an error that is small enough to stop at.
+    """
+    slope = gradient(theta)
+    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(1)).to(theta)
+    direction = noise / torch.linalg.vector_norm(noise) + slope / torch.linalg.vector_norm(slope).clamp_min(1e-300)
+    # not along parameters that take no gradient by definition, as an embedding's padding
+    direction = torch.where(slope == 0, 0, direction)
+    direction /= torch.linalg.vector_norm(direction).clamp_min(1e-300)
+    wanted = product(theta, direction)
+    size = max(float(torch.linalg.vector_norm(theta)), 1.0)
+    best = float("inf")
+    for step in (1e-6 * size, 1e-8 * size, 1e-4 * size, 1e-3 * size):
+        found = (gradient(theta + step * direction) - gradient(theta - step * direction)) / (2 * step)
+        rounding = 1e-14 * torch.linalg.vector_norm(slope) / step
+        error = (torch.linalg.vector_norm(wanted - found) - rounding).clamp_min(0)
+        larger = torch.maximum(torch.linalg.vector_norm(wanted), torch.linalg.vector_norm(found))
+        best = min(best, float(error / larger.clamp_min(1e-300)))
+        if best <= enough:
+            break
+    return best
+
+
 def _bent(total: Function, theta: Tensor, direction: Tensor) -> Tensor:
     leaf = theta.detach().requires_grad_()
     with torch.enable_grad():

@@ -160,6 +160,8 @@ def measure(
 ) -> Measurement:
     """Measure the indicator Tr(HΣ_B) at θ and all that says whether the noise's shape matters.
 
+    A risk of half precision is measured in float32, at the same θ.
+
     Args:
         risk: L.
         theta: where, (D,).
@@ -183,6 +185,7 @@ def measure(
     if k < 1:
         raise ValueError(f"k must be at least 1, not {k}")
     factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+    risk, theta = risk._for_operators(theta)
     # all shapes are those of C, so that figures free of scale exist even where B = N leaves no noise
     population = risk.noise_covariance(theta, 1)
     loss = float(risk.loss(theta))

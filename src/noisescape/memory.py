@@ -24,6 +24,7 @@ DECISIONS = (
     "gradient_width",
     "maps_cotangents",
     "maps_replicas",
+    "second_derivative_error",
 )
 """What a risk finds out once, about its model."""
 

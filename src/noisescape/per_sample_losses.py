@@ -8,6 +8,7 @@ is the derivative of the gradient. Everything streams over chunks of samples siz
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
@@ -15,7 +16,13 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
-from noisescape.capabilities import agrees, maps_cotangents, pushes_forward, pushes_through_gradient
+from noisescape.capabilities import (
+    agrees,
+    maps_cotangents,
+    pushes_forward,
+    pushes_through_gradient,
+    second_derivative_error,
+)
 from noisescape.contract import LARGEST_COPY, check_company, in_float64, shaken
 from noisescape.differentiation import column_blocks, edge_of, pull_back, push_forward, push_forward_by_reverse
 from noisescape.errors import NonFiniteLossError
@@ -26,6 +33,12 @@ from noisescape.samples import Batch, Samples, TensorSamples
 
 HESSIAN_PASSES = 4
 """Memory of a twice-differentiable forward and backward pass, in units of the forward pass."""
+
+SECOND_DERIVATIVE_ERROR = 1e-2
+"""Hessian products further from differences of the gradient, in float64, are refused."""
+
+DECIDED_ON = 16
+"""Samples on which ways to a derivative are compared."""
 
 MOST_COLUMNS = 512
 COLUMN_FLOOR = 2**20
@@ -300,6 +313,7 @@ class PerSampleLosses:
         Differentiating the second with respect to the first gives Hessian products.
         """
         self._check_theta(theta)
+        self._check_second_derivative()
 
         def slope(leaf: Tensor, batch: Batch) -> Tensor | GradientEdge:
             share = self._share(leaf, batch=batch)
@@ -366,6 +380,7 @@ class PerSampleLosses:
         """
         self._check_theta(theta, replicas=False)
         self._check_block(theta, directions)
+        self._check_second_derivative()
         total = torch.zeros_like(directions)
         for batch in self._batches(passes=2, columns=_columns(theta, directions)):
             slope = grad(functools.partial(self._share, batch=batch))
@@ -444,6 +459,55 @@ class PerSampleLosses:
 
         return self._tried_out(holds)
 
+    @functools.cached_property
+    def second_derivative_error(self) -> float:
+        """How far Hessian products are from differences of the gradient, relative; 0 where that cannot be told.
+
+        On the samples tried, in float64, where differences are precise.
+        """
+        small = self.dimension * torch.float64.itemsize * 8 <= LARGEST_COPY
+        if not isinstance(self._function, ModelLoss) or not small:
+            return 0.0
+        theta = self._trial_point().double()
+        found = 0.0
+        for batch in self._decided_on():
+            precise, wide = in_float64(self._function, batch)
+
+            def slope(leaf: Tensor, function: ModelLoss = precise, batch: Batch = wide, graph: bool = False) ->
+            Tensor:
+                with torch.enable_grad():
+                    total = function.losses(leaf, batch).sum()
+                    with function.held(leaf):
+                        return torch.autograd.grad(total, leaf, create_graph=graph, materialize_grads=True)[0]
+
+            def gradient(point: Tensor, slope: Callable[..., Tensor] = slope) -> Tensor:
+                return slope(point.detach().requires_grad_()).detach()
+
+            def product(
+                point: Tensor, v: Tensor, slope: Callable[..., Tensor] = slope, function: ModelLoss = precise
+            ) -> Tensor:
+                leaf = point.detach().requires_grad_()
+                graph = slope(leaf, graph=True)
+                with function.held(leaf):
+                    return pull_back(graph, leaf, v)
+
+            try:
+                error = second_derivative_error(gradient, product, theta, SECOND_DERIVATIVE_ERROR / 10)
+            except (RuntimeError, TypeError, ValueError):  # written for its own precision, or once differentiable
+                return 0.0
+            found = max(found, error if math.isfinite(error) else 0.0)
+        return found
+
+    def _check_second_derivative(self) -> None:
+        if self.second_derivative_error > SECOND_DERIVATIVE_ERROR:
+            raise ValueError(
+                "second derivatives of this model are not the derivatives of its gradient: they differ by "
+                f"{self.second_derivative_error:.2g} (relative) on samples tried. An operation's backward pass "
+                "lacks part of its own derivative (detached or computed outside autograd), or the gradient jumps "
+                "(rounding, straight-through). Mend the operation, or take products by finite differences of the "
+                "gradient, with a stated error: risk.finite_difference_hessian(theta)"
+            )
+
     def _goes_row_by_row(self, theta: Tensor) -> bool:
         return theta.ndim == 2 and not self.maps_replicas
 
@@ -453,12 +517,13 @@ class PerSampleLosses:
         In float64 too, if it can be evaluated there: two ways that differ then cannot pass for rounding.
         """
         theta = self._trial_point()
-        if not all(holds(self._function, theta, batch) for batch in self._tried):
+        batches = self._decided_on()
+        if not all(holds(self._function, theta, batch) for batch in batches):
             return False
         small = self.dimension * torch.float64.itemsize * 8 <= LARGEST_COPY
         if not isinstance(self._function, ModelLoss) or self.dtype == torch.float64 or not small:
             return True
-        for batch in self._tried:
+        for batch in batches:
             precise, wide = in_float64(self._function, batch)
             try:
                 precise.values(theta.double(), wide)
@@ -467,6 +532,12 @@ class PerSampleLosses:
             if not holds(precise, theta.double(), wide):
                 return False
         return True
+
+    def _decided_on(self) -> list[Batch]:
+        """The most unlike of the samples tried; of a closed form, which comes whole, all."""
+        if not isinstance(self._function, ModelLoss):
+            return self._tried
+        return [_first(batch, DECIDED_ON) for batch in self._tried]
 
     def _trial_point(self) -> Tensor:
         """Near the module's own parameters, but where none is zero."""

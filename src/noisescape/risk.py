@@ -31,6 +31,8 @@ TRIED = 64
 TRIED_BYTES = 2**28
 """Samples that the model is tried on, and bytes their evaluation may take; two are tried whatever they take."""
 CHUNK_OF_TARGETS = 4096
+REDUCED = 16
+"""Samples on which the loss, reduced, is compared with the mean of its values."""
 HALF = (torch.float16, torch.bfloat16)
 
 Metric = Callable[[Any, Any], Tensor]
@@ -117,7 +119,7 @@ class EmpiricalRisk(PerSampleLosses):
                 stacklevel=3,
             )
         self._assemble(_normalised(model_loss, samples), samples, parameters, budget, chunk_size, tried)
-        self._function.check_reduction(self.parameters(), tried[0])  # type: ignore[union-attr]
+        self._function.check_reduction(self.parameters(), head(tried[0], REDUCED))  # type: ignore[union-attr]
 
     @classmethod
     def from_losses(
