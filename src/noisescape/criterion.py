@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from noisescape.errors import BatchCouplingError
+
 Loss = Callable[[Any, Any], Tensor]
 Normalisation = Literal["criterion", "sample"]
 
@@ -27,6 +29,8 @@ _MODULES: dict[type[nn.Module], Callable[..., Tensor]] = {
 _WEIGHTED = (F.cross_entropy, F.nll_loss)
 _EXPONENTIAL_FAMILY = (F.cross_entropy, F.mse_loss, F.binary_cross_entropy_with_logits)
 IGNORED = -100
+WATCHED = 2**16
+"""Tensors of a loss with so many numbers at most are compared by value: ``weight.data`` leaves no other trace."""
 
 
 class NormalisationWarning(UserWarning):
@@ -57,17 +61,64 @@ class Criterion:
     def __init__(self, loss: Loss | nn.Module, normalisation: Normalisation = "criterion") -> None:
         if not callable(loss):
             raise TypeError(f"loss must be callable as loss(outputs, targets), not {type(loss).__name__}")
+        if isinstance(loss, type):
+            raise TypeError(
+                f"the loss is the class {loss.__name__}, not one of its objects; pass {loss.__name__}()"
+            )
         if normalisation not in get_args(Normalisation):
             raise ValueError(f'normalisation must be "criterion" or "sample", not {normalisation!r}')
         self.loss = loss
         self.normalisation = normalisation
         self.scale: float | None = None
-        self.reduction, self._unreduced = _unreduced(loss)
-        self._settings = _settings(loss)
+        self.reduction = _reduction(loss)
+        self._written: set[str] = set()
+        self._remembered: set[str] = set()
+        self._settings = _with_values(_settings(loss))
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """A copy's tensors are others, whose versions count anew."""
+        self.__dict__.update(state)
+        self._settings = _with_values(_settings(self.loss))
 
     def values(self, outputs: Any, targets: Any) -> Tensor:
-        """The unreduced loss, (n,) or (n, T, …)."""
-        return self._unreduced(outputs, targets)
+        """The unreduced loss, (n,) or (n, T, …).
+
+        Raises:
+            BatchCouplingError: it depends on what the loss saw before.
+        """
+        try:
+            return self._values(outputs, targets)
+        except (TypeError, AttributeError) as error:
+            function = _builtin(self.loss)[0]
+            if function is None or isinstance(outputs, Tensor):
+                raise
+            raise TypeError(
+                f"the model returns {type(outputs).__name__}, which {function.__name__} does not take; take the "
+                f"tensor out of it in the loss: lambda out, y: {function.__name__}(out.logits, y, reduction='none'), "
+                "or out[0]"
+            ) from error
+
+    def _values(self, outputs: Any, targets: Any) -> Tensor:
+        loss = _unreduced(self.loss, self.reduction)
+        if inspect.isroutine(loss) or isinstance(loss, functools.partial) or _builtin(loss)[0] is not None:
+            return loss(outputs, targets)
+        before = _settings(loss)
+        found = loss(outputs, targets)
+        written = _changes(before, _settings(loss)) - self._written
+        if written:  # a counter, say: no setting, unless it shows in the values
+            again = loss(outputs, targets)
+            if isinstance(found, Tensor) and not torch.allclose(found, again, equal_nan=True):
+                self._remembered |= written
+                self._check_memory()
+            self._written |= written
+        return found
+
+    def _check_memory(self) -> None:
+        if self._remembered:
+            raise BatchCouplingError(
+                f"the loss remembers what it saw ({', '.join(sorted(self._remembered))}): its values differ from "
+                "one call to the next, so they are no function of θ; hold that fixed, or pass a loss without memory"
+            )
 
     def losses(self, outputs: Any, targets: Any) -> Tensor:
         """ℓ, (n,)."""
@@ -109,17 +160,11 @@ class Criterion:
     def converted(self, convert: Callable[[Tensor], Tensor]) -> Criterion:
         """The same loss with its tensors (class weights) converted."""
         other = copy.copy(self)
-        if isinstance(self.loss, nn.Module):
-            with torch.no_grad():
-                other.loss = copy.deepcopy(self.loss)._apply(convert)
-        elif isinstance(self.loss, functools.partial):
+        if isinstance(self.loss, functools.partial):
             options = {k: convert(v) if isinstance(v, Tensor) else v for k, v in self.loss.keywords.items()}
             other.loss = functools.partial(self.loss.func, *self.loss.args, **options)
-        else:
-            return other
-        other.reduction, other._unreduced = _unreduced(other.loss)
-        other._settings = _settings(other.loss)
-        return other
+            other._settings = _with_values(_settings(other.loss))
+        return other  # a module's are converted where it is evaluated: a copy would lose the model's parameters
 
     # ------------------------------------------------------------------ what is known of it
 
@@ -133,7 +178,7 @@ class Criterion:
         weighted = options.get("weight") is not None or options.get("pos_weight") is not None
         return function in _EXPONENTIAL_FAMILY and not weighted
 
-    def correct(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def correct(self, outputs: Tensor, targets: Any) -> tuple[Tensor, Tensor]:
         """Where a prediction is the target's class, and where there is a target at all: two of (n, …), boolean.
 
         The class is the largest output along dimension 1. Outputs shaped as floating targets are labels of their
@@ -142,6 +187,11 @@ class Criterion:
         Raises:
             ValueError: outputs and targets that are neither.
         """
+        if not isinstance(targets, Tensor):
+            raise ValueError(
+                f"accuracy compares outputs with one tensor of targets, not {type(targets).__name__}; say what "
+                "counts as correct with risk.metric(theta, function)"
+            )
         function, options = _builtin(self.loss)
         if targets.is_floating_point() and outputs.shape == targets.shape:
             if function is F.cross_entropy:
@@ -158,6 +208,12 @@ class Criterion:
                 "output a sample is a class for binary cross-entropy only; otherwise say what counts as correct "
                 "with risk.metric(theta, function)"
             )
+        if function is None and outputs.ndim > 2 and outputs.argmax(-1).shape == targets.shape:
+            raise ValueError(
+                f"accuracy takes classes to lie along dimension 1 of the outputs {tuple(outputs.shape)}; with "
+                f"targets {tuple(targets.shape)} they may as well lie along the last. Say what counts as correct "
+                "with risk.metric(theta, function)"
+            )
         ignored = options.get("ignore_index", IGNORED) if function in _WEIGHTED else IGNORED
         return outputs.argmax(1) == targets, targets != ignored
 
@@ -168,21 +224,26 @@ class Criterion:
             NormalisationWarning: naming both.
         """
         if self.reduction in (None, "none"):
+            self._check_ignored(outputs, targets)
+            return
+        weights = self.weights(targets)
+        if weights is not None and self.normalisation == "sample":  # said of all data
             return
         try:
-            reduced = self.loss(outputs, targets)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # PyTorch's own opinions of a reduction
+                reduced = self.loss(outputs, targets)
         except (RuntimeError, TypeError, ValueError):  # it works only unreduced
             return
         if not isinstance(reduced, Tensor) or reduced.numel() != 1 or not bool(torch.isfinite(reduced).all()):
             return
-        weights = self.weights(targets)
         ours = losses.double().mean()
         if weights is not None and self.scale is not None:  # W of these samples in place of W of all
             ours = ours * len(losses) / (self.scale * weights.double().sum())
         elif self.reduction == "sum":
             ours = ours * len(losses)
         theirs = reduced.double().squeeze()
-        error = 1e-8 if losses.dtype == torch.float64 else 1e-2
+        error = {torch.float64: 1e-8, torch.float32: 1e-3}.get(losses.dtype, 3e-2)
         if bool((ours - theirs).abs() > error * theirs.abs() + 1e-6 * losses.double().abs().amax()):
             warnings.warn(
                 f"the risk is the mean of one loss a sample, which is {float(ours):.4g} for {len(losses)} samples; "
@@ -192,22 +253,43 @@ class Criterion:
                 stacklevel=6,
             )
 
+    def _check_ignored(self, outputs: Any, targets: Any) -> None:
+        """Warn if the mean over a sample's values counts ignored targets, as no reduction says otherwise."""
+        values = self.values(outputs, targets)
+        if not isinstance(targets, Tensor) or targets.is_floating_point() or values.ndim < 2:
+            return
+        ignored = targets == _builtin(self.loss)[1].get("ignore_index", IGNORED)
+        if values.numel() != ignored.numel() or not bool(ignored.any()) or bool(ignored.all()):
+            return
+        if bool((values.reshape(ignored.shape)[ignored] == 0).all()):
+            warnings.warn(
+                f"{int(ignored.sum())} of {ignored.numel()} targets tried are ignored, yet each counts as a loss "
+                "of 0 in the mean over a sample's values, for the loss says nothing of its reduction. Pass "
+                "nn.CrossEntropyLoss(ignore_index=…) itself, which divides by the targets that count, or a loss "
+                "that returns one value a sample, (n,), normalised as you train",
+                NormalisationWarning,
+                stacklevel=7,
+            )
+
     def check_unchanged(self) -> None:
         """Refuse a loss that is not what it was.
 
         Raises:
             ValueError: naming what changed.
+            BatchCouplingError: it depends on what it saw before.
         """
+        self._check_memory()
         now = _settings(self.loss)
-        if len(now) == len(self._settings) and all(map(_same, now, self._settings)):
+        changed = _changes([each for each, _ in self._settings], now) - self._written
+        values = {each[0]: each[1] for each in now}
+        for (name, *_), value in self._settings:
+            if value is not None and name not in self._written | changed and not _equal(values[name], value):
+                changed.add(name)
+        if not changed:
             return
-        changed = sorted(
-            {name for name, *_ in now}.symmetric_difference({name for name, *_ in self._settings})
-            or {one[0] for one, other in zip(now, self._settings, strict=False) if not _same(one, other)}
-        )
         raise ValueError(
-            f"the loss has changed since the risk was built ({', '.join(changed)}): what was decided on the old "
-            "one need not hold; build the risk anew"
+            f"the loss has changed since the risk was built ({', '.join(sorted(changed))}): what was decided on "
+            "the old one need not hold; build the risk anew"
         )
 
 
@@ -217,52 +299,100 @@ def _mend(weighted: bool, name: str) -> str:
     return f"Pass a loss that returns one value a sample, (n,), normalised as you train ({name} does not)"
 
 
-def _unreduced(loss: Loss | nn.Module) -> tuple[str | None, Loss]:
-    """The reduction a loss comes with, None if it knows none, and the loss without."""
+def _reduction(loss: Any) -> str | None:
+    """The reduction a loss comes with; None if it knows none that could be undone."""
     if isinstance(loss, nn.Module):
-        if not hasattr(loss, "reduction"):
-            return None, loss
-        unreduced: Any = copy.copy(loss)  # tensors and submodules stay shared with the user's
-        reduction, unreduced.reduction = unreduced.reduction, "none"
-        return reduction, unreduced
+        of_class = getattr(type(loss), "reduction", None)
+        fixed = isinstance(of_class, property) and of_class.fset is None
+        found = None if fixed else getattr(loss, "reduction", None)
+        return found if isinstance(found, str) else None
     with contextlib.suppress(TypeError, ValueError):
         parameter = inspect.signature(loss).parameters.get("reduction")
-        if parameter is not None:
-            default = parameter.default
-            bound: Any = functools.partial(loss, reduction="none")  # type: ignore[call-arg]
-            return (default if isinstance(default, str) else None), bound
-    return None, loss
+        if parameter is not None and isinstance(parameter.default, str):
+            return parameter.default
+    return None
+
+
+def _unreduced(loss: Any, reduction: str | None) -> Loss:
+    """The loss without its reduction. A module's copy shares its tensors and submodules, as they are now."""
+    if reduction is None:
+        return loss
+    if not isinstance(loss, nn.Module):
+        return functools.partial(loss, reduction="none")
+    copied: Any = copy.copy(loss)
+    copied.reduction = "none"
+    return copied
 
 
 def _builtin(loss: Any) -> tuple[Callable[..., Tensor] | None, dict[str, Any]]:
-    """The function of PyTorch that a loss is, and its settings; a subclass may be anything."""
-    if type(loss) in _MODULES:
-        return _MODULES[type(loss)], {**loss.__dict__, **loss._buffers}
+    """The function of PyTorch that a loss is, and its settings; a subclass with its own forward may be anything."""
+    if isinstance(loss, nn.Module):
+        of_class = next((f for kind, f in _MODULES.items() if type(loss).forward is kind.forward), None)
+        hooked = loss._forward_hooks or loss._forward_pre_hooks or "forward" in loss.__dict__
+        if of_class is None or hooked or type(loss).__call__ is not nn.Module.__call__:
+            return None, {}
+        return of_class, {**loss.__dict__, **loss._buffers}
     if isinstance(loss, functools.partial) and not loss.args and loss.func in _MODULES.values():
         return loss.func, dict(loss.keywords)
     return (loss if any(loss is known for known in _MODULES.values()) else None), {}
 
 
-def _settings(loss: Any) -> list[tuple[str, Any, int]]:
-    """What a loss module computes with: plain attributes and tensors, with a tensor's version."""
+_PLAIN = (int, float, complex, str, bool, type(None))
+Setting = tuple[str, Any, int]
+
+
+def _settings(loss: Any) -> list[Setting]:
+    """What a loss computes with: plain attributes and tensors, with a tensor's version."""
+    held: dict[str, Any] = {}
     if isinstance(loss, functools.partial):
-        held = dict(loss.keywords)
+        held = {**{f"argument {n}": value for n, value in enumerate(loss.args)}, **loss.keywords}
     elif isinstance(loss, nn.Module):
-        held = {}
         for prefix, module in loss.named_modules():
             if module._parameters and module is not loss:  # part of a model, which may train
                 continue
             for name, value in {**module.__dict__, **module._buffers}.items():
-                if isinstance(value, (Tensor, int, float, str, bool, type(None))) and name != "training":
+                if name != "training":
                     held[f"{prefix}.{name}" if prefix else name] = value
-    else:
-        return []
-    return [(name, value, value._version if isinstance(value, Tensor) else 0) for name, value in held.items()]
+    elif not inspect.isroutine(loss):
+        held = dict(getattr(loss, "__dict__", {}))
+    found: list[Setting] = []
+    for name, value in held.items():
+        if isinstance(value, Tensor):
+            found.append((name, value, 0 if value.is_inference() else value._version))
+        elif isinstance(value, _PLAIN):
+            found.append((name, value, 0))
+        elif isinstance(value, (list, tuple)) and all(isinstance(each, _PLAIN) for each in value):
+            found.append((name, tuple(value), 0))
+    return found
 
 
-def _same(one: tuple[str, Any, int], other: tuple[str, Any, int]) -> bool:
-    if one[0] != other[0] or one[2] != other[2]:
+def _with_values(settings: list[Setting]) -> list[tuple[Setting, Tensor | None]]:
+    """With a copy of each small tensor, which is not where changing it waits for another device."""
+    return [
+        (each, each[1].detach().clone() if isinstance(each[1], Tensor) and _small(each[1]) else None)
+        for each in settings
+    ]
+
+
+def _equal(one: Tensor, other: Tensor) -> bool:
+    return torch.equal(one, other) or torch.equal(one.nan_to_num(), other.nan_to_num())
+
+
+def _small(tensor: Tensor) -> bool:
+    return tensor.device.type == "cpu" and tensor.layout is torch.strided and tensor.numel() <= WATCHED
+
+
+def _changes(before: list[Setting], after: list[Setting]) -> set[str]:
+    """Names of what is not the same."""
+    one, other = {each[0]: each for each in before}, {each[0]: each for each in after}
+    return {name for name in one.keys() | other.keys() if not _same(one.get(name), other.get(name))}
+
+
+def _same(one: Setting | None, other: Setting | None) -> bool:
+    if one is None or other is None or one[2] != other[2]:
         return False
     if one[1] is other[1]:
         return True
-    return not isinstance(one[1], Tensor) and type(one[1]) is type(other[1]) and bool(one[1] == other[1])
+    if isinstance(one[1], Tensor) or type(one[1]) is not type(other[1]):
+        return False
+    return bool(one[1] == other[1]) or repr(one[1]) == repr(other[1])  # nan

@@ -62,7 +62,8 @@ def features(pool: TensorSamples) -> Tensor:
     if not columns:
         return torch.zeros(pool.count, 1)
     found = torch.stack(columns, dim=1).double().cpu()
-    return (found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-12)
+    # squares of large numbers overflow float32
+    return ((found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-12)).nan_to_num(0.0, 0.0, 0.0)
 
 
 def spread(points: Tensor, count: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -12,7 +13,8 @@ import xxhash
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_structure
-from torch.utils.data import DataLoader, Dataset, IterableDataset, SequentialSampler
+from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data.sampler import SubsetRandomSampler, WeightedRandomSampler
 
 from noisescape.errors import DataChangedError
 from noisescape.trees import Tree, map_tensors, plain, tensors_of
@@ -20,6 +22,7 @@ from noisescape.trees import Tree, map_tensors, plain, tensors_of
 POOLED_BATCHES = 8
 POOLED_SAMPLES = 64
 """Of so many batches of each shape, at most so many samples are kept to try the model on."""
+RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,25 @@ class TensorSamples:
         self.inputs = inputs
         self.targets = targets
         self.count = _common_length((inputs, targets))
+        self._watched: list[tuple[Tensor, int]] = []
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy's tensors are its own."""
+        return {**self.__dict__, "_watched": []}
+
+    def watched(self) -> TensorSamples:
+        """Itself, from now on refused once its tensors, which are the caller's, are changed in place."""
+        self._watched = [(leaf, leaf._version) for leaf in _leaves(self) if not leaf.is_inference()]
+        return self
+
+    def _check_unchanged(self) -> None:
+        for leaf, version in self._watched:
+            if leaf._version != version:
+                raise DataChangedError(
+                    f"a data tensor of shape {tuple(leaf.shape)} has been changed in place since the risk was "
+                    "built; what was decided on the old values need not hold: build the risk anew, or on copies, "
+                    "(inputs.clone(), targets.clone())"
+                )
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of at most ``size`` samples."""
@@ -52,6 +74,7 @@ class TensorSamples:
 
     def between(self, start: int, stop: int) -> Batch:
         """Samples start .. stop − 1."""
+        self._check_unchanged()
         if start == 0 and stop == self.count:
             return Batch(self.inputs, self.targets, 0, self.count)
         window = _slicer(start, stop)
@@ -59,6 +82,7 @@ class TensorSamples:
 
     def take(self, indices: Tensor) -> tuple[Tree, Tree]:
         """The samples at ``indices``, of any shape, which becomes the leading shape of every tensor."""
+        self._check_unchanged()
 
         def select(tensor: Tensor) -> Tensor:
             return tensor[indices.to(tensor.device)]
@@ -124,8 +148,8 @@ class StreamedSamples:
             start += held.count
         if number + 1 != len(self.sizes):
             raise DataChangedError(
-                f"the data gave {self.count} samples on its first pass and {start} on a later one; "
-                "every pass must bring the same samples in the same order"
+                f"the data gave {self.count} samples on its first pass and {start} on a later one; every pass must "
+                "bring the same samples in the same order. Let __iter__ start afresh, or pass the batches as a list"
             )
 
     def chosen(self, indices: Tensor) -> Iterator[tuple[Tensor, TensorSamples]]:
@@ -183,7 +207,7 @@ def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[Sam
         found = [_read(source, device, memory_budget) for source in _sources(data)]
     if any(samples.count == 0 for samples in found):
         raise ValueError("the data set is empty: an empirical risk is a mean over at least one sample")
-    return found
+    return [each.watched() if isinstance(each, TensorSamples) else each for each in found]
 
 
 def _holds_pairs(data: Sequence[Any]) -> bool:
@@ -194,11 +218,17 @@ def _holds_pairs(data: Sequence[Any]) -> bool:
 def _sources(data: Any) -> list[Iterable[Any]]:
     if isinstance(data, DataLoader):
         order = getattr(data.batch_sampler, "sampler", data.sampler)
-        if not isinstance(data.dataset, IterableDataset) and not isinstance(order, SequentialSampler):
+        # what other samplers do shows on later passes
+        if not isinstance(data.dataset, IterableDataset) and isinstance(order, RANDOM):
             raise ValueError(
                 "the DataLoader shuffles: a risk needs the same order on every pass; build it with shuffle=False"
             )
         return [data]
+    if isinstance(data, Mapping):
+        raise TypeError(
+            f"data must be a pair (inputs, targets), not {type(data).__name__} of {', '.join(map(str, data))}; "
+            "pass (inputs, targets), with inputs the dict less its labels"
+        )
     if isinstance(data, (list, tuple)) and len(data) > 0:
         as_batches, as_samples = _may_be(data)
         found: list[Iterable[Any]] = [data] if as_batches else []
@@ -217,11 +247,16 @@ def _sources(data: Any) -> list[Iterable[Any]]:
     raise TypeError(
         "data must be a pair (inputs, targets) of tensors, a map-style data set or a re-iterable of "
         f"(inputs, targets) batches, not {type(data).__name__}"
+        + ("; make a generator function the __iter__ of a class" if inspect.isroutine(data) else "")
     )
 
 
 def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
-    """Whether a list's entries may be batches, and whether they may be single samples; batches if neither."""
+    """Whether a list's entries may be batches, and whether they may be single samples.
+
+    Raises:
+        ValueError: they are neither.
+    """
     batches = samples = True
     forms = set()
     for entry in pairs:
@@ -235,7 +270,13 @@ def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
         forms.add(tuple(tuple(leaf.shape) for leaf in tensors))
     if len(forms) != 1:
         samples = False
-    return batches or not samples, samples
+    if not batches and not samples:
+        raise ValueError(
+            f"the entries of the list of {len(pairs)} pairs are neither batches, of tensors with a common first "
+            "dimension, nor samples of one shape; pad the samples to one shape, or make each a batch of its own: "
+            "(inputs[None], target[None])"
+        )
+    return batches, samples
 
 
 def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Samples:
@@ -276,10 +317,23 @@ def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Sa
 def _fresh(source: Iterable[Any]) -> Iterator[Any]:
     """A new pass. A ``DataLoader`` draws a seed for its workers on each, which would move the user's generator."""
     state = torch.get_rng_state()
+    own = source.generator if isinstance(source, DataLoader) else None
+    of_own = own.get_state() if own is not None else None
     try:
-        return iter(source)
+        batches = iter(source)
     finally:
         torch.set_rng_state(state)
+        if own is not None and of_own is not None:
+            own.set_state(of_own)
+    try:
+        yield from batches
+    except RuntimeError as error:
+        if "stack expects each tensor to be equal size" not in str(error):
+            raise
+        raise ValueError(
+            "samples of unlike shapes cannot be stacked to a batch; pad them in the loader's collate_fn, or take "
+            "each alone: DataLoader(data, batch_size=1)"
+        ) from error
 
 
 def _pair(batch: Any) -> tuple[Tree, Tree]:
@@ -294,7 +348,8 @@ def _pair(batch: Any) -> tuple[Tree, Tree]:
         raise ValueError(
             f"each batch must be a pair (inputs, targets), not {type(batch).__name__}"
             + (f" of length {len(batch)}" if isinstance(batch, Sized) else "")
-            + "; several inputs go together: ((first, second), targets), by the loader's collate_fn"
+            + "; several inputs go together: ((first, second), targets), by the loader's collate_fn, and what is "
+            "to be reconstructed is its own target: (inputs, inputs)"
         )
     return plain(batch[0], arrays=True), plain(batch[1], arrays=True)
 
@@ -313,7 +368,8 @@ def digest(tree: Tree) -> str:
     for leaf in tree_leaves(tree):
         if isinstance(leaf, Tensor):
             state.update(f"{tuple(leaf.shape)}{leaf.dtype}".encode())
-            state.update(leaf.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            plain_bits = leaf.detach().cpu().resolve_conj().resolve_neg().contiguous()
+            state.update(plain_bits.reshape(-1).view(torch.uint8).numpy().data)
         else:
             state.update(repr(leaf).encode())
     return state.hexdigest()
@@ -358,7 +414,11 @@ def _common_length(tree: Tree) -> int:
         raise ValueError("a data tensor has no sample dimension: every tensor needs samples along its first")
     lengths = sorted({leaf.shape[0] for leaf in leaves})
     if len(lengths) != 1:
-        raise ValueError(f"inputs and targets disagree on the number of samples: first dimensions are {lengths}")
+        raise ValueError(
+            f"inputs and targets disagree on the number of samples: first dimensions are {lengths}"
+            + "; a list or tuple of tensors is several inputs of the model: torch.stack single samples to one"
+            * any(isinstance(part, (list, tuple)) for part in tree)
+        )
     return lengths[0]
 
 

@@ -36,8 +36,17 @@ def sample_axes(tree: Tree) -> Tree:
     return tree_map(lambda leaf: 0 if isinstance(leaf, Tensor) else None, tree)
 
 
+def _numbers_only(data: Any) -> bool:
+    """Whether nested sequences hold nothing but numbers, so that they are one array written out."""
+    if isinstance(data, (tuple, list)):
+        return len(data) > 0 and all(map(_numbers_only, data))
+    return isinstance(data, (bool, int, float, complex, np.number, np.bool_))
+
+
 def plain(data: Any, *, arrays: bool) -> Tree:
-    """Any mapping as a dict, tensors detached from their history; NumPy arrays as tensors if ``arrays``.
+    """Any mapping as a dict, tensors detached from their history; nested sequences of numbers as one tensor.
+
+    NumPy arrays as tensors if ``arrays``.
 
     Raises:
         TypeError: something that is no tensor, container or constant.
@@ -50,18 +59,27 @@ def plain(data: Any, *, arrays: bool) -> Tree:
         )
     if isinstance(data, Tensor):
         if data.layout is not torch.strided or data.is_nested:
-            kind = "nested" if data.is_nested else f"sparse ({data.layout})"
+            if data.is_nested:  # which may have no shape to tell
+                raise ValueError(
+                    "a data tensor is nested; samples are cut from dense tensors: pad it, .to_padded_tensor(0.0), "
+                    "and pass the lengths or a mask along"
+                )
             raise ValueError(
-                f"a data tensor of shape {tuple(data.shape)} is {kind}; samples are cut from dense tensors: use "
-                ".to_dense(), or keep a sparse matrix that all samples share inside the model as a buffer"
+                f"a data tensor of shape {tuple(data.shape)} is sparse ({data.layout}); samples are cut from dense "
+                "tensors: use .to_dense(), or keep a sparse matrix that all samples share inside the model as a "
+                "buffer"
             )
         return data.detach()
     if isinstance(data, Mapping):
         return {key: plain(value, arrays=arrays) for key, value in data.items()}
-    if isinstance(data, tuple):
-        return tuple(plain(value, arrays=arrays) for value in data)
-    if isinstance(data, list) and any(isinstance(value, (Tensor, Mapping, tuple, list)) for value in data):
-        return [plain(value, arrays=arrays) for value in data]
+    if isinstance(data, (tuple, list)) and data and all(isinstance(value, str) for value in data):
+        raise TypeError(
+            f"the data holds strings, {data[0][:40]!r} …, of which no samples can be cut; turn them into tensors, "
+            "by a tokeniser, say, in the data set or in the loader's collate_fn"
+        )
+    if isinstance(data, (tuple, list)) and not _numbers_only(data):
+        found = [plain(value, arrays=arrays) for value in data]
+        return tuple(found) if isinstance(data, tuple) else found
     if isinstance(data, CONSTANTS):
         return data
     if isinstance(data, np.ndarray) and not arrays:
