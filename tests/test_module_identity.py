@@ -271,8 +271,6 @@ def drawn(outputs: Any, generator: torch.Generator) -> Tensor:
 GENERATOR = torch.Generator()
 
 CALLS: dict[str, Call] = {
-    "finite_difference_hessian": lambda risk, theta, block: risk.finite_difference_hessian(theta) @ block,
-    "fingerprint": lambda risk, theta, block: risk.fingerprint(),
     "parameters": lambda risk, theta, block: risk.parameters(),
     "state_dict": lambda risk, theta, block: risk.state_dict(theta),
     "losses": lambda risk, theta, block: risk.losses(theta),

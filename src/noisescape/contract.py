@@ -311,8 +311,8 @@ def _check_leaves(function: ModelLoss, leaves: list[Tensor], persistent: list[Te
 def _difference(values: Tensor, others: Tensor, gradient: Tensor, other: Tensor) -> tuple[float, str]:
     """The larger of the relative differences of values and of gradients, and which it is."""
     of_values, of_gradients = _relative(values, others), 0.0
-    if bool(torch.isfinite(gradient).all()) and bool(torch.isfinite(other).all()):  # one sample that is not spoils
-    all
+    # one sample that is not finite spoils the sum
+    if bool(torch.isfinite(gradient).all()) and bool(torch.isfinite(other).all()):
         of_gradients = _relative(gradient, other)
     return max((of_values, "loss"), (of_gradients, "gradient"))
 

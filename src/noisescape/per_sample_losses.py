@@ -473,8 +473,9 @@ class PerSampleLosses:
         for batch in self._decided_on():
             precise, wide = in_float64(self._function, batch)
 
-            def slope(leaf: Tensor, function: ModelLoss = precise, batch: Batch = wide, graph: bool = False) ->
-            Tensor:
+            def slope(
+                leaf: Tensor, function: ModelLoss = precise, batch: Batch = wide, graph: bool = False
+            ) -> Tensor:
                 with torch.enable_grad():
                     total = function.losses(leaf, batch).sum()
                     with function.held(leaf):
