@@ -545,8 +545,10 @@ def test_intervals_cover_and_estimates_are_unbiased_over_a_thousand_seeds(name: 
         assert low <= np.mean(inside) <= high, f"{level:.0%} interval covers {np.mean(inside):.1%}"
     errors = np.array([one.value - exact for one in found])
     assert abs(errors.mean()) <= 4 * errors.std() / math.sqrt(len(errors))
-    claimed = math.sqrt(np.mean([one.stderr**2 for one in found]))
-    assert errors.std() == pytest.approx(claimed, rel=0.15), "the standard error is of the right size"
+    # errors in units of the standard error are Student's: as normal numbers they have the spread 1
+    ranks = np.array([stats.t.cdf((one.value - exact) / one.stderr, one.dof) for one in found])
+    scores = stats.norm.ppf(ranks.clip(1e-9, 1 - 1e-9))
+    assert scores.std() == pytest.approx(1, abs=0.12), "the standard error is of the right size"
 
 
 def test_diagonal_intervals_cover_over_many_seeds() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import noisescape as ns
 from cases import CASES, F64, Case, bowl_gradients, bowl_hessian, bowl_risk, classes, normal, symmetric
 from noisescape.landscapes import quadratic
+from noisescape.linops import FunctionOperator
 from noisescape.runs import strict_json
 from noisescape.theory import decay_exponent, indicator_bounds, projection_coefficient
 
@@ -160,6 +161,21 @@ def test_standard_errors_of_a_larger_network_are_honest() -> None:
         )
         assert abs(float(scores.mean())) < 4 / math.sqrt(60), figure
         assert 0.7 < float(scores.std()) < 1.35, figure
+
+
+def test_a_hessian_of_another_making_is_used_in_every_figure() -> None:
+    """Three times H: all that H enters in is that of three times H, with the same Gauss–Newton matrix at hand."""
+    risk, theta = WIDER.risk(), WIDER.theta
+    given = FunctionOperator(
+        lambda block: 3 * (WIDER.hessian() @ block), risk.dimension, dtype=F64, device="cpu", name="3H"
+    )
+    found = ns.measure(risk, theta, batch_size=8, k=5, hessian=given)
+    expected = reference(float(WIDER.losses(theta).mean()), WIDER.gradients(), 3 * WIDER.hessian(), 8, k=5)
+    for figure, estimate in found.estimates().items():
+        most = float(stats.t.isf(3e-5, estimate.dof)) * estimate.stderr
+        assert abs(estimate.value - expected[figure]) <= most + 1e-7 * abs(expected[figure]), figure
+    assert given.products > 0
+    torch.testing.assert_close(found.hessian.values, 3 * torch.linalg.eigvalsh(WIDER.hessian()).flip(0)[:6])
 
 
 def test_a_closed_form_is_measured_exactly() -> None:

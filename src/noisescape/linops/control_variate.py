@@ -16,10 +16,10 @@ PILOT = 2
 """Gap probes that decide whether the control is used, and nothing else."""
 KEPT = 2
 """Gap probes that enter the value, at least."""
-MOST_KEPT = 8
-"""Where more would be needed the control is not worth its gap."""
-GAP_SHARE = 1 / 4
-"""Of the tolerance, what the gap may take: a sixteenth in variance."""
+MOST_KEPT = 64
+"""Where more would be needed to keep to the gap's share, the control is not worth it."""
+GAP_SHARE = 1 / 8
+"""Of the tolerance, what the gap should take. Strict, as two probes say little of their spread."""
 MAIN_SHARE = math.sqrt(1 - GAP_SHARE**2)
 
 

@@ -13,8 +13,6 @@ from torch import Tensor
 FIRST_STAGE = 8
 BLOCK = 8
 COLUMN_BYTES = 2**28
-PILOT_MARGIN = 1.5
-"""A pilot's spread is uncertain: so many times more probes than it asks for, rather than a second round."""
 
 
 class ToleranceWarning(UserWarning):
@@ -45,34 +43,56 @@ def mean_of_probes(
         what: the quantity's name, for the warning.
         stacklevel: of the warning, so that it points at the caller's line.
 
-    A pilot of 8 probes estimates the spread and decides how many are needed. It is then set aside: were it
-    part of the mean, stopping where the spread happens to be small would bias the mean, as the two are
-    correlated for skewed probes. (Where the budget is too small for a pilot, all of it is spent at once.) Only the
-    probes' skewness, which the degrees of freedom allow for, is read off all of them.
+    In two stages, as Stein's: the spread of a pilot of 8 decides how many probes are averaged, and is the spread
+    that the standard error is made of; the average is of fresh ones alone. Their own spread decides nothing: for
+    skewed probes it goes with the mean, and to stop where it happens to be small would bias that.
+
+    Where the budget ends before the plan does, all that is left of it is averaged, with the spread of those.
+
+    Source: Stein (1945), A two-sample test for a linear hypothesis whose power is independent of the variance.
     """
     if max_probes <= 2 * FIRST_STAGE:
-        values, spent = draw(max_probes), max_probes
-        pilot = values[:0]
+        return _all_that_is_left(draw(max_probes), None, max_probes, offset, rtol, what, stacklevel)
+    pilot = draw(FIRST_STAGE)
+    spent = FIRST_STAGE
+    count, spread = len(pilot), pilot.std(0)
+    if float(torch.linalg.vector_norm(spread)) == 0:  # which may be chance: the others tell
+        values = draw(FIRST_STAGE)
+        spent += len(values)
+        pilot, spread = torch.cat([pilot, values]), values.std(0)
     else:
-        pilot = draw(FIRST_STAGE)
-        spent = FIRST_STAGE
-        needed = PILOT_MARGIN * _needed(pilot, offset, rtol)
-        values = draw(_rounded(max(FIRST_STAGE, needed), max_probes - spent))
+        # so that the mean square error, (m − 1)/(m − 3) of what the spread says, is within the tolerance
+        margin = (count - 1) / max(count - 3, 1)
+        planned = margin * _needed(spread, offset + pilot.mean(0), rtol)
+        values = draw(_rounded(max(FIRST_STAGE, planned), max_probes - spent))
         spent += len(values)
     while True:
-        count = len(values)
         mean = values.mean(0)
-        stderr = values.std(0) / math.sqrt(count)
+        stderr = spread / math.sqrt(len(values))
         error = float(torch.linalg.vector_norm(stderr))
         size = float(torch.linalg.vector_norm(offset + mean))
         if error <= rtol * size or not math.isfinite(error):
-            return ProbeMean(mean, stderr, count, spent, _dof(values, pilot))
+            return ProbeMean(mean, stderr, len(values), spent, _dof(len(pilot), torch.cat([pilot, values])))
         if spent >= max_probes:
-            warn_of_tolerance(what, error, size, count, rtol, stacklevel=stacklevel + 1)
-            return ProbeMean(mean, stderr, count, spent, _dof(values, pilot))
-        more = draw(_rounded(min(_needed(values, offset, rtol), 8 * count) - count, max_probes - spent))
+            return _all_that_is_left(values, pilot, spent, offset, rtol, what, stacklevel)
+        wanted = min(_needed(spread, offset + mean, rtol), 8 * len(values))
+        more = draw(_rounded(wanted - len(values), max_probes - spent))
         values = torch.cat([values, more])
         spent += len(more)
+
+
+def _all_that_is_left(
+    values: Tensor, pilot: Tensor | None, spent: int, offset: Tensor, rtol: float, what: str, stacklevel: int
+) -> ProbeMean:
+    """The mean of as many probes as there could be: with their own spread, which has decided nothing."""
+    count, mean = len(values), values.mean(0)
+    stderr = values.std(0) / math.sqrt(count)
+    error = float(torch.linalg.vector_norm(stderr))
+    size = float(torch.linalg.vector_norm(offset + mean))
+    if error > rtol * size:
+        warn_of_tolerance(what, error, size, count, rtol, stacklevel=stacklevel + 2)
+    every = values if pilot is None else torch.cat([pilot, values])
+    return ProbeMean(mean, stderr, count, spent, _dof(count, every))
 
 
 def warn_of_tolerance(what: str, error: float, size: float, probes: int, rtol: float, *, stacklevel: int) -> None:
@@ -86,27 +106,26 @@ def warn_of_tolerance(what: str, error: float, size: float, probes: int, rtol: f
     )
 
 
-def _needed(values: Tensor, offset: Tensor, rtol: float) -> float:
+def _needed(spread: Tensor, whole: Tensor, rtol: float) -> float:
     """How many probes of this spread the tolerance takes, and 10 % over."""
-    error = float(torch.linalg.vector_norm(values.std(0)))
-    target = rtol * float(torch.linalg.vector_norm(offset + values.mean(0)))
+    error = float(torch.linalg.vector_norm(spread))
+    target = rtol * float(torch.linalg.vector_norm(whole))
     if error == 0 or not math.isfinite(error):
         return 0
     return 1.1 * (error / target) ** 2 if target > 0 else math.inf
 
 
-def _dof(values: Tensor, pilot: Tensor) -> float:
-    """Degrees of freedom of the spread of probes: n − 1 for normal ones, fewer for skewed ones.
+def _dof(count: int, probes: Tensor) -> float:
+    """Degrees of freedom of the spread of n probes: n − 1 for normal ones, fewer for skewed ones.
 
     The variance s² of n probes has the relative variance κ/n + 2/(n − 1), whence 2/(κ/n + 2/(n − 1)) by matching
     that of a χ². The excess κ is put at 3γ²/2, its value for a gamma law, which sums of squares are near, as the
-    skewness γ is what few probes tell more surely. Vectors of probes, and three or fewer, are taken for normal.
+    skewness γ is what few probes tell more surely; it is read off all ``probes`` there are. Vectors of probes, and
+    three or fewer, are taken for normal.
 
     Source: Satterthwaite (1946); for the variance of s², Cramér (1946), §27.4.
     """
-    count = len(values)
-    probes = torch.cat([pilot, values]).double()
-    deviations = probes - probes.mean(0)
+    deviations = (probes - probes.mean(0)).double()
     spread = float(deviations.square().mean()) if probes.ndim == 1 else 0.0
     if len(probes) <= 3 or not 0 < spread < math.inf:
         return count - 1
