@@ -7,6 +7,7 @@ one: along the latter alone an error in a few of many coordinates would hardly s
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,6 +84,25 @@ def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance:
         )
     except Exception:
         return False
+
+
+def has_delayed_errors(values: Tensor) -> bool:
+    """Whether a graph has an operation that is differentiable once, marked so.
+
+    PyTorch raises where such an operation is met; but differentiating with respect to chosen inputs passes it by, and
+    its part of the second derivative is missing without a word.
+    """
+    waiting: list[Any] = [values.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().startswith("DelayedError"):
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
 
 
 def second_derivative_error(

@@ -18,6 +18,7 @@ from torch.func import grad
 
 from noisescape.capabilities import (
     agrees,
+    has_delayed_errors,
     maps_cotangents,
     pushes_forward,
     pushes_through_gradient,
@@ -463,8 +464,11 @@ class PerSampleLosses:
     def second_derivative_error(self) -> float:
         """How far Hessian products are from differences of the gradient, relative; 0 where that cannot be told.
 
-        On the samples tried, in float64, where differences are precise.
+        On the samples tried, in float64, where differences are precise. Infinite where an operation is known to have
+        no second derivative.
         """
+        if isinstance(self._function, ModelLoss) and self._meets_delayed_errors(self._function):
+            return math.inf
         small = self.dimension * torch.float64.itemsize * 8 <= LARGEST_COPY
         if not isinstance(self._function, ModelLoss) or not small:
             return 0.0
@@ -499,14 +503,25 @@ class PerSampleLosses:
             found = max(found, error if math.isfinite(error) else 0.0)
         return found
 
+    def _meets_delayed_errors(self, function: ModelLoss) -> bool:
+        leaf = self.parameters().requires_grad_()
+        with torch.enable_grad():
+            total = function.losses(leaf, _first(self._tried[0], 2)).sum()
+            with function.held(leaf):
+                return has_delayed_errors(
+                    torch.autograd.grad(total, leaf, create_graph=True, materialize_grads=True)[0]
+                )
+
     def _check_second_derivative(self) -> None:
         if self.second_derivative_error > SECOND_DERIVATIVE_ERROR:
+            found = f"they differ by {self.second_derivative_error:.2g} (relative) on samples tried"
+            if math.isinf(self.second_derivative_error):
+                found = "an operation is marked as differentiable once"
             raise ValueError(
-                "second derivatives of this model are not the derivatives of its gradient: they differ by "
-                f"{self.second_derivative_error:.2g} (relative) on samples tried. An operation's backward pass "
-                "lacks part of its own derivative (detached or computed outside autograd), or the gradient jumps "
-                "(rounding, straight-through). Mend the operation, or take products by finite differences of the "
-                "gradient, with a stated error: risk.finite_difference_hessian(theta)"
+                f"second derivatives of this model are not the derivatives of its gradient: {found}. An operation's "
+                "backward pass lacks part of its own derivative (detached or computed outside autograd), or the "
+                "gradient jumps (rounding, straight-through). Mend the operation, or take products by finite "
+                "differences of the gradient, with a stated error: risk.finite_difference_hessian(theta)"
             )
 
     def _goes_row_by_row(self, theta: Tensor) -> bool:
@@ -702,9 +717,9 @@ class PerSampleLosses:
         """Chunks of the data, as :meth:`chunk_size`; the first that is larger than what was tried is tried, too."""
         for batch in self._samples.batches(self.chunk_size(passes=passes, columns=columns)):
             if batch.size > self._largest_tried and isinstance(self._function, ModelLoss):
-                self._largest_tried = self.sample_count
                 theta = self.parameters()
                 check_company(self._function, theta, batch, self._function.values(theta, batch))
+                self._largest_tried = self.sample_count
             yield batch
 
     def chunk_size(self, *, passes: int = 2, columns: int = 1) -> int:
