@@ -462,7 +462,7 @@ class PerSampleLosses:
 
     @functools.cached_property
     def second_derivative_error(self) -> float:
-        """How far Hessian products are from differences of the gradient, relative; 0 where that cannot be told.
+        """How far Hessian products are from differences of the gradient, relative; 0 where nobody can tell.
 
         On the samples tried, in float64, where differences are precise. Infinite where an operation is known to have
         no second derivative.
@@ -518,8 +518,8 @@ class PerSampleLosses:
             if math.isinf(self.second_derivative_error):
                 found = "an operation is marked as differentiable once"
             raise ValueError(
-                f"second derivatives of this model are not the derivatives of its gradient: {found}. An operation's "
-                "backward pass lacks part of its own derivative (detached or computed outside autograd), or the "
+                f"second derivatives of this model are not the derivatives of its gradient: {found}. An operation's"
+                " backward pass lacks part of its own derivative (detached or computed outside autograd), or the "
                 "gradient jumps (rounding, straight-through). Mend the operation, or take products by finite "
                 "differences of the gradient, with a stated error: risk.finite_difference_hessian(theta)"
             )
