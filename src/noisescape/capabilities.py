@@ -89,8 +89,8 @@ def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance:
 def has_delayed_errors(values: Tensor) -> bool:
     """Whether a graph has an operation that is differentiable once, marked so.
 
-    PyTorch raises where such an operation is met, but differentiating with respect to chosen inputs passes it by: its
-    part of the second derivative is then missing without a word.
+    PyTorch raises where such an operation is met, but differentiating with respect to chosen inputs passes it by:
+    its part of the second derivative is then missing without a word.
     """
     waiting: list[Any] = [values.grad_fn]
     seen = set()

@@ -464,8 +464,8 @@ class PerSampleLosses:
     def second_derivative_error(self) -> float:
         """How far Hessian products are from differences of the gradient, relative; 0 where nobody can tell.
 
-        On the samples tried, in float64, where differences are precise. Infinite where an operation is known to have
-        no second derivative.
+        On the samples tried, in float64, where differences are precise. Infinite where an operation is marked as
+        differentiable once.
         """
         if isinstance(self._function, ModelLoss) and self._meets_delayed_errors(self._function):
             return math.inf
