@@ -21,6 +21,7 @@ TITLES = {
     "products": "4 · Products and first-order quantities, against other libraries",
     "growth": "5 · Growth with D and N, and memory",
     "blocks": "6 · Blocks and replicas",
+    "construction": "7 · Trying a model before it is relied on",
 }
 NOTES = Path(__file__).parent / "notes"
 

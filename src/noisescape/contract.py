@@ -230,12 +230,13 @@ def _rows_alone(size: int) -> list[int]:
 
 def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
     """Values of the first samples, each evaluated alone, and the weighted sum of their gradients."""
-    values, total = [], torch.zeros_like(point)
-    for row in _rows_alone(batch.size):
-        value, gradient, _ = _with_gradient(function, point, _single(batch, row), weights[row : row + 1])
-        values.append(value)
-        total += gradient
-    return torch.cat(values), total
+    rows = _rows_alone(batch.size)
+    with torch.enable_grad():
+        leaf = point.detach().requires_grad_()
+        values = torch.cat([function.losses(leaf, _single(batch, row)) for row in rows])
+        with function.held(leaf):
+            (gradient,) = torch.autograd.grad((values * weights[rows]).sum(), leaf, materialize_grads=True)
+    return values.detach(), gradient
 
 
 def _with_gradient(
@@ -311,9 +312,9 @@ def _check_leaves(function: ModelLoss, leaves: list[Tensor], persistent: list[Te
 def _difference(values: Tensor, others: Tensor, gradient: Tensor, other: Tensor) -> tuple[float, str]:
     """The larger of the relative differences of values and of gradients, and which it is."""
     of_values, of_gradients = _relative(values, others), 0.0
-    # one sample that is not finite spoils the sum
-    if bool(torch.isfinite(gradient).all()) and bool(torch.isfinite(other).all()):
-        of_gradients = _relative(gradient, other)
+    size = max(float(torch.linalg.vector_norm(each)) for each in (gradient, other))
+    if 0 < size < float("inf"):  # one sample that is not finite spoils the sum
+        of_gradients = float(torch.linalg.vector_norm(gradient - other)) / size
     return max((of_values, "loss"), (of_gradients, "gradient"))
 
 

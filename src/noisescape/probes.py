@@ -58,7 +58,8 @@ def features(pool: TensorSamples) -> Tensor:
             continue
         flat = flat.nan_to_num(0.0, 0.0, 0.0)
         empty = [(flat == 0).float().mean(1), (flat == flat.min()).float().mean(1)]
-        columns += [flat.mean(1), flat.std(1, correction=0), flat.amin(1), flat.amax(1), *empty]
+        low, high = flat.aminmax(dim=1)
+        columns += [flat.mean(1), torch.linalg.vector_norm(flat, dim=1), low, high, *empty]
     if not columns:
         return torch.zeros(pool.count, 1)
     found = torch.stack(columns, dim=1).double().cpu()

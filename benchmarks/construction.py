@@ -1,0 +1,50 @@
+"""Row 7: what it costs to try a model before it is relied on: at construction, and where ways to derivatives are chosen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from torch import nn
+
+import noisescape as ns
+from benchmarks.harness import Outcome, interleaved
+from benchmarks.problems import Problem, random_lenet, random_mlp, random_vgg
+from noisescape.risk import TRIED
+
+REPEATS = 9
+CHOICES = ("forward_mode", "pushes_gradients", "maps_cotangents", "gradient_width", "second_derivative_error")
+PROBLEMS: dict[str, Callable[[], Problem]] = {
+    "LeNet, N = 1,200": lambda: random_lenet(1200),
+    "MLP, N = 1,000": lambda: random_mlp(1000),
+    "VGG-11/8, N = 400": lambda: random_vgg(1 / 8, 400),
+}
+
+
+def run() -> Outcome:
+    """A risk built, and built and asked for all its choices, against one gradient of as many samples as are tried."""
+    outcome = Outcome()
+    for name, make in PROBLEMS.items():
+        problem = make()
+        few = Problem(problem.model, problem.inputs[:TRIED], problem.targets[:TRIED])
+
+        def build(problem: Problem = problem) -> ns.EmpiricalRisk:
+            return ns.EmpiricalRisk(problem.model, nn.functional.cross_entropy, (problem.inputs, problem.targets))
+
+        def choose(build: Callable[[], ns.EmpiricalRisk] = build) -> None:
+            risk = build()
+            for choice in CHOICES:
+                getattr(risk, choice)
+
+        outcome.agree(f"gradient of {name}", build().gradient(problem.theta), problem.gradient(), 1e-4)
+        sides = {
+            f"{name}: built": build,
+            f"{name}: built, all chosen": choose,
+            f"{name}: gradient of {TRIED}": few.step_cost,
+            f"{name}: gradient of all": problem.step_cost,
+        }
+        outcome.seconds |= interleaved(sides, REPEATS)
+        built, chosen, small, full = sides
+        outcome.compare(f"{name}: construction", built, small, target=3.0)
+        outcome.compare(f"{name}: construction", built, full)
+        outcome.compare(f"{name}: construction and every choice", chosen, full)
+    return outcome
