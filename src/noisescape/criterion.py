@@ -94,8 +94,8 @@ class Criterion:
                 raise
             raise TypeError(
                 f"the model returns {type(outputs).__name__}, which {function.__name__} does not take; take the "
-                f"tensor out of it in the loss: lambda out, y: {function.__name__}(out.logits, y, reduction='none'), "
-                "or out[0]"
+                f"tensor out of it in the loss: lambda out, y: {function.__name__}(out.logits, y, "
+                "reduction='none'), or out[0]"
             ) from error
 
     def _values(self, outputs: Any, targets: Any) -> Tensor:
