@@ -100,6 +100,21 @@ def _as_tuples(rows: list[Any]) -> Any:
 
 
 Pair = collections.namedtuple("Pair", ["inputs", "targets"])
+
+
+@torch.inference_mode()
+def _inferred() -> tuple[Tensor, Tensor]:
+    """Features of a backbone that was run for its outputs only."""
+    return X.clone(), Y.clone()
+
+
+def _read_only() -> list[Any]:
+    arrays = [(X[:5].numpy().copy(), Y[:5].numpy()), (X[5:].numpy().copy(), Y[5:].numpy())]
+    for array, _ in arrays:
+        array.setflags(write=False)
+    return arrays
+
+
 SOURCES: dict[str, Callable[[], Any]] = {
     "tensors": lambda: (X, Y),
     "list of two tensors": lambda: [X, Y],
@@ -107,6 +122,8 @@ SOURCES: dict[str, Callable[[], Any]] = {
     "targets as a list": lambda: (X, Y.tolist()),
     "targets as a tuple": lambda: (X, tuple(Y.tolist())),
     "inputs with a history": lambda: (X.clone().requires_grad_() * 1, Y),
+    "inferred": _inferred,
+    "read-only arrays": _read_only,
     "inputs one level down": lambda: ([X], Y),
     "named batches": lambda: [Pair(X[:5], Y[:5]), Pair(X[5:], Y[5:])],
     "batches of arrays": lambda: [(X[:5].numpy(), Y[:5].numpy()), (X[5:].numpy(), Y[5:].numpy())],

@@ -69,7 +69,8 @@ def plain(data: Any, *, arrays: bool) -> Tree:
                 "tensors: use .to_dense(), or keep a sparse matrix that all samples share inside the model as a "
                 "buffer"
             )
-        return data.detach()
+        # features computed in inference mode take part in no derivative but as a copy
+        return data.clone() if data.is_inference() else data.detach()
     if isinstance(data, Mapping):
         return {key: plain(value, arrays=arrays) for key, value in data.items()}
     if isinstance(data, (tuple, list)) and data and all(isinstance(value, str) for value in data):
@@ -88,6 +89,8 @@ def plain(data: Any, *, arrays: bool) -> Tree:
             "model's dtype"
         )
     try:
+        if isinstance(data, np.ndarray) and not data.flags.writeable:  # PyTorch would warn of it
+            data = data.copy()
         return torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(
