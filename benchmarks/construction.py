@@ -1,4 +1,4 @@
-"""Row 7: what it costs to try a model before it is relied on: at construction, and where ways to derivatives are chosen."""
+"""Row 7: what it costs to try a model before it is relied on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
 
 
 def run() -> Outcome:
-    """A risk built, and built and asked for all its choices, against one gradient of as many samples as are tried."""
+    """A risk built, and one built and asked for all its choices, against gradients."""
     outcome = Outcome()
     for name, make in PROBLEMS.items():
         problem = make()

@@ -36,6 +36,8 @@ from cases import F64, classes, normal
 
 Subject = tuple[nn.Module, Callable[[Any, Any], Tensor], tuple[Any, Any]]
 
+pytestmark = pytest.mark.filterwarnings("ignore:parameters have gradient hooks")  # they are told, and kept
+
 
 # ---------------------------------------------------------------------- modules that hold more than parameters
 
@@ -334,7 +336,8 @@ OF_TENSOR_OUTPUTS: dict[str, Call] = {
 INERT = {
     "bends_blocks", "bytes_per_sample", "chunk_size", "dense_hessian", "device", "dimension", "dtype",
     "forward_mode", "from_losses", "from_sample_loss", "gradient_width", "keeps_graphs", "maps_cotangents",
-    "maps_replicas", "pushes_gradients", "pushes_outputs", "sample_count", "second_derivative_error",
+    "maps_replicas", "pushes_by_reverse", "pushes_gradients", "pushes_outputs", "sample_count",
+    "second_derivative_error",
 }  # fmt: skip
 """Settings, and what the calls above go through."""
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.differentiation import Function, pull_back, push_forward, push_forward_by_reverse
+from noisescape.differentiation import Function, pull_back, push_forward
 
 Derivative = Callable[[Tensor], Tensor]
+Push = Callable[[Function, Tensor, Tensor], Tensor]
 
 
 def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
@@ -34,19 +35,33 @@ def two_directions(values: Function, theta: Tensor) -> Tensor:
         signs[1::2] = -0.5
         (aligned,) = torch.autograd.grad((losses * signs).sum(), leaf, materialize_grads=True)
     noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).to(theta)
-    tiny = torch.finfo(theta.dtype).tiny
-    return torch.stack([v / torch.linalg.vector_norm(v).clamp_min(tiny) for v in (aligned, noise)], dim=1)
+    return torch.stack([_unit(aligned), _unit(noise)], dim=1)
 
 
-def pushes_forward(values: Function, theta: Tensor, tolerance: float) -> bool:
-    """Whether forward mode gives every sample's derivative as reverse mode does."""
+def gives_derivatives(push: Push, values: Function, rows: Tensor, theta: Tensor, tolerance: float) -> bool:
+    """Whether a way to Gv gives what the gradients of single samples do, to which first derivatives suffice.
+
+    Args:
+        push: (function, θ, directions) ↦ derivatives of each value along each direction, (n, K).
+        values: θ ↦ losses, (n,).
+        rows: gradients of the first of them, one by one, (m, D).
+        theta: (D,).
+        tolerance: relative.
+    """
+    signs = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
+    signs[1::2] = -0.5
+    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).to(theta)
+    directions = torch.stack([_unit(signs @ rows), _unit(noise)], dim=1)
     try:
-        directions = two_directions(values, theta)
-        found = push_forward(values, theta, directions)
-        wanted = push_forward_by_reverse(values, theta, directions)
+        found = push(values, theta, directions)[: len(rows)]
     except Exception:  # no rule, no second derivative, a graph that cannot be mapped: each says it in its own words
         return False
+    wanted = rows @ directions
     return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return vector / torch.linalg.vector_norm(vector).clamp_min(torch.finfo(vector.dtype).tiny)
 
 
 def pushes_through_gradient(

@@ -14,13 +14,17 @@ from torch import Tensor, nn
 
 from noisescape.errors import BatchCouplingError
 from noisescape.function_loss import ClosedForm
-from noisescape.model_loss import ModelLoss
+from noisescape.model_loss import CHANGED_IN_PLACE, ModelLoss
 from noisescape.randomness import Generators, State
 from noisescape.samples import Batch, TensorSamples
 from noisescape.trees import map_tensors, tensors_of
 
 ALONE = 4
 """Samples evaluated alone: half of them the first of a batch, half the last, for order may matter."""
+ANOTHER_SIZE = 8
+"""Gradients alone are taken of so many times the loss: a backward pass that clips what it gets shows."""
+ALIKE = 8
+"""Copies of one sample that are evaluated together: routing and ranking treat what is alike as no other batch."""
 SAME = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """Relative difference up to which two results are one; over it, float64 decides for a lower precision."""
 LOOSE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 1e-1}
@@ -46,15 +50,18 @@ def check_contract(function: ModelLoss, theta: Tensor, batches: Sequence[Batch],
             tensors that are no part of θ.
         BatchCouplingError: a sample's loss or gradient depends on the other samples of its batch, or on chance.
     """
-    generators = Generators(function.modules)
+    generators = Generators(function.modules, function.criterion.loss)
     with generators.kept() as before:
         function.start_trial()
         point = shaken(function, theta)
+        untouched = point.clone()
         if not all(_is_finite(function, point, batch) for batch in batches):
-            point = theta
+            point, untouched = theta, theta.clone()
         for batch in batches:
             raw = _evaluated(function, point, batch, whole)
             _refuse_draws(generators, before)
+            if not torch.equal(point.nan_to_num(), untouched.nan_to_num()):
+                raise ValueError(CHANGED_IN_PLACE)
             _check_shapes(function, point, batch, raw)
             _check_batch(function, point, batch, function.criterion.of_values(raw, batch.targets))
         _refuse_draws(generators, before)
@@ -120,6 +127,8 @@ def _evaluated(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch | 
     try:
         return function.raw_values(theta, batch)
     except (RuntimeError, IndexError, ValueError) as error:
+        if "inplace" in str(error) or "in-place operation" in str(error):
+            raise ValueError(CHANGED_IN_PLACE) from error
         leaves = tensors_of((batch.inputs, batch.targets))
         floating = {leaf.dtype for leaf in leaves if leaf.is_floating_point()}
         if floating - {function.dtype}:
@@ -163,27 +172,29 @@ def _works(function: ModelLoss, theta: Tensor, batch: Batch) -> bool:
 
 def _check_batch(function: ModelLoss, point: Tensor, batch: Batch, first: Tensor) -> None:
     frozen = [(name, p, p._version) for name, p in function.model.named_parameters() if not p.requires_grad]
-    before = point.clone()
     signs = torch.zeros(batch.size, dtype=point.dtype, device=point.device)
     for number, row in enumerate(_rows_alone(batch.size)):
         signs[row] = (-1) ** number
     together, gradient, leaves = _with_gradient(function, point, batch, signs)
     _check_leaves(function, leaves, _persistent_leaves(function, point, batch, leaves))
-    check_company(function, point, batch, first)
-    if not _same(first, together, SAME[point.dtype]):
-        function.needs_graph = True  # it computes something else where no gradients are recorded
     for name, parameter, version in frozen:
         if parameter._version != version:
             raise ValueError(
                 f"the forward pass changes the frozen parameter '{name}' in place, so the loss is no function of "
                 "θ; make the update a step of its own, outside forward"
             )
-    if not torch.equal(point.nan_to_num(), before.nan_to_num()):
-        raise ValueError(
-            "the forward pass changes the trainable parameters in place (clamping or renormalising them, say), so "
-            "the loss is no function of θ; do that after the optimiser's step, outside forward"
-        )
+    check_company(function, point, batch, first)
+    if not _same(first, together, SAME[point.dtype]):
+        function.needs_graph = True  # it computes something else where no gradients are recorded
+        if not _same(function.values(point, batch), together, SAME[point.dtype]):
+            raise ValueError(
+                "the loss is another with gradients recorded than without, so it is no function of θ; make it the "
+                "same under torch.no_grad()"
+            )
+    _check_captured(function, point, _between(batch, 0, min(ALIKE, batch.size)))
     if batch.size > 1:
+        for row in {0, batch.size - 1}:
+            _check_alike(function, point, _single(batch, row))
         alone, alone_gradient = _alone(function, point, batch, signs)
         error, where = _difference(together[_rows_alone(batch.size)], alone, gradient, alone_gradient)
         if error > SAME[point.dtype] and not _float64_agrees(function, point, batch, signs, error):
@@ -216,6 +227,36 @@ def check_company(function: ModelLoss, theta: Tensor, batch: Batch, together: Te
         )
 
 
+def _check_alike(function: ModelLoss, theta: Tensor, single: Batch) -> None:
+    """Refuse losses of one sample that are not all the same where it is evaluated several times together."""
+
+    def copies(batch: Batch) -> Batch:
+        both = map_tensors(lambda tensor: torch.cat([tensor] * ALIKE), (batch.inputs, batch.targets))
+        return Batch(both[0], both[1], 0, ALIKE)
+
+    def difference(function: ModelLoss, theta: Tensor, single: Batch) -> float:
+        return _relative(function.values(theta, copies(single)), function.values(theta, single).expand(ALIKE))
+
+    error = difference(function, theta, single)
+    if error > SAME[theta.dtype] and not _gone_in_float64(function, theta, single, error, difference):
+        raise _coupled(
+            f"the losses of one sample evaluated {ALIKE} times together differ by {error:.2g} from its own"
+        )
+
+
+def _check_captured(function: ModelLoss, point: Tensor, batch: Batch) -> None:
+    """Refuse a loss that reads values of parameters where they are not exchanged: by references it captured."""
+    wanted = function.values(point, batch)
+    with function.moved_to(point):
+        found = function.values(point, batch)
+    if not _same(wanted, found, SAME[point.dtype]):
+        raise ValueError(
+            "the loss reads values of the model's parameters by references captured earlier (p.data or p.detach() "
+            "of parameters kept in a list or closure), which do not follow θ; read them from the model when they "
+            "are needed: model.parameters(), self.weight"
+        )
+
+
 def _coupled(what: str) -> BatchCouplingError:
     return BatchCouplingError(
         f"{what}: samples of a batch influence each other (batch statistics, a balance term, routing, a loss over "
@@ -234,9 +275,10 @@ def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) ->
     with torch.enable_grad():
         leaf = point.detach().requires_grad_()
         values = torch.cat([function.losses(leaf, _single(batch, row)) for row in rows])
+        weighted = (values * weights[rows]).sum() * ANOTHER_SIZE
         with function.held(leaf):
-            (gradient,) = torch.autograd.grad((values * weights[rows]).sum(), leaf, materialize_grads=True)
-    return values.detach(), gradient
+            (gradient,) = torch.autograd.grad(weighted, leaf, materialize_grads=True)
+    return values.detach(), gradient / ANOTHER_SIZE
 
 
 def _with_gradient(
@@ -250,13 +292,13 @@ def _with_gradient(
         if not any(each is leaf for each in leaves):
             raise ValueError(
                 "the losses do not depend on any trainable parameter: the model runs under no_grad or "
-                "inference_mode, or detaches its outputs"
+                "inference_mode, detaches its outputs, or checkpoints with use_reentrant=True (use False)"
             )
         with function.held(leaf):
             try:
                 (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
             except RuntimeError as error:
-                if "Checkpointing is not compatible with .grad()" in str(error):
+                if "ompatible with .grad()" in str(error):
                     raise ValueError(
                         "the model checkpoints with use_reentrant=True, which has no torch.autograd.grad; use "
                         "use_reentrant=False (gradient_checkpointing_kwargs={'use_reentrant': False})"

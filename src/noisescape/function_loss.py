@@ -46,6 +46,14 @@ class ClosedForm(ABC):
         with torch.no_grad():
             return self.losses(theta, batch)
 
+    def gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
+        """G, (n, D), each row by a reverse pass of its own."""
+        with torch.enable_grad():
+            leaf = theta.detach().requires_grad_()
+            values = self.losses(leaf, batch)
+            rows = [torch.autograd.grad(v, leaf, retain_graph=True, materialize_grads=True)[0] for v in values]
+        return torch.stack(rows)
+
     def held(self, _theta: Tensor) -> contextlib.AbstractContextManager[None]:
         """Nothing need be in place for a backward pass."""
         return contextlib.nullcontext()

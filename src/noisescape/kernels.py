@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.nn.functional import embedding, multi_head_attention_forward, scaled_dot_product_attention
+from torch.nn.functional import embedding, embedding_bag, multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
 from noisescape.errors import BatchCouplingError
@@ -23,6 +23,7 @@ class DifferentiableKernels(TorchFunctionMode):
     * Scaled dot-product attention runs by its mathematical definition, also where the model asks for a fused
       kernel: those have neither second nor forward-mode derivatives.
     * An embedding takes no derivative through its ``padding_idx``; PyTorch drops that in reverse mode only.
+    * An embedding bag is a sum or mean of embeddings, which has a second derivative.
     * Weight normalisation is evaluated by its formula: the fused kernel's second derivative is wrong on the CPU
       (torch 2.13; its gradgradcheck fails).
 
@@ -48,6 +49,8 @@ class DifferentiableKernels(TorchFunctionMode):
                 return func(*args, **kwargs)
         if func is embedding:
             return self._embedding(*args, **kwargs)
+        if func is embedding_bag:
+            return self._embedding_bag(*args, **kwargs)
         if func is torch._weight_norm:
             self.met.add("weight norm")
             return _weight_norm(*args, **kwargs)
@@ -63,27 +66,62 @@ class DifferentiableKernels(TorchFunctionMode):
         scale_grad_by_freq: bool = False,
         sparse: bool = False,
     ) -> Tensor:
-        if max_norm is not None:
-            raise ValueError(
-                "an Embedding with max_norm rescales its weights in place during the forward pass, so the loss is "
-                "no function of θ; build it with max_norm=None and rescale the weights before measuring"
-            )
-        if scale_grad_by_freq:
-            raise BatchCouplingError(
-                "an Embedding with scale_grad_by_freq=True scales a gradient by how often its index occurs in the "
-                "batch: there is no per-sample gradient; build it with scale_grad_by_freq=False"
-            )
-        if sparse:
-            raise ValueError(
-                "an Embedding with sparse=True has sparse gradients, which one flat θ does not; set sparse=False "
-                "on it (module.sparse = False): the gradient is the same"
-            )
+        _check_embedding(max_norm, scale_grad_by_freq, sparse)
         found = embedding(input, weight)
         if padding_idx is None:
             return found
         self.met.add("padding")
         padded = input == padding_idx % weight.shape[0]
         return torch.where(padded.unsqueeze(-1), found.detach(), found)
+
+    def _embedding_bag(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        offsets: Tensor | None = None,
+        max_norm: float | None = None,
+        norm_type: float = 2.0,
+        scale_grad_by_freq: bool = False,
+        mode: str = "mean",
+        sparse: bool = False,
+        per_sample_weights: Tensor | None = None,
+        include_last_offset: bool = False,
+        padding_idx: int | None = None,
+    ) -> Tensor:
+        _check_embedding(max_norm, scale_grad_by_freq, sparse)
+        if input.ndim != 2 or padding_idx is not None or mode not in ("sum", "mean"):
+            return embedding_bag(
+                input,
+                weight,
+                offsets,
+                mode=mode,
+                per_sample_weights=per_sample_weights,
+                include_last_offset=include_last_offset,
+                padding_idx=padding_idx,
+            )
+        self.met.add("embedding bag")
+        found = embedding(input, weight)
+        if per_sample_weights is not None:
+            found = found * per_sample_weights.unsqueeze(-1)
+        return found.sum(1) if mode == "sum" else found.mean(1)
+
+
+def _check_embedding(max_norm: float | None, scale_grad_by_freq: bool, sparse: bool) -> None:
+    if max_norm is not None:
+        raise ValueError(
+            "an Embedding with max_norm rescales its weights in place during the forward pass, so the loss is "
+            "no function of θ; build it with max_norm=None and rescale the weights before measuring"
+        )
+    if scale_grad_by_freq:
+        raise BatchCouplingError(
+            "an Embedding with scale_grad_by_freq=True scales a gradient by how often its index occurs in the "
+            "batch: there is no per-sample gradient; build it with scale_grad_by_freq=False"
+        )
+    if sparse:
+        raise ValueError(
+            "an Embedding with sparse=True has sparse gradients, which one flat θ does not; set sparse=False "
+            "on it (module.sparse = False): the gradient is the same"
+        )
 
 
 def _weight_norm(v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

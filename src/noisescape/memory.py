@@ -20,6 +20,7 @@ DECISIONS = (
     "bytes_per_sample",
     "forward_mode",
     "pushes_outputs",
+    "pushes_by_reverse",
     "pushes_gradients",
     "gradient_width",
     "maps_cotangents",

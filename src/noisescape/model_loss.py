@@ -30,6 +30,10 @@ TRIED_SAMPLES = 8
 """Samples whose gradients, mapped, are held against those taken one by one."""
 AGREES = {torch.float64: 1e-8, torch.float32: 3e-4}
 """Relative difference up to which two ways to a derivative give the same."""
+CHANGED_IN_PLACE = (
+    "the forward pass changes the trainable parameters in place (clamping or renormalising them, say), so the loss "
+    "is no function of θ; do that after the optimiser's step, outside forward"
+)
 KEPT_PER_OUTPUT = 4
 """Bytes kept for the backward pass by each byte of a module's output, where they cannot be counted."""
 
@@ -64,21 +68,24 @@ class ModelLoss:
         self._module = bare(model)
         self.needs_graph = False
         self.kernels: DifferentiableKernels | None = None
+        self._trying = False
         self._maps_samples: bool | None = None
         self._layers: list[LinearLayer] = []
         self._convert: Callable[[Tensor], Tensor] | None = None
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
             raise ValueError(
-                "the model has no trainable parameter: every requires_grad is False, or there are none"
+                "the model has no trainable parameter: every requires_grad is False, or there are none (layers in "
+                "a plain list are not registered: use nn.ModuleList)"
             )
         _check_uniform(model, trainable)
+        _check_buffers(model)
         modules = [self._module]
         if isinstance(loss, nn.Module):
             _check_own_parameters(loss, trainable)
             modules.append(loss)
         self._stateless = Stateless(modules, list(trainable.values()))
-        self._random = [m for m in self._module.modules() if isinstance(m, _RANDOM)]
+        self._random = [m for m in self._stateless.modules if isinstance(m, _RANDOM)]
         self._check_modes()
         self.names = list(trainable)
         self.shapes = [p.shape for p in trainable.values()]
@@ -115,13 +122,19 @@ class ModelLoss:
     def _evaluating(self, parts: list[Tensor]) -> Iterator[None]:
         if not self._stateless.active:  # within, its buffers are copies
             self.criterion.check_unchanged()
+            self._stateless.check_structure()
         self._check_modes()  # it may have been switched to training since
+        parts = list(map(_like_parameter, parts))
         with (
             without_autocast(),
             unfused_attention(self.kernels),
             self._stateless.holding(parts, self._convert),
+            _no_draws(),
         ):
+            pointers = [part.data_ptr() for part in parts] if self._trying else []
             yield
+            if any(part.data_ptr() != pointer for part, pointer in zip(parts, pointers, strict=bool(pointers))):
+                raise ValueError(CHANGED_IN_PLACE)
 
     @contextlib.contextmanager
     def held(self, theta: Tensor) -> Iterator[None]:
@@ -206,12 +219,26 @@ class ModelLoss:
             outputs = detached(self._call(batch.inputs))
             return bool(self.criterion.losses(outputs, batch.targets).requires_grad)
 
+    @contextlib.contextmanager
+    def moved_to(self, theta: Tensor) -> Iterator[None]:
+        """Within, the module's own parameters have the values of θ, too."""
+        own = [(parameter, parameter.data) for parameter in self._stateless.trainable]
+        try:
+            for (parameter, _), part in zip(own, self.parts(theta.detach()), strict=True):
+                parameter.data = part.to(parameter)
+            yield
+        finally:
+            for parameter, values in own:
+                parameter.data = values
+
     def start_trial(self) -> None:
         """Evaluate by all differentiable kernels, and note which the model meets."""
         self.kernels = DifferentiableKernels()
+        self._trying = True
 
     def end_trial(self) -> None:
         """Keep the kernels if the model met any."""
+        self._trying = False
         if self.kernels is not None and not self.kernels.met:
             self.kernels = None
 
@@ -236,9 +263,10 @@ class ModelLoss:
         if self._maps_samples:
             with mapping():
                 return self._mapped_gradients(theta, batch, self._layers)
-        return FactoredGradients(self.sizes, self._gradients_one_by_one(theta, batch))
+        return FactoredGradients(self.sizes, self.gradients_one_by_one(theta, batch))
 
-    def _gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
+    def gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
+        """G, (n, D), each row by a reverse pass of its own: what every other way is held against."""
         held = TensorSamples(batch.inputs, batch.targets)
         return torch.stack([self._gradient(theta, single) for single in held.batches(1)])
 
@@ -295,16 +323,19 @@ class ModelLoss:
         """Whether :meth:`choose_layers` has been asked."""
         return self._maps_samples is not None
 
-    def choose_layers(self, theta: Tensor, batches: list[Batch]) -> None:
+    def choose_layers(self, theta: Tensor, batches: list[Batch], *, layers_allowed: bool = True) -> None:
         """Decide which linear layers' factors are kept, and whether ``vmap`` maps the model over samples rightly.
 
-        Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is.
+        Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is. No
+        factors are kept of layers whose parameters anything but the layer reads, however little depends on it now.
         """
         tried = [head(batch, TRIED_SAMPLES) for batch in batches]
-        wanted = [self._gradients_one_by_one(theta, batch) for batch in tried]
+        wanted = [self.gradients_one_by_one(theta, batch) for batch in tried]
         with torch.no_grad():
             one = head(tried[0], 1).inputs
             found = vector_layers(self.modules, self._stateless.trainable, lambda: self.output_values(theta, one))
+        if not layers_allowed or any(self._reads_elsewhere(theta, batch, found) for batch in tried):
+            found = []
         for layers in (found, []):
             if all(
                 self._maps_rightly(theta, batch, rows, layers) for batch, rows in zip(tried, wanted, strict=True)
@@ -312,6 +343,29 @@ class ModelLoss:
                 self._layers, self._maps_samples = layers, True
                 return
         self._layers, self._maps_samples = [], False
+
+    @torch.enable_grad()
+    def _reads_elsewhere(self, theta: Tensor, batch: Batch, layers: list[LinearLayer]) -> bool:
+        """Whether the losses depend on the layers' parameters other than through the layers' own calls."""
+        if not layers:
+            return False
+        parts = [part.detach().requires_grad_() for part in self.parts(theta)]
+        positions = [position for layer in layers for position in layer.parameters]
+
+        def fixed(module: nn.Linear, given: tuple[Tensor, ...], _output: Tensor) -> Tensor:
+            bias = module.bias
+            return nn.functional.linear(given[0], module.weight.detach(), None if bias is None else bias.detach())
+
+        handles = [layer.module.register_forward_hook(fixed, prepend=True) for layer in layers]
+        try:
+            total = self._losses(parts, batch.inputs, batch.targets).sum()
+        finally:
+            for handle in handles:
+                handle.remove()
+        if not total.requires_grad:
+            return False
+        found = torch.autograd.grad(total, [parts[position] for position in positions], allow_unused=True)
+        return any(gradient is not None for gradient in found)
 
     def _maps_rightly(self, theta: Tensor, batch: Batch, wanted: Tensor, layers: list[LinearLayer]) -> bool:
         try:
@@ -483,6 +537,31 @@ def head(batch: Batch, count: int) -> Batch:
     return TensorSamples(batch.inputs, batch.targets).between(0, min(count, batch.size))
 
 
+@contextlib.contextmanager
+def _no_draws() -> Iterator[None]:
+    """Refuse an evaluation that draws from PyTorch's generator, as a rare sample may; its state is put back."""
+    if torch._C._functorch.peek_interpreter_stack() is not None:
+        yield
+        return
+    before = torch.get_rng_state()
+    yield
+    after = torch.get_rng_state()
+    if type(before) is Tensor and not torch.equal(before, after):  # of a rehearsal without storage there is none
+        torch.set_rng_state(before)
+        raise BatchCouplingError(
+            "the model or its loss draws random numbers; call model.eval(), remove the randomness or pass the "
+            "noise as an input: the loss must be a function of θ"
+        )
+
+
+def _like_parameter(part: Tensor) -> Tensor:
+    """A part of θ as code that looks for trainable parameters expects it: a ``Parameter`` that takes a gradient."""
+    if not part.requires_grad and torch._C._functorch.peek_interpreter_stack() is None:
+        part = part.detach().requires_grad_()
+    part._is_param = True  # type: ignore[attr-defined]
+    return part
+
+
 def _with_batch_dimension(tensor: Tensor) -> Tensor:
     return tensor[None]
 
@@ -504,6 +583,23 @@ def _check_kind(model: nn.Module) -> None:
         raise TypeError(
             f"submodule '{scripted[0]}' is TorchScript, whose tensors are compiled in; use the nn.Module it was "
             "made from"
+        )
+
+
+def _check_buffers(model: nn.Module) -> None:
+    trained = [name for name, buffer in model.named_buffers() if buffer.requires_grad]
+    if trained:
+        raise ValueError(
+            f"the buffers {', '.join(trained[:3])} require a gradient, but θ is made of parameters; register them "
+            "as nn.Parameter, or hold them fixed with requires_grad_(False)"
+        )
+    hooked = [name for name, p in model.named_parameters() if p.requires_grad and p._backward_hooks]
+    if hooked:
+        warnings.warn(
+            f"parameters have gradient hooks ({', '.join(hooked[:3])}), which run in training but not here: what "
+            "they change (masks, scaling) is missing from these gradients",
+            UserWarning,
+            stacklevel=4,
         )
 
 

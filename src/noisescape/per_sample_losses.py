@@ -17,10 +17,11 @@ from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
 from noisescape.capabilities import (
+    Push,
     agrees,
+    gives_derivatives,
     has_delayed_errors,
     maps_cotangents,
-    pushes_forward,
     pushes_through_gradient,
     second_derivative_error,
 )
@@ -30,7 +31,7 @@ from noisescape.errors import NonFiniteLossError
 from noisescape.factored_gradients import FactoredGradients
 from noisescape.function_loss import ClosedForm
 from noisescape.model_loss import ModelLoss, mapping, tensor_outputs
-from noisescape.samples import Batch, Samples, TensorSamples
+from noisescape.samples import Batch, Samples, StreamedSamples, TensorSamples
 
 HESSIAN_PASSES = 4
 """Memory of a twice-differentiable forward and backward pass, in units of the forward pass."""
@@ -38,6 +39,8 @@ HESSIAN_PASSES = 4
 SECOND_DERIVATIVE_ERROR = 1e-2
 """Hessian products further from differences of the gradient, in float64, are refused."""
 
+ROUNDED = 1e-4
+"""Relative difference that rounding can make where a float64 model computes partly in float32."""
 DECIDED_ON = 16
 """Samples on which ways to a derivative are compared."""
 
@@ -198,7 +201,7 @@ class PerSampleLosses:
                 f"{tuple(indices.shape)} with θ {tuple(theta.shape)}"
             )
         own = indices.ndim == 2
-        if self._goes_row_by_row(theta) or (own and not isinstance(self._samples, TensorSamples)):
+        if self._goes_row_by_row(theta) or (own and not self._maps_own_batches):
             rows = indices if own else indices.expand(len(theta), -1)
             return torch.stack([self.minibatch_gradient(*pair) for pair in zip(theta, rows, strict=True)])
         size = self.chunk_size(passes=2 * _copies(theta))
@@ -235,6 +238,10 @@ class PerSampleLosses:
         if self._goes_row_by_row(theta):
             pairs = zip(theta, directions, strict=True)
             return torch.stack([self.directional_derivatives(*pair) for pair in pairs])
+        if theta.ndim == 1 and not self.forward_mode and not self.pushes_by_reverse:
+            block = directions if directions.ndim == 2 else directions[:, None]
+            found = torch.cat([part @ block for part in self.factored_gradient_chunks(theta)])
+            return found.view(self.sample_count, *directions.shape[1:])
         parts = []
         for batch in self._batches(passes=2 * _copies(theta), columns=_columns(theta, directions)):
 
@@ -524,6 +531,35 @@ class PerSampleLosses:
                 "differences of the gradient, with a stated error: risk.finite_difference_hessian(theta)"
             )
 
+    @functools.cached_property
+    def _maps_own_batches(self) -> bool:
+        """As :attr:`maps_replicas`, where each parameter vector has samples of its own."""
+        if not isinstance(self._samples, TensorSamples):
+            return False
+        if not isinstance(self._function, ModelLoss):
+            return True
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            held, half = TensorSamples(batch.inputs, batch.targets), max(1, batch.size // 2)
+            rows = torch.stack([torch.arange(half), torch.arange(batch.size - half, batch.size)])
+            both = torch.stack([theta, 2 * theta - self.parameters().to(theta)])
+
+            def gradient(points: Tensor, chosen: Tensor) -> Tensor:
+                taken = Batch(*held.take(chosen), 0, half)
+                with torch.enable_grad():
+                    leaf = points.detach().requires_grad_()
+                    losses = function.losses(leaf, taken, data_per_replica=chosen.ndim == 2)
+                    return torch.autograd.grad(losses.sum(), leaf, materialize_grads=True)[0]
+
+            try:
+                found = gradient(both, rows)
+            except Exception:  # control flow that depends on the data, say
+                return False
+            wanted = [gradient(*pair) for pair in zip(both, rows, strict=True)]
+            return all(agrees(found[row], wanted[row], function.tolerance) for row in range(2))
+
+        return self.maps_replicas and self._tried_out(holds)
+
     def _goes_row_by_row(self, theta: Tensor) -> bool:
         return theta.ndim == 2 and not self.maps_replicas
 
@@ -564,7 +600,9 @@ class PerSampleLosses:
 
     def _choose_layers(self) -> None:
         if isinstance(self._function, ModelLoss) and not self._function.gradients_chosen:
-            self._function.choose_layers(self._trial_point(), self._tried)
+            forms = len(self._samples.candidates) if isinstance(self._samples, StreamedSamples) else 1
+            # of more forms than are tried, some may call a layer otherwise
+            self._function.choose_layers(self._trial_point(), self._tried, layers_allowed=forms <= len(self._tried))
 
     def _gradient_of(self, value: Tensor, leaf: Tensor) -> Tensor:
         with self._function.held(leaf):
@@ -669,6 +707,12 @@ class PerSampleLosses:
         self, function: Callable[[Tensor], Tensor], theta: Tensor, directions: Tensor, samples: int
     ) -> Tensor:
         """Derivatives of ``function`` along the directions; columns of a block stay last."""
+        if not self.forward_mode and not self.pushes_by_reverse:
+            raise ValueError(
+                "the derivative of this model's outputs along a direction cannot be had: it has no forward-mode "
+                "rules, and an operation's backward pass is differentiable once only. Gradients and their "
+                "covariance are not affected; for curvature take risk.finite_difference_hessian(theta)"
+            )
         forward = push_forward if self.forward_mode else push_forward_by_reverse
         with self._function.held(theta):
             parts = [
@@ -679,13 +723,29 @@ class PerSampleLosses:
 
     @functools.cached_property
     def forward_mode(self) -> bool:
-        """Whether the losses have forward-mode derivatives, and those agree with reverse mode."""
+        """Whether the losses have forward-mode derivatives that agree with the gradients of single samples."""
+        return self._gives_derivatives(push_forward)
+
+    @functools.cached_property
+    def pushes_by_reverse(self) -> bool:
+        """Whether two reverse passes give directional derivatives; a backward pass may hide what it depends on."""
+        return self._gives_derivatives(push_forward_by_reverse)
+
+    def _gives_derivatives(self, push: Push) -> bool:
         if isinstance(self._function, ClosedForm) and not self._function.probes_single:
-            return False
+            return push is push_forward_by_reverse
+
+        def tolerance(function: ModelLoss | ClosedForm) -> float:
+            # what is refused otherwise must be wrong, not only rounded, as where a model computes partly in float32
+            return function.tolerance if push is push_forward else max(function.tolerance, ROUNDED)
 
         def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            most = max(2, LARGEST_COPY // (2 * self.dimension * theta.element_size()))
+            rows = function.gradients_one_by_one(theta, _first(batch, min(most, DECIDED_ON)))
             with mapping(), function.held(theta):
-                return pushes_forward(lambda point: function.losses(point, batch), theta, function.tolerance)
+                return gives_derivatives(
+                    push, lambda point: function.losses(point, batch), rows, theta, tolerance(function)
+                )
 
         return self._tried_out(holds)
 

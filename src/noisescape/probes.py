@@ -13,6 +13,8 @@ from noisescape.trees import tensors_of
 
 POOL = 4096
 POOL_BYTES = 2**28
+COUNTED = 2**23
+"""Whole numbers of so many entries at most are counted."""
 FORMS = 3
 """Batches of so many shapes are tried, where batches have shapes of their own."""
 
@@ -35,8 +37,9 @@ def _pools(samples: Samples) -> list[TensorSamples]:
         most = max(2, min(POOL, POOL_BYTES // max(1, bytes_each)))
         if samples.count <= most:
             return [samples]
-        chosen = torch.linspace(0, samples.count - 1, most).round().long()
-        return [TensorSamples(*samples.take(chosen))]
+        rare = rarest(samples)[: most // 8]
+        evenly = torch.linspace(0, samples.count - 1, most - len(rare)).round().long()
+        return [TensorSamples(*samples.take(torch.cat([rare, evenly]).unique()))]
     pools = sorted(samples.candidates, key=lambda pool: _numbers(pool))
     return pools if len(pools) <= FORMS else [pools[0], pools[len(pools) // 2], pools[-1]]
 
@@ -60,11 +63,31 @@ def features(pool: TensorSamples) -> Tensor:
         empty = [(flat == 0).float().mean(1), (flat == flat.min()).float().mean(1)]
         low, high = flat.aminmax(dim=1)
         columns += [flat.mean(1), torch.linalg.vector_norm(flat, dim=1), low, high, *empty]
+        if not leaf.is_floating_point() and not leaf.is_complex():
+            columns.append(_commonness(leaf).log().float())
     if not columns:
         return torch.zeros(pool.count, 1)
     found = torch.stack(columns, dim=1).double().cpu()
     # squares of large numbers overflow float32
     return ((found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-12)).nan_to_num(0.0, 0.0, 0.0)
+
+
+def rarest(samples: TensorSamples) -> Tensor:
+    """Indices of all samples that hold some whole number, those with the rarest such number first."""
+    whole = [
+        leaf
+        for leaf in tensors_of((samples.inputs, samples.targets))
+        if not leaf.is_floating_point() and not leaf.is_complex() and 0 < leaf.numel() <= COUNTED
+    ]
+    if not whole:
+        return torch.empty(0, dtype=torch.long)
+    return torch.stack([_commonness(leaf) for leaf in whole]).amin(0).argsort(stable=True)
+
+
+def _commonness(leaf: Tensor) -> Tensor:
+    """How often the rarest number of each sample occurs anywhere, (n,)."""
+    _, places, counts = leaf.detach().reshape(len(leaf), -1).cpu().unique(return_inverse=True, return_counts=True)
+    return counts[places].amin(1)
 
 
 def spread(points: Tensor, count: int) -> Tensor:

@@ -119,7 +119,8 @@ class EmpiricalRisk(PerSampleLosses):
                 stacklevel=3,
             )
         self._assemble(_normalised(model_loss, samples), samples, parameters, budget, chunk_size, tried)
-        self._function.check_reduction(self.parameters(), head(tried[0], REDUCED))  # type: ignore[union-attr]
+        for batch in tried:
+            self._function.check_reduction(self.parameters(), head(batch, REDUCED))  # type: ignore[union-attr]
 
     @classmethod
     def from_losses(
@@ -367,7 +368,14 @@ class EmpiricalRisk(PerSampleLosses):
         for batch in self._batches(passes=1):
             outputs = model_loss.output_values(theta, batch.inputs)
             for targets in drawn:
-                targets.append(sample_targets(outputs, generator).detach())
+                found = sample_targets(outputs, generator)
+                if not isinstance(found, Tensor) or found.shape[:1] != (batch.size,):
+                    what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                    raise ValueError(
+                        f"sample_targets returned {what} for {batch.size} samples; it must return a tensor of one "
+                        "target a sample along its first dimension"
+                    )
+                targets.append(found.detach())
         size = max(len(targets) for targets in drawn[0])
         source = _Redrawn(self._samples, size, drawn)
         sizes = [len(targets) for _ in range(draws) for targets in drawn[0]]
@@ -434,7 +442,7 @@ def _whole(samples: Samples) -> Batch | None:
 def _unlike_samples(model_loss: ModelLoss, samples: Samples, chunk_size: int | None) -> list[Batch]:
     """What the model is tried on: as many unlike samples as fit, no more than are ever evaluated together."""
     found = probe_batches(samples, TRIED)
-    with Generators(model_loss.modules).kept():
+    with Generators(model_loss.modules, model_loss.criterion.loss).kept():
         try:
             each = max(model_loss.bytes_per_sample(head(batch, 2)) for batch in found)
         except Exception:  # what is wrong is told when the model is tried
@@ -467,7 +475,7 @@ def _normalised(model_loss: ModelLoss, samples: Samples) -> ModelLoss:
     if plain and len(counts) == 1:
         return model_loss  # a mean of means is the mean
     if criterion.normalisation == "sample":
-        if float(each.max() - each.min()) > 1e-6 * float(each.max()) or not plain:
+        if float(each.max() - each.min()) > 1e-6 * float(each.max()):
             warnings.warn(
                 "each sample's loss is normalised by its own targets; the criterion, over all data, weights "
                 f"samples by how many of their targets count (from {float(each.min()):g} to "

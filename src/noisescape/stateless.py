@@ -6,12 +6,18 @@ import contextlib
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 SMALL_CONTAINER = 256
 """Containers with more items are looked into no further: a vocabulary has no tensors."""
+SMALL_ARRAY = 2**20
+_LIBRARIES = frozenset(
+    {"builtins", "torch", "numpy", "collections", "weakref", "functools", "transformers", "peft"}
+)
 _CONTAINERS = frozenset({dict, OrderedDict, defaultdict, list, set, deque})
 
 
@@ -29,9 +35,9 @@ class Stateless:
 
     Each module has its parameters looked up where they hang, so a module or a parameter with two names is exchanged
     once. Frozen parameters are read at each evaluation and take no gradient; buffers, and tensors that are plain
-    attributes, are exchanged for copies, since a forward pass may change them. Afterwards every module's
-    attributes, parameters, buffers, hooks and lists are what they were, whatever the forward pass did to them, also
-    if it raised.
+    attributes or lie in containers, are exchanged for copies, since a forward pass may change them. Afterwards
+    every module's attributes, parameters, buffers, hooks and lists are what they were, whatever the forward pass
+    did to them, also if it raised.
 
     Args:
         modules: evaluated together.
@@ -45,16 +51,35 @@ class Stateless:
 
     def __init__(self, modules: Sequence[nn.Module], trainable: Sequence[nn.Parameter]) -> None:
         distinct = {id(part): part for module in modules for part in module.modules()}
+        for module in list(distinct.values()):  # a target network in a list, say
+            for held in _modules_in(module.__dict__.values()):
+                distinct |= {id(part): part for part in held.modules() if id(part) not in distinct}
         self.modules = list(distinct.values())
         self.trainable = list(trainable)
         self.active = 0
+        self._structure = [(module, dict(module._modules), set(module._parameters)) for module in self.modules]
         order = {id(parameter): position for position, parameter in enumerate(trainable)}
         self._slots = [
             _Slot(module, name, order.get(id(parameter)))
             for module in self.modules
             for name, parameter in module._parameters.items()
-            if parameter is not None
+            # a trainable one that θ lacks stays, so that its part in the losses is noticed
+            if parameter is not None and (id(parameter) in order or not parameter.requires_grad)
         ]
+
+    def check_structure(self) -> None:
+        """Refuse modules to which others were added since, or parameters.
+
+        Raises:
+            ValueError: naming where.
+        """
+        for module, submodules, names in self._structure:
+            if module._modules != submodules or module._parameters.keys() != names:
+                raise ValueError(
+                    f"the model's structure has changed since the risk was built (in {type(module).__name__}: "
+                    "layers or parameters were replaced, added or removed), so θ is no longer what it was; build "
+                    "the risk anew"
+                )
 
     @contextlib.contextmanager
     def holding(self, parts: Sequence[Tensor], convert: Callable[[Tensor], Tensor] | None = None) -> Iterator[None]:
@@ -78,9 +103,8 @@ class Stateless:
                 own = module.__dict__
                 if own.get("_compiled_call_impl") is not None:
                     own["_compiled_call_impl"] = None  # compiled for the module's own tensors
-                for name, value in own.items():
-                    if type(value) is Tensor and not value.requires_grad and value.grad_fn is None:
-                        own[name] = value.clone()
+            for each in kept:
+                each.exchange_tensors(change)
             yield
         finally:
             self.active -= 1
@@ -89,40 +113,69 @@ class Stateless:
 
 
 class _Kept:
-    """All that a module's ``__dict__`` held, down to the items of its containers."""
+    """All that a module's ``__dict__`` held, down to the items of its containers and of plain objects."""
 
-    __slots__ = ("attributes", "empty", "filled", "module")
+    __slots__ = ("arrays", "attributes", "empty", "filled", "module", "objects")
 
     def __init__(self, module: nn.Module) -> None:
         self.module = module
         self.attributes = dict(module.__dict__)
         self.empty: list[Any] = []
         self.filled: list[tuple[Any, Any]] = []
+        self.objects: list[tuple[Any, dict[str, Any]]] = []
+        self.arrays: list[tuple[np.ndarray, np.ndarray]] = []
         self._keep(self.attributes.values())
 
     def _keep(self, values: Iterable[Any], depth: int = 3) -> None:
         for value in values:
-            if type(value) in _CONTAINERS:
+            kind = type(value)
+            if kind in _CONTAINERS:
                 if not value:
                     self.empty.append(value)
                     continue
                 self.filled.append((value, value.copy()))
                 if depth > 1 and len(value) <= SMALL_CONTAINER:
                     self._keep(value.values() if isinstance(value, dict) else value, depth - 1)
+            elif kind is np.ndarray:
+                if value.size <= SMALL_ARRAY:
+                    self.arrays.append((value, value.copy()))
+            elif depth > 1 and _is_plain_object(value):
+                self.objects.append((value, dict(value.__dict__)))
+                self._keep(value.__dict__.values(), depth - 1)
+
+    def exchange_tensors(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Put copies, as ``change`` makes them, in place of all tensors that are no parameters or buffers."""
+        own = self.module.__dict__
+        for name, value in self.attributes.items():
+            if _is_constant(value):
+                own[name] = change(value.clone())
+            elif type(value) is tuple and any(map(_is_constant, value)):
+                own[name] = tuple(change(item.clone()) if _is_constant(item) else item for item in value)
+        for container, before in self.filled:
+            if isinstance(container, dict):
+                for key, item in before.items():
+                    if _is_constant(item):
+                        container[key] = change(item.clone())
+            elif not isinstance(container, set):
+                for place, item in enumerate(before):
+                    if _is_constant(item):
+                        container[place] = change(item.clone())
+        for each, attributes in self.objects:
+            for name, value in attributes.items():
+                if _is_constant(value):
+                    each.__dict__[name] = change(value.clone())
 
     def restore(self) -> None:
         own = self.module.__dict__
-        if own.keys() != self.attributes.keys() or any(own[k] is not v for k, v in self.attributes.items()):
-            own.clear()
-            own.update(self.attributes)
+        _restore_dict(own, self.attributes)
+        for each, attributes in self.objects:
+            _restore_dict(each.__dict__, attributes)
         for container in self.empty:
             if container:
                 container.clear()
         for container, before in self.filled:
             if isinstance(container, dict):
-                if not _same_items(container, before):
-                    container.clear()
-                    container.update(before)
+                _restore_dict(container, before)
             elif isinstance(container, set):
                 if container != before:
                     container.clear()
@@ -130,6 +183,38 @@ class _Kept:
             elif len(container) != len(before) or any(a is not b for a, b in zip(container, before, strict=True)):
                 container.clear()
                 container.extend(before)
+        for array, values in self.arrays:
+            if not np.array_equal(array, values, equal_nan=array.dtype.kind in "fc"):
+                array[...] = values
+
+
+def _modules_in(values: Iterable[Any], depth: int = 2) -> Iterator[nn.Module]:
+    """Modules that hang in containers rather than being registered."""
+    for value in values:
+        if type(value) in (list, tuple, dict, OrderedDict, deque) and len(value) <= SMALL_CONTAINER:
+            items = value.values() if isinstance(value, dict) else value
+            yield from (item for item in items if isinstance(item, nn.Module))
+            if depth > 1:
+                yield from _modules_in(items, depth - 1)
+
+
+def _restore_dict(held: dict[Any, Any], before: dict[Any, Any]) -> None:
+    if not _same_items(held, before):
+        held.clear()
+        held.update(before)
+
+
+def _is_constant(value: Any) -> bool:
+    """A tensor that is neither trained nor part of a graph: state of the module's own."""
+    return type(value) is Tensor and not value.requires_grad and value.grad_fn is None
+
+
+def _is_plain_object(value: Any) -> bool:
+    """An object of somebody's own class, that holds state: no module, function, class, library object."""
+    kind = type(value)
+    if kind.__module__.partition(".")[0] in _LIBRARIES or isinstance(value, (nn.Module, type, ModuleType)):
+        return False
+    return hasattr(value, "__dict__") and not callable(value)
 
 
 def _same_items(one: dict[Any, Any], other: dict[Any, Any]) -> bool:
