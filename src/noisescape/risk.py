@@ -45,12 +45,21 @@ class EmpiricalRisk(PerSampleLosses):
     Methods whose docstring says "or (R, D)" also take R parameter vectors at once (replicas) and return
     results with a leading R. Nothing here changes the module.
 
+    The model is tried on a few unlike samples before any work: a number is right or refused. Where that is decided on
+    samples tried, rare kinds may be missed; ``docs/decisions/0012-right-or-refused.md`` says what is looked at.
+
     Args:
-        model: any ``nn.Module`` whose per-sample outputs do not depend on the rest of the batch.
+        model: any ``nn.Module`` whose per-sample outputs do not depend on the rest of the batch. Wrappers that
+            distribute or compile it are taken off.
         loss: ``loss(outputs, targets)``, a function or an ``nn`` loss. Where it has a ``reduction`` it is
-            used unreduced; otherwise it must return (n,) or (n, T), the latter averaged over T.
+            used unreduced; otherwise it must return (n,) or (n, T), the latter averaged over T. It may read the
+            model's parameters.
         data: ``(inputs, targets)`` tensors (or tuples or dicts of tensors), a map-style ``Dataset``, or a
-            re-iterable of batches such as an unshuffled ``DataLoader``; batches may differ in size.
+            re-iterable of batches such as an unshuffled ``DataLoader``; batches may differ in size, and in the
+            shapes of their samples. Streams are held to a checksum on each pass.
+        normalisation: of cross-entropy with ignored or weighted targets: ``"criterion"``, L is what the criterion
+            gives for all data at once; ``"sample"``, each ℓ_n is what it gives for that sample alone. See
+            :class:`~noisescape.criterion.Criterion`.
         memory_budget: bytes for the temporaries of one evaluation; chunk sizes follow from it.
             Default 1 GiB.
         chunk_size: samples evaluated together, overriding the budget. Results do not depend on it beyond
@@ -59,7 +68,9 @@ class EmpiricalRisk(PerSampleLosses):
     Raises:
         BatchCouplingError: batch-norm in training mode, active dropout, or any other dependence of a
             sample's loss on its batch or on chance.
-        ValueError: a reduced loss, empty data, mixed devices or dtypes, a shuffled loader.
+        ValueError: a reduced loss, empty data, mixed devices or dtypes, a shuffled loader, trainable tensors that θ
+            lacks, parameters changed in the forward pass.
+        DataChangedError: a later pass over the data brings other samples than the first.
         NonFiniteLossError: from :meth:`losses` and :meth:`loss`.
 
     >>> model = torch.nn.Linear(3, 2)

@@ -233,8 +233,9 @@ def indicator_along(risk: EmpiricalRisk, theta: Tensor, config: EscapeConfig) ->
     values, vectors = leading_hessian_pairs(risk, theta, config.k + 1)
     first = vectors[:, 0]
     total = trace(hessian, rtol=config.rtol_along, deflate=vectors, max_products=100, seed=config.seed)
+    control = risk.gauss_newton(theta) if risk.pushes_outputs else None
     found = product_trace(
-        hessian, covariance, rtol=config.rtol_along, deflate=20, max_products=100, seed=config.seed
+        hessian, covariance, control=control, rtol=config.rtol_along, deflate=20, max_products=100, seed=config.seed
     )
     size = float(covariance.trace())
     reference = total.scaled(size / risk.dimension)
