@@ -45,8 +45,8 @@ class EmpiricalRisk(PerSampleLosses):
     Methods whose docstring says "or (R, D)" also take R parameter vectors at once (replicas) and return
     results with a leading R. Nothing here changes the module.
 
-    The model is tried on a few unlike samples before any work: a number is right or refused. Where that is decided on
-    samples tried, rare kinds may be missed; ``docs/decisions/0012-right-or-refused.md`` says what is looked at.
+    The model is tried on a few unlike samples before any work: a number is right or refused. Rare kinds of samples
+    may be missed there; ``docs/decisions/0012-right-or-refused.md`` says what is looked at.
 
     Args:
         model: any ``nn.Module`` whose per-sample outputs do not depend on the rest of the batch. Wrappers that
