@@ -34,8 +34,7 @@ def two_directions(values: Function, theta: Tensor) -> Tensor:
         signs = torch.ones_like(losses)
         signs[1::2] = -0.5
         (aligned,) = torch.autograd.grad((losses * signs).sum(), leaf, materialize_grads=True)
-    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).to(theta)
-    return torch.stack([_unit(aligned), _unit(noise)], dim=1)
+    return _with_a_random_one(aligned)
 
 
 def gives_derivatives(push: Push, values: Function, rows: Tensor, theta: Tensor, tolerance: float) -> bool:
@@ -50,14 +49,19 @@ def gives_derivatives(push: Push, values: Function, rows: Tensor, theta: Tensor,
     """
     signs = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
     signs[1::2] = -0.5
-    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(0)).to(theta)
-    directions = torch.stack([_unit(signs @ rows), _unit(noise)], dim=1)
+    directions = _with_a_random_one(signs @ rows)
     try:
         found = push(values, theta, directions)[: len(rows)]
     except Exception:  # no rule, no second derivative, a graph that cannot be mapped: each says it in its own words
         return False
     wanted = rows @ directions
     return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
+
+
+def _with_a_random_one(aligned: Tensor) -> Tensor:
+    """(D, 2): the direction given and a random one, both of unit length."""
+    noise = torch.randn(len(aligned), generator=torch.Generator().manual_seed(0)).to(aligned)
+    return torch.stack([_unit(aligned), _unit(noise)], dim=1)
 
 
 def _unit(vector: Tensor) -> Tensor:
