@@ -178,6 +178,7 @@ def test_product_trace_is_exact_where_it_says_so(left: str, right: str, swapped:
 
 @pytest.mark.parametrize(("left", "right"), PAIRS)
 @pytest.mark.parametrize("deflate", [2, 8])
+@pytest.mark.usefixtures("by_probes")
 def test_product_trace_is_within_its_error_and_meets_its_tolerance(left: str, right: str, deflate: int) -> None:
     estimate = product_trace(SQUARE[left](), SQUARE[right](), deflate=deflate, rtol=0.02, seed=5)
     exact = exact_product_trace(left, right)
@@ -187,6 +188,7 @@ def test_product_trace_is_within_its_error_and_meets_its_tolerance(left: str, ri
 
 @pytest.mark.parametrize("name", SQUARE)
 @pytest.mark.parametrize("deflate", [0, 1, 10])
+@pytest.mark.usefixtures("by_probes")
 def test_trace_is_within_its_error_and_meets_its_tolerance(name: str, deflate: int) -> None:
     operator = SQUARE[name]()
     estimate = trace(operator, deflate=deflate, rtol=0.02, seed=5)
@@ -197,6 +199,7 @@ def test_trace_is_within_its_error_and_meets_its_tolerance(name: str, deflate: i
 
 @pytest.mark.parametrize("name", SQUARE)
 @pytest.mark.parametrize("deflate", [0, 10])
+@pytest.mark.usefixtures("by_probes")
 def test_squared_norm_is_within_its_error_and_meets_its_tolerance(name: str, deflate: int) -> None:
     operator = SQUARE[name]()
     estimate = squared_norm(operator, deflate=deflate, rtol=0.02, seed=5)
@@ -218,6 +221,7 @@ def test_traces_of_small_matrices_are_exact(name: str) -> None:
         assert estimate.interval() == (estimate.value, estimate.value)
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_trace_takes_given_directions_to_deflate() -> None:
     operator = DenseOperator(_MIXED)
     top = eigenpairs(operator, 6, which="magnitude").vectors
@@ -227,6 +231,7 @@ def test_trace_takes_given_directions_to_deflate() -> None:
 
 
 @pytest.mark.parametrize("name", SQUARE)
+@pytest.mark.usefixtures("by_probes")
 def test_diagonal_is_within_its_error_entry_by_entry(name: str) -> None:
     operator = SQUARE[name]()
     estimate = diagonal(operator, rtol=0.05, seed=5)
@@ -234,6 +239,36 @@ def test_diagonal_is_within_its_error_entry_by_entry(name: str) -> None:
     assert estimate.relative_stderr <= 0.05
     excess = (estimate.value - exact).abs() - stats.t.isf(1e-5 / SIZE, estimate.dof) * estimate.stderr
     assert float(excess.max()) <= 1e-9
+
+
+@pytest.mark.parametrize("name", ["indefinite", "other indefinite", "PSD", "PSD of higher rank", "sum"])
+def test_where_probes_would_cost_as_much_the_sum_is_taken_over_all_coordinates(name: str) -> None:
+    """To 1 in a thousand, which takes more probes than there are coordinates."""
+    matrix, other = SQUARE[name]().dense(), _MIXED
+    top = eigenpairs(DenseOperator(matrix), 6, which="magnitude").vectors
+    products = 2 * SIZE
+    for estimate, exact, cost in (
+        (trace(DenseOperator(matrix), deflate=top, rtol=1e-3), matrix.trace(), 6 + FIRST_STAGE + SIZE),
+        (trace(DenseOperator(matrix), deflate=4, rtol=1e-3), matrix.trace(), 8 + FIRST_STAGE + SIZE),
+        (squared_norm(DenseOperator(matrix), deflate=4, rtol=1e-3), matrix.square().sum(), 8 + FIRST_STAGE + SIZE),
+        (
+            product_trace(DenseOperator(matrix), DenseOperator(other), deflate=0, rtol=1e-3),
+            (matrix * other).sum(),
+            2 * FIRST_STAGE + products,
+        ),
+    ):
+        assert (estimate.stderr, estimate.cost) == (0, cost)
+        assert estimate.value == pytest.approx(float(exact), rel=1e-9)
+    found = diagonal(DenseOperator(matrix), rtol=1e-3)
+    assert (float(found.stderr.max()), found.cost) == (0, FIRST_STAGE + SIZE)
+    assert_close(found.value, matrix.diagonal(), rtol=1e-9, atol=1e-12)
+
+
+def test_a_budget_that_the_exact_value_exceeds_is_spent_on_probes() -> None:
+    with pytest.warns(ToleranceWarning):
+        estimate = trace(DenseOperator(_MIXED), deflate=2, rtol=1e-3, max_products=SIZE)
+    assert estimate.stderr > 0
+    assert estimate.cost <= SIZE
 
 
 def test_diagonal_of_a_small_matrix_is_exact() -> None:
@@ -268,6 +303,7 @@ def _tight(risk):
 
 
 @pytest.mark.parametrize("name", CORE)
+@pytest.mark.usefixtures("by_probes")
 def test_traces_of_a_networks_matrices_match_dense_autograd(name: str) -> None:
     case = CASES["conv"]
     dense = {"H": case.hessian(), "F": case.gauss_newton(), "Σ": case.covariance() / 3}
@@ -338,6 +374,7 @@ def _exact_trace_h_sigma(residual: float) -> float:
 
 
 @pytest.mark.parametrize("residual", [1e-4, 1.0], ids=["fitted", "not fitted"])
+@pytest.mark.usefixtures("by_probes")
 def test_a_fitted_networks_product_trace_takes_few_hessian_products(residual: float) -> None:
     risk, theta = _fitted(residual)
     hessian = risk.hessian(theta)
@@ -392,6 +429,7 @@ each_estimator = pytest.mark.parametrize("name", ESTIMATORS)
 
 @each_estimator
 @pytest.mark.parametrize("rtol", [0.2, 0.05, 0.02])
+@pytest.mark.usefixtures("by_probes")
 def test_requested_tolerance_is_met_without_great_waste(name: str, rtol: float) -> None:
     estimate = ESTIMATORS[name](rtol=rtol, max_products=100_000, seed=3)
     assert estimate.relative_stderr <= rtol
@@ -401,6 +439,7 @@ def test_requested_tolerance_is_met_without_great_waste(name: str, rtol: float) 
 
 @each_estimator
 @pytest.mark.parametrize("budget", [4, 30, 50, 67])
+@pytest.mark.usefixtures("by_probes")
 def test_a_budget_too_small_warns_and_is_kept(name: str, budget: int) -> None:
     with pytest.warns(ToleranceWarning, match=r"1e-06 was asked for; allow more with max_products"):
         estimate = ESTIMATORS[name](rtol=1e-6, max_products=budget)
@@ -416,6 +455,7 @@ def test_warning_points_at_the_callers_line() -> None:
 
 
 @each_estimator
+@pytest.mark.usefixtures("by_probes")
 def test_cost_counts_the_products_spent(name: str) -> None:
     spent = []
 
@@ -447,6 +487,7 @@ def test_cost_counts_the_products_spent(name: str) -> None:
     ],
     ids=["scaled", "sum", "function without a sampler"],
 )
+@pytest.mark.usefixtures("by_probes")
 def test_product_trace_never_factors_a_dense_matrix_in_secret(right: SymmetricOperator, monkeypatch) -> None:
     """Draws are only cheap where the structure gives them."""
 
@@ -536,6 +577,7 @@ REPEATED_ESTIMATES: dict[str, tuple[Callable[[int], Estimate], float]] = {
 
 
 @pytest.mark.parametrize("name", REPEATED_ESTIMATES)
+@pytest.mark.usefixtures("by_probes")
 def test_intervals_cover_and_estimates_are_unbiased_over_a_thousand_seeds(name: str) -> None:
     estimate, exact = REPEATED_ESTIMATES[name]
     found = [estimate(seed) for seed in range(1000)]
@@ -551,6 +593,7 @@ def test_intervals_cover_and_estimates_are_unbiased_over_a_thousand_seeds(name: 
     assert scores.std() == pytest.approx(1, abs=0.12), "the standard error is of the right size"
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_diagonal_intervals_cover_over_many_seeds() -> None:
     """Entries of one estimate share their probes: the coverage is averaged over entries and seeds."""
     exact = FLAT.diagonal()

@@ -129,6 +129,7 @@ WIDER = Case(
 
 
 @pytest.mark.parametrize("seed", range(4))
+@pytest.mark.usefixtures("by_probes")
 def test_a_larger_networks_figures_lie_within_their_errors(seed: int) -> None:
     """171 parameters, so that Lanczos and probes are at work; Student's quantile where there are few probes."""
     found = ns.measure(WIDER.risk(), WIDER.theta, batch_size=8, k=5, seed=seed)
@@ -149,6 +150,7 @@ def _normal_score(score: float, dof: float) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("by_probes")
 def test_standard_errors_of_a_larger_network_are_honest() -> None:
     """Over 60 seeds the errors, in units of the claimed standard error, are Student's and without bias."""
     expected = of_case(WIDER, 8, k=5)
@@ -163,6 +165,7 @@ def test_standard_errors_of_a_larger_network_are_honest() -> None:
         assert 0.7 < float(scores.std()) < 1.35, figure
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_a_hessian_of_another_making_is_used_in_every_figure() -> None:
     """Three times H: all that H enters in is that of three times H, with the same Gauss–Newton matrix at hand."""
     risk, theta = WIDER.risk(), WIDER.theta
@@ -349,6 +352,7 @@ def test_what_is_not_defined_is_not_finite_and_the_rest_stands(limit: object, th
 # ---------------------------------------------------------------------- printing, JSON, errors
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_the_table_shows_every_figure(mlp: Case) -> None:
     found = ns.measure(WIDER.risk(), WIDER.theta, batch_size=8, k=5)
     text = str(found)

@@ -56,6 +56,7 @@ OPERANDS: dict[str, Callable[[], SymmetricOperator]] = {
 
 
 @pytest.mark.parametrize(("one", "other"), list(itertools.combinations(OPERANDS, 2)))
+@pytest.mark.usefixtures("by_probes")
 def test_the_order_of_operands_changes_neither_value_nor_cost(one: str, other: str) -> None:
     first, second = (
         product_trace(OPERANDS[left](), OPERANDS[right](), rtol=0.1, deflate=8, seed=3)
@@ -64,6 +65,7 @@ def test_the_order_of_operands_changes_neither_value_nor_cost(one: str, other: s
     assert first == second
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_whichever_operand_is_factored_costs_no_products() -> None:
     for order in (1, -1):
         hessian, noise = OPERANDS["Gauss–Newton"](), OPERANDS["noise covariance"]()
@@ -75,6 +77,7 @@ def test_whichever_operand_is_factored_costs_no_products() -> None:
 # ---------------------------------------------------------------------- the control variate
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_of_a_control_like_the_operator_four_products_are_all_that_the_operator_spends() -> None:
     operator, control = DenseOperator(MATRIX), DenseOperator(MATRIX + 1e-9 * OTHER)
     found = product_trace(operator, LowRankOperator(FACTOR), control=control, rtol=0.02)
@@ -84,6 +87,7 @@ def test_of_a_control_like_the_operator_four_products_are_all_that_the_operator_
     assert abs(found.value - exact) <= 4 * found.stderr
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_a_bad_control_costs_its_pilot_and_changes_nothing_else() -> None:
     operator, control = DenseOperator(MATRIX), DenseOperator(OTHER)
     found = product_trace(operator, LowRankOperator(FACTOR), control=control, rtol=0.02)
@@ -92,6 +96,7 @@ def test_a_bad_control_costs_its_pilot_and_changes_nothing_else() -> None:
     assert found.relative_stderr <= 0.02
 
 
+@pytest.mark.usefixtures("by_probes")
 def test_the_pilot_does_not_enter_the_value() -> None:
     """The gap is 1 for the two draws of the pilot, whose columns come first, and 0 for those that are kept."""
     calls = 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -30,8 +30,27 @@ class ProbeMean:
     dof: float
 
 
+@dataclass(frozen=True)
+class Exact:
+    """The other way to what probes estimate: its value, and the price of it in probes."""
+
+    value: Callable[[], Tensor]
+    price: float
+
+    def is_cheaper(self, planned: float, left: int) -> bool:
+        """Than so many probes, and within what is left of the budget."""
+        return self.price <= min(planned, left)
+
+
 def mean_of_probes(
-    draw: Callable[[int], Tensor], *, offset: Tensor, rtol: float, max_probes: int, what: str, stacklevel: int = 3
+    draw: Callable[[int], Tensor],
+    *,
+    offset: Tensor,
+    rtol: float,
+    max_probes: int,
+    what: str,
+    exact: Exact | None = None,
+    stacklevel: int = 3,
 ) -> ProbeMean:
     """Average iid probes until ‖stderr‖ ≤ rtol·‖offset + mean‖.
 
@@ -41,6 +60,7 @@ def mean_of_probes(
         rtol: requested relative standard error.
         max_probes: where to stop regardless, with a :class:`ToleranceWarning`.
         what: the quantity's name, for the warning.
+        exact: what the probes are the mean of, taken where the pilot plans as many probes as that costs.
         stacklevel: of the warning, so that it points at the caller's line.
 
     In two stages, as Stein's: the spread of a pilot of 8 decides how many probes are averaged, and is the spread
@@ -64,6 +84,9 @@ def mean_of_probes(
         # so that the mean square error, (m − 1)/(m − 3) of what the spread says, is within the tolerance
         margin = (count - 1) / max(count - 3, 1)
         planned = margin * _needed(spread, offset + pilot.mean(0), rtol)
+        if exact is not None and exact.is_cheaper(planned, max_probes - spent):
+            value = exact.value()
+            return ProbeMean(value, torch.zeros_like(value), 0, spent, math.inf)
         values = draw(_rounded(max(FIRST_STAGE, planned), max_probes - spent))
         spent += len(values)
     while True:
@@ -168,6 +191,14 @@ def rademacher(size: int, count: int, like: Tensor, generator: torch.Generator) 
     """Columns of independent signs, (size, count)."""
     signs = torch.randint(0, 2, (size, count), generator=generator, device=like.device, dtype=like.dtype)
     return signs.mul_(2).sub_(1)
+
+
+def coordinates(size: int, like: Tensor, block: int) -> Iterator[Tensor]:
+    """The columns of the D × D identity, so many at a time."""
+    for start in range(0, size, block):
+        some = like.new_zeros(size, min(block, size - start))
+        some[start : start + block].fill_diagonal_(1)
+        yield some
 
 
 def orthonormal(columns: Tensor) -> Tensor:

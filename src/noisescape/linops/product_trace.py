@@ -14,8 +14,10 @@ from noisescape.linops.operator import ProductCount, SymmetricOperator, check_op
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import (
     FIRST_STAGE,
+    Exact,
     affordable,
     check_tolerance,
+    coordinates,
     in_blocks,
     mean_of_probes,
     orthonormal,
@@ -72,7 +74,8 @@ def product_trace(
         seed: of the probes.
 
     Returns:
-        An :class:`Estimate`; exact (stderr 0) for small D and where B's rank is within ``deflate``.
+        An :class:`Estimate`; exact (stderr 0) where B's rank is within ``deflate``, and where that costs no more
+        than the probes would.
 
     Raises:
         ValueError: operators that do not go together, a tolerance or a budget that makes no sense, several
@@ -121,6 +124,7 @@ class _Way:
         price: products that ``carried`` takes.
         exhausted: whether there is no rest.
         draw: m ↦ columns w with E wwᵀ = B, (D, m), where those are cheap.
+        right: B.
     """
 
     carried: Callable[[SymmetricOperator], Tensor]
@@ -129,6 +133,18 @@ class _Way:
     price: int
     exhausted: bool
     draw: Callable[[int], Tensor] | None
+    right: SymmetricOperator
+
+    def rest(self, left: SymmetricOperator) -> Exact:
+        """What the probes are the mean of, by every coordinate."""
+
+        def value() -> Tensor:
+            like = torch.empty(0, dtype=left.dtype, device=left.device)
+            blocks = coordinates(left.size, like, min(left.block, self.right.block))
+            whole = torch.stack([((left @ some) * (self.right @ some)).sum() for some in blocks]).sum()
+            return whole - self.carried(left)
+
+        return Exact(value, (2 * left.size + self.price) / self.per_probe)
 
 
 def _along(
@@ -152,6 +168,7 @@ def _along(
             rtol=rtol,
             max_probes=(max_products - count.spent) // way.per_probe,
             what=what,
+            exact=way.rest(each),
             stacklevel=6,
         )
         return Estimate(float(known + rest.mean), float(rest.stderr), 0, rest.dof)
@@ -196,6 +213,7 @@ def _by_factors(
         price=columns,
         exhausted=parts.exhausted,
         draw=lambda count: parts.factor(signs(count)),
+        right=right,
     )
 
 
@@ -247,6 +265,7 @@ def _by_directions(
         price=price * directions.shape[1],
         exhausted=exhausted,
         draw=draw if by_draws else None,
+        right=right,
     )
 
 

@@ -12,8 +12,10 @@ from noisescape.linops.operator import ProductCount, SymmetricOperator, check_op
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import (
     FIRST_STAGE,
+    Exact,
     affordable,
     check_tolerance,
+    coordinates,
     in_blocks,
     mean_of_probes,
     orthonormal,
@@ -47,7 +49,7 @@ def trace(
         seed: of the probes.
 
     Returns:
-        An :class:`Estimate`; exact (stderr 0) where D is so small that D products cost less.
+        An :class:`Estimate`; exact (stderr 0) where D products cost no more than the probes would.
 
     Raises:
         ValueError: a tolerance or a budget that makes no sense, or an operator of several replicas.
@@ -105,8 +107,10 @@ def _deflated_sum(
     count = ProductCount(operator)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     if operator.size <= min(2 * (columns + FIRST_STAGE), max_products):
-        everything = torch.eye(operator.size, dtype=operator.dtype, device=operator.device)
-        return Estimate(float(form(everything, operator @ everything).sum()), 0.0, count.spent)
+        whole = sum(
+            float(form(some, operator @ some).sum()) for some in coordinates(operator.size, like, operator.block)
+        )
+        return Estimate(whole, 0.0, count.spent)
 
     generator = torch.Generator(operator.device).manual_seed(seed)
     if isinstance(deflate, Tensor):
@@ -120,12 +124,18 @@ def _deflated_sum(
         probes = project_out(basis, rademacher(operator.size, count, like, generator))
         return form(probes, operator @ probes)
 
+    def off_basis() -> Tensor:
+        """The sum over all of (I − UUᵀ)e_i, which is that over a basis of what is outside U."""
+        outside = (project_out(basis, some) for some in coordinates(operator.size, like, operator.block))
+        return torch.stack([form(some, operator @ some).sum() for some in outside]).sum()
+
     rest = mean_of_probes(
         in_blocks(draw, operator.block),
         offset=carried,
         rtol=rtol,
         max_probes=max_products - count.spent,
         what=f"{what} of {operator.name}",
+        exact=Exact(off_basis, operator.size),
         stacklevel=5,
     )
     return Estimate(float(carried + rest.mean), float(rest.stderr), count.spent, rest.dof)
@@ -149,6 +159,12 @@ def diagonal(
     check_operand(operator)
     check_tolerance(rtol, max_products)
     count = ProductCount(operator)
+
+    def entries() -> Tensor:
+        return torch.cat(
+            [(some * (operator @ some)).sum(0) for some in coordinates(operator.size, like, operator.block)]
+        )
+
     if operator.size <= 2 * FIRST_STAGE and operator.dense_products <= max_products:
         exact = operator.dense().diagonal().clone()
         return VectorEstimate(exact, torch.zeros_like(exact), count.spent)
@@ -166,6 +182,7 @@ def diagonal(
         rtol=rtol,
         max_probes=max_products,
         what=f"diagonal of {operator.name}",
+        exact=Exact(entries, operator.size),
         stacklevel=4,
     )
     return VectorEstimate(found.mean, found.stderr, count.spent, found.dof)
