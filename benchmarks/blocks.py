@@ -10,7 +10,7 @@ from torch import Tensor
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import random_lenet, random_mlp, random_vgg
-from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
+from noisescape.theory.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 
 COLUMNS = 20
 REPLICAS = (1, 10, 100, 1000)

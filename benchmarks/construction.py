@@ -9,7 +9,7 @@ from torch import nn
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import Problem, random_lenet, random_mlp, random_vgg
-from noisescape.risk import TRIED
+from noisescape.risk.empirical_risk import TRIED
 
 REPEATS = 9
 CHOICES = ("forward_mode", "pushes_gradients", "maps_cotangents", "gradient_width", "second_derivative_error")

@@ -26,7 +26,7 @@ import noisescape as ns
 from benchmarks.harness import Outcome, Row
 from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_vgg
 from noisescape.linops import ToleranceWarning
-from noisescape.memory import Ledger
+from noisescape.measurement.memory import Ledger
 
 PRODUCTS = 16
 OF_A_STEP = ", budget of a step"

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 import noisescape as ns
-from noisescape.data import image_split
+from noisescape.experiments.data import image_split
 from noisescape.experiments.fashion_mnist import fashion_mnist_config
-from noisescape.models import lenet, vgg11
-from noisescape.storage import read_bundle, write_bundle
+from noisescape.experiments.models import lenet, vgg11
+from noisescape.runs.storage import read_bundle, write_bundle
 
 CACHE = Path(__file__).parent / "cache"
 BATCH_SIZE = 20

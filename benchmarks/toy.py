@@ -16,7 +16,7 @@ from torch import Tensor
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from noisescape.experiments.toy_2d import toy_dynamics
-from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
+from noisescape.theory.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 
 REPLICAS = 1000
 STEPS = 20

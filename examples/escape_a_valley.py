@@ -7,7 +7,7 @@ the same trace. The discrete formula holds for both, at any step size; the small
 import torch
 
 import noisescape as ns
-from noisescape.landscapes import quadratic
+from noisescape.theory.landscapes import quadratic
 
 
 def main() -> None:

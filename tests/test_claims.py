@@ -18,8 +18,8 @@ from noisescape.experiments.claims import CLAIMS, Claim, Evidence, Finding, Resu
 from noisescape.experiments.statistics import rank_correlation, rate_difference, wilson
 from noisescape.experiments.suite import RUNNERS, paper_suite
 from noisescape.report.ledger import ledger_sections, rules_section, told
-from noisescape.runs import Run, strict_json, tidy
-from noisescape.tables import ledger_text
+from noisescape.report.tables import ledger_text
+from noisescape.runs.run import Run, strict_json, tidy
 
 CLAIM: dict[str, Claim] = {claim.name: claim for claim in CLAIMS}
 STEPS, GD_STEPS = 10, 50

@@ -20,7 +20,7 @@ from noisescape.cli import app
 from noisescape.experiments import fashion_mnist, one_hidden_layer, suite, vgg
 from noisescape.experiments.claims import CLAIMS, ledger
 from noisescape.experiments.toy_2d import Toy2DConfig
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 from test_experiments import files, headings
 from test_paper_experiments import HIDDEN, data_directory, tiny
 

@@ -17,11 +17,11 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from cases import F64, classes, normal
-from noisescape.criterion import NormalisationWarning
 from noisescape.errors import BatchCouplingError
-from noisescape.memory import Ledger
+from noisescape.measurement.memory import Ledger
 from noisescape.risk import EmpiricalRisk
-from noisescape.samples import StreamedSamples, TensorSamples
+from noisescape.risk.criterion import NormalisationWarning
+from noisescape.risk.samples import StreamedSamples, TensorSamples
 
 N, C, T = 9, 4, 5
 TIGHT = 400

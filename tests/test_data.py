@@ -8,8 +8,8 @@ from scipy import stats
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from noisescape.data import corrupted_digits
-from noisescape.models import digits_net
+from noisescape.experiments.data import corrupted_digits
+from noisescape.experiments.models import digits_net
 
 TRUE = {}
 for _image, _label in zip(*load_digits(return_X_y=True), strict=True):

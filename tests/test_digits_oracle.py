@@ -16,7 +16,7 @@ from torch.func import grad, jacrev, jvp, vmap
 import noisescape as ns
 from cases import F64
 from noisescape.experiments.digits import DigitsConfig, digits_problem
-from noisescape.indicators import Measurement
+from noisescape.measurement.indicator import Measurement
 
 pytestmark = pytest.mark.slow
 

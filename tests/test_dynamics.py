@@ -8,7 +8,7 @@ import torch
 import noisescape as ns
 from noisescape.dynamics.base import draw_batches
 from noisescape.experiments.published import PublishedHessian, PublishedLeading
-from noisescape.landscapes import quadratic
+from noisescape.theory.landscapes import quadratic
 
 DRAWS = 100_000
 BATCH = 3

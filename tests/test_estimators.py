@@ -38,7 +38,7 @@ from noisescape.linops import (
 )
 from noisescape.linops.control_variate import KEPT, PILOT
 from noisescape.linops.probing import FIRST_STAGE, mean_of_probes
-from noisescape.memory import Ledger
+from noisescape.measurement.memory import Ledger
 from noisescape.risk import EmpiricalRisk
 
 # ---------------------------------------------------------------------- eigenpairs

@@ -19,20 +19,20 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from torch.testing import assert_close
 
 from cases import F64, generator
-from noisescape.data import corrupted_digits
 from noisescape.dynamics import CONTROLS, DYNAMICS
 from noisescape.errors import CorruptFileError
 from noisescape.experiments import escape, one_hidden_layer
 from noisescape.experiments import toy_2d as toy_experiment
+from noisescape.experiments.data import corrupted_digits
 from noisescape.experiments.digits import DigitsConfig, digits_problem, run_digits
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
-from noisescape.experiments.tasks import Outcome, Task, finish, perform
 from noisescape.experiments.toy_2d import BLOCK, RunningSumRisk, Toy2DConfig, run_toy_2d, toy_dynamics
-from noisescape.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 from noisescape.linops import largest_eigh
 from noisescape.report import write_report
-from noisescape.runs import Run
-from noisescape.tables import TABLES
+from noisescape.report.tables import TABLES
+from noisescape.runs.run import Run
+from noisescape.runs.tasks import Outcome, Task, finish, perform
+from noisescape.theory.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 
 SIX = ["gd", "gld-constant", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"]
 TINY = Toy2DConfig(replicas=7, control_replicas=4, points=20, steps=60, seed=3)

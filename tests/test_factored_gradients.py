@@ -8,9 +8,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from cases import CASES, F64, Case, classes, normal
-from noisescape.factored_gradients import FactoredGradients, OuterGradients
-from noisescape.gradient_noise import gradient_moments, leading_pairs, leading_pairs_of, moments_of, sketched_pairs
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.factored_gradients import FactoredGradients, OuterGradients
+from noisescape.risk.gradient_covariance import (
+    gradient_moments,
+    leading_pairs,
+    leading_pairs_of,
+    moments_of,
+    sketched_pairs,
+)
 
 
 def wide() -> Case:
@@ -63,7 +69,7 @@ def test_wide_products_are_cut_into_columns(
     pair: tuple[FactoredGradients, torch.Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gradients, rows = pair
-    monkeypatch.setattr("noisescape.factored_gradients.TEMPORARY", 140 * 9 * 8 * 2)
+    monkeypatch.setattr("noisescape.risk.factored_gradients.TEMPORARY", 140 * 9 * 8 * 2)
     block, weights = normal(rows.shape[1], 7, seed=3), normal(len(rows), 7, seed=4)
     assert_close(gradients @ block, rows @ block, rtol=1e-10, atol=1e-12)
     assert_close(gradients.weighted(weights), rows.T @ weights, rtol=1e-10, atol=1e-12)

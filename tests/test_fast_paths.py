@@ -9,12 +9,12 @@ from torch.testing import assert_close
 import noisescape as ns
 from cases import CASES, F64, generator, normal, symmetric
 from noisescape import linops
-from noisescape.curvature import Hessian, followed_hessian_pairs, leading_hessian_pairs
-from noisescape.data import corrupted_digits
-from noisescape.factored_gradients import FactoredGradients
-from noisescape.gradient_noise import gradient_moments, leading_pairs, sketched_pairs
+from noisescape.experiments.data import corrupted_digits
+from noisescape.experiments.models import digits_net
 from noisescape.linops import DenseOperator, LowRankOperator, nystrom_pairs, product_trace, trace
-from noisescape.models import digits_net
+from noisescape.risk.factored_gradients import FactoredGradients
+from noisescape.risk.gradient_covariance import gradient_moments, leading_pairs, sketched_pairs
+from noisescape.risk.hessian import Hessian, followed_hessian_pairs, leading_hessian_pairs
 
 SIZE = 60
 DECAYING = 2.0 ** -torch.arange(SIZE, dtype=F64)

@@ -19,10 +19,10 @@ import pytest
 import torch
 from PIL import Image
 
-from noisescape import images
-from noisescape.data import image_split
 from noisescape.errors import DataError, MissingSplitError
-from noisescape.images import COLUMNS, IMAGE_SETS, ImageSet, Split, open_images
+from noisescape.experiments import images
+from noisescape.experiments.data import image_split
+from noisescape.experiments.images import COLUMNS, IMAGE_SETS, ImageSet, Split, open_images
 
 REAL = os.environ.get("NOISESCAPE_DATA")
 real = pytest.mark.skipif(not REAL, reason="NOISESCAPE_DATA names no directory with the real data sets")
@@ -158,7 +158,7 @@ def test_other_columns_and_odd_metadata_do_no_harm(tiny: Path) -> None:
 
 
 def test_the_slow_import_waits_until_images_are_opened() -> None:
-    program = "import sys, noisescape.data; sys.exit('datasets' in sys.modules)"
+    program = "import sys, noisescape.experiments.data; sys.exit('datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from cases import CASES, F64, Case, bowl_gradients, bowl_hessian, bowl_risk, classes, normal, symmetric
-from noisescape.landscapes import quadratic
 from noisescape.linops import FunctionOperator
-from noisescape.runs import strict_json
+from noisescape.runs.run import strict_json
 from noisescape.theory import decay_exponent, indicator_bounds, projection_coefficient
+from noisescape.theory.landscapes import quadratic
 
 FIGURES = (
     "loss",

@@ -11,7 +11,7 @@ from torch.testing import assert_close
 
 import noisescape as ns
 from cases import F64, generator, normal, symmetric
-from noisescape.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, quadratic, toy_2d, toy_points
+from noisescape.theory.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, quadratic, toy_2d, toy_points
 
 COEFFICIENTS = {"published": (10.0, 100.0), "isotropic": (55.0, 55.0), "rotated": (100.0, 10.0)}
 TURN = torch.tensor(

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import noisescape as ns
 from cases import CASES, bowl_risk
-from noisescape.memory import Ledger
+from noisescape.measurement.memory import Ledger
 
 Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
 

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from cases import CASES, F64, Case, classes, generator, normal, symmetric
-from noisescape.gradient_noise import GradientOuterProduct, covariance_factor, leading_pairs
 from noisescape.linops import (
     DenseOperator,
     DiagonalOperator,
@@ -29,6 +28,7 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
+from noisescape.risk.gradient_covariance import GradientOuterProduct, covariance_factor, leading_pairs
 
 MLP, SQUARED, LOGISTIC = CASES["mlp cross-entropy"], CASES["mlp squared"], CASES["logistic"]
 D = len(MLP.theta)

@@ -23,13 +23,13 @@ from torch.autograd.functional import hessian, jacobian
 from torch.testing import assert_close
 
 from cases import CASES, F64, generator, normal
-from noisescape.data import corrupted_digits
 from noisescape.dynamics import SGD, GLDHessian, GLDLeading, MatchedTrace, NoiseState
 from noisescape.errors import DataError
 from noisescape.experiments import escape as protocol
 from noisescape.experiments import one_hidden_layer as hidden
 from noisescape.experiments import training
 from noisescape.experiments.claims import Evidence, ledger
+from noisescape.experiments.data import corrupted_digits
 from noisescape.experiments.digits import DigitsConfig, digits_problem
 from noisescape.experiments.fashion_mnist import (
     FashionMNISTConfig,
@@ -37,6 +37,8 @@ from noisescape.experiments.fashion_mnist import (
     fashion_mnist_problem,
     run_fashion_mnist,
 )
+from noisescape.experiments.images import COLUMNS, IMAGE_SETS, ImageSet, open_images
+from noisescape.experiments.models import digits_net, lenet, vgg11
 from noisescape.experiments.one_hidden_layer import (
     FixedOutput,
     OneHiddenLayerConfig,
@@ -48,12 +50,10 @@ from noisescape.experiments.problem import data_identity
 from noisescape.experiments.published import PublishedHessian, PublishedLeading, published_dynamics
 from noisescape.experiments.suite import RUNNERS, open_runs, paper_suite
 from noisescape.experiments.vgg import VGGConfig, cifar10_config, run_vgg, svhn_config, vgg_problem
-from noisescape.images import COLUMNS, IMAGE_SETS, ImageSet, open_images
 from noisescape.linops import product_trace
-from noisescape.models import digits_net, lenet, vgg11
 from noisescape.report import write_combined_report, write_report
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 from test_experiments import check_page, check_report, files, headings
 from test_images import png
 

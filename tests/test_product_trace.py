@@ -14,7 +14,6 @@ from torch import Tensor, nn
 import noisescape as ns
 from benchmarks.coverage import Problem, measured, problems
 from cases import CASES, F64, Case, classes, normal, symmetric
-from noisescape import indicators, recorders
 from noisescape.linops import (
     DenseOperator,
     DiagonalOperator,
@@ -26,6 +25,8 @@ from noisescape.linops import (
 )
 from noisescape.linops.control_variate import KEPT, PILOT
 from noisescape.linops.probing import FIRST_STAGE, mean_of_probes
+from noisescape.measurement import indicator
+from noisescape.simulation import recorders
 
 SIZE = 120
 SPECTRUM = torch.cat([torch.tensor([20.0, 8, -5]), torch.linspace(-1, 2, SIZE - 3)]).to(F64)
@@ -152,7 +153,7 @@ def test_the_gauss_newton_matrix_is_the_control_where_its_forms_are_cheap(
         asked.append(control)
         return product_trace(*operators, control=control, **options)
 
-    for module in (indicators, recorders):
+    for module in (indicator, recorders):
         monkeypatch.setattr(module, "product_trace", watched)
     ns.measure(risk, case.theta, batch_size=3)
     recorders.indicator(3)(risk, case.theta)

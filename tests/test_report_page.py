@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 import pytest
 
 from noisescape.report import Figure, Interactive, Section, Table, render
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
 SVG = '<svg xmlns="http://www.w3.org/2000/svg"><rect id="a" width="1" height="1"/></svg>'

@@ -29,23 +29,24 @@ from typer.testing import CliRunner
 
 import noisescape as ns
 from cases import F64, Case, bowl_risk, normal
-from noisescape import recorders
 from noisescape.cli import app
 from noisescape.dynamics import Dynamics
 from noisescape.errors import CorruptFileError
-from noisescape.experiments import escape, one_hidden_layer, tasks, toy_2d
+from noisescape.experiments import escape, one_hidden_layer, toy_2d
 from noisescape.experiments.digits import DigitsConfig, run_digits
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, run_one_hidden_layer
 from noisescape.experiments.published import PublishedHessian, PublishedLeading
 from noisescape.experiments.toy_2d import RunningSumRisk, Toy2DConfig, run_toy_2d
-from noisescape.identity import described, differing_losses, losses_near
-from noisescape.landscapes import toy_2d as toy_risk
-from noisescape.landscapes import toy_points
-from noisescape.recorders import Recorder
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run
-from noisescape.simulate import Trajectory, simulate
-from noisescape.storage import read_bundle, write_bundle
+from noisescape.runs import tasks
+from noisescape.runs.run import Run
+from noisescape.runs.storage import read_bundle, write_bundle
+from noisescape.simulation import recorders
+from noisescape.simulation.identity import described, differing_losses, losses_near
+from noisescape.simulation.loop import Trajectory, simulate
+from noisescape.simulation.recorders import Recorder
+from noisescape.theory.landscapes import toy_2d as toy_risk
+from noisescape.theory.landscapes import toy_points
 
 CONSTANTS = {"batch_size": 3, "k": 2, "rho": 0.05, "refresh": 3, "strength": 0.01, "shuffle_seed": 1}
 ALL: dict[str, Dynamics] = {
@@ -1181,7 +1182,7 @@ KILLS = int(os.environ.get("NOISESCAPE_KILLS", "3"))
 PROGRAM = """
 import functools
 from noisescape import cli
-from noisescape.simulate import simulate
+from noisescape.simulation.loop import simulate
 simulate.__kwdefaults__["checkpoint_seconds"] = 0.02
 cli.DigitsConfig = functools.partial(
     cli.DigitsConfig, clean=80, corrupted=16, k=5, rtol=0.3, rtol_along=0.3, sharpness_draws=5, landmarks=(0.1, 0.6)

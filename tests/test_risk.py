@@ -433,12 +433,12 @@ def test_derivatives_are_the_same_where_gradients_are_off(name: str) -> None:
 def test_chunks_on_a_cpu_stay_within_its_caches(monkeypatch: pytest.MonkeyPatch) -> None:
     conv = CASES["conv"]
     risk = conv.risk()
-    monkeypatch.setattr("noisescape.per_sample_losses.CPU_WORKING_SET", 6 * risk.bytes_per_sample)
-    monkeypatch.setattr("noisescape.per_sample_losses.PARAMETER_SHARE", 0)
+    monkeypatch.setattr("noisescape.risk.per_sample_losses.CPU_WORKING_SET", 6 * risk.bytes_per_sample)
+    monkeypatch.setattr("noisescape.risk.per_sample_losses.PARAMETER_SHARE", 0)
     assert [risk.chunk_size(columns=columns) for columns in (1, 2, 3, 100)] == [6, 3, 2, 1]
-    monkeypatch.setattr("noisescape.per_sample_losses.PARAMETER_SHARE", 1000)
+    monkeypatch.setattr("noisescape.risk.per_sample_losses.PARAMETER_SHARE", 1000)
     assert risk.chunk_size(columns=100) == conv.count
-    monkeypatch.setattr("noisescape.per_sample_losses.PARAMETER_SHARE", 0)
+    monkeypatch.setattr("noisescape.risk.per_sample_losses.PARAMETER_SHARE", 0)
     block = normal(risk.dimension, 20, seed=1)
     close(risk.hessian_product(conv.theta, block), conv.hessian() @ block)
     close(risk.gradient_derivatives(conv.theta, block), conv.hessian() @ block)

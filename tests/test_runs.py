@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 import torch
 
-from noisescape.runs import Run, atomic_path, default_run_path, tidy
+from noisescape.runs.run import Run, atomic_path, default_run_path, tidy
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ class TestAtomicPath:
             target.write_text(old)
         script = (
             "import os, signal, sys, pathlib\n"
-            "from noisescape.runs import atomic_path\n"
+            "from noisescape.runs.run import atomic_path\n"
             "with atomic_path(pathlib.Path(sys.argv[1])) as temporary:\n"
             "    with temporary.open('w') as file:\n"
             "        file.write('half')\n"

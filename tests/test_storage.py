@@ -24,8 +24,8 @@ from torch import Tensor
 
 from cases import normal
 from noisescape.errors import CorruptFileError
-from noisescape.runs import Run, tidy
-from noisescape.storage import Bundle, atomic_path, read_bundle, sweep, write_bundle, write_text
+from noisescape.runs.run import Run, tidy
+from noisescape.runs.storage import Bundle, atomic_path, read_bundle, sweep, write_bundle, write_text
 
 NAN, INF = math.nan, math.inf
 TENSORS = {
@@ -304,8 +304,8 @@ import matplotlib
 import torch
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
-from noisescape.runs import Run, tidy
-from noisescape.storage import write_bundle, write_text
+from noisescape.runs.run import Run, tidy
+from noisescape.runs.storage import write_bundle, write_text
 
 torch.manual_seed(0)
 random = torch.rand(100_000)
@@ -458,7 +458,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 import torch
-from noisescape.storage import write_bundle
+from noisescape.runs.storage import write_bundle
 
 
 def kill(*_arguments, **_options):
@@ -501,7 +501,7 @@ WRITING = """
 import os, random, signal, sys, time
 from pathlib import Path
 import torch
-from noisescape.storage import read_bundle, write_bundle
+from noisescape.runs.storage import read_bundle, write_bundle
 
 path, kills = Path(sys.argv[1]), int(sys.argv[2])
 chance = random.Random(0)

@@ -21,10 +21,10 @@ from torch.utils.data.sampler import SubsetRandomSampler, WeightedRandomSampler
 
 from cases import F64, classes, normal
 from noisescape.errors import DataChangedError
-from noisescape.probes import features, spread
 from noisescape.risk import EmpiricalRisk
-from noisescape.samples import StreamedSamples, TensorSamples, digest
-from noisescape.trees import plain
+from noisescape.risk.probes import features, spread
+from noisescape.risk.samples import StreamedSamples, TensorSamples, digest
+from noisescape.risk.trees import plain
 
 N = 12
 X, Y = normal(N, 4, seed=1), classes(N, of=3, seed=2)

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from noisescape.experiments.claims import ledger
 from noisescape.experiments.suite import open_runs
-from noisescape.runs import strict_json
-from noisescape.storage import write_text
+from noisescape.runs.run import strict_json
+from noisescape.runs.storage import write_text
 
 HERE = Path(__file__).parent
 

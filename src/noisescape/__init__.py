@@ -1,6 +1,6 @@
 """The laboratory for gradient noise: measure it, shape it, and watch it escape sharp minima."""
 
-from noisescape import landscapes, linops, recorders, theory
+from noisescape import linops, theory
 from noisescape.dynamics import (
     DYNAMICS,
     GD,
@@ -19,7 +19,6 @@ from noisescape.dynamics import (
     dynamics_by_name,
 )
 from noisescape.errors import BatchCouplingError, CorruptFileError, NonFiniteLossError
-from noisescape.indicators import Measurement, measure
 from noisescape.linops import (
     Eigenpairs,
     Estimate,
@@ -32,10 +31,13 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
-from noisescape.memory import forecast_memory
+from noisescape.measurement.indicator import Measurement, measure
+from noisescape.measurement.memory import forecast_memory
+from noisescape.measurement.sharpness import Sharpness, expected_sharpness
 from noisescape.risk import EmpiricalRisk
-from noisescape.sharpness import Sharpness, expected_sharpness
-from noisescape.simulate import Trajectory, simulate
+from noisescape.simulation import recorders
+from noisescape.simulation.loop import Trajectory, simulate
+from noisescape.theory import landscapes
 
 __version__ = "0.1.0"
 

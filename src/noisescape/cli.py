@@ -15,6 +15,7 @@ import typer
 from rich.console import Console
 
 from noisescape import __version__
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.experiments.claims import ledger
 from noisescape.experiments.digits import DigitsConfig, run_digits
 from noisescape.experiments.fashion_mnist import fashion_mnist_config, run_fashion_mnist
@@ -22,11 +23,11 @@ from noisescape.experiments.one_hidden_layer import one_hidden_layer_config, run
 from noisescape.experiments.suite import RUNNERS, check_data, open_runs, paper_suite
 from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
 from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config
-from noisescape.indicators import measure as measure_risk
+from noisescape.measurement.indicator import measure as measure_risk
+from noisescape.report.tables import TABLES, ledger_text
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run, default_run_path, require_vacant, strict_json, unfinished_run
-from noisescape.storage import write_text
-from noisescape.tables import TABLES, ledger_text
+from noisescape.runs.run import Run, default_run_path, require_vacant, strict_json, unfinished_run
+from noisescape.runs.storage import write_text
 
 app = typer.Typer(
     help="The laboratory for gradient noise.",
@@ -469,19 +470,21 @@ def _show(run: Run, report_path: Path, quiet: bool) -> None:
 def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:
     module_name, colon, function_name = target.partition(":")
     if not (module_name and colon and function_name):
-        raise ValueError(f"'{target}' is not MODULE:FUNCTION, e.g. my_module:make_risk")
+        raise InvalidValueError(f"'{target}' is not MODULE:FUNCTION, e.g. my_module:make_risk")
     sys.path.insert(0, str(Path.cwd()))
     module = importlib.import_module(module_name)
     if not hasattr(module, function_name):
         public = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
-        raise ValueError(f"{module_name} has no function '{function_name}'; it has: {', '.join(public)}")
+        raise InvalidValueError(f"{module_name} has no function '{function_name}'; it has: {', '.join(public)}")
     function = getattr(module, function_name)
     if not callable(function):
-        raise TypeError(f"{target} is of type {type(function).__name__}, not a function")
+        raise InvalidTypeError(f"{target} is of type {type(function).__name__}, not a function")
     made = function()
     risk, theta = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(risk, EmpiricalRisk):
-        raise TypeError(f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)")
+        raise InvalidTypeError(
+            f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)"
+        )
     return risk, risk.parameters() if theta is None else theta
 
 
@@ -489,9 +492,9 @@ def _device(name: str) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise ValueError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from None
+        raise InvalidValueError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from None
     if device.type == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device '{name}' asked for, but PyTorch sees no GPU here; use --device cpu")
+        raise InvalidValueError(f"device '{name}' asked for, but PyTorch sees no GPU here; use --device cpu")
     return device
 
 

@@ -1,19 +1,55 @@
-"""What can go wrong that a caller may want to catch by name."""
+"""What can go wrong and a caller can mend: every such error is a :class:`NoisescapeError`.
+
+Each is also the built-in error of its kind, so ``except ValueError`` catches what it always did. Anything else that
+is raised is a fault of noisescape's, or of code it was given.
+"""
 
 
-class NonFiniteLossError(ArithmeticError):
+class NoisescapeError(Exception):
+    """Something that the caller can mend; the message names it and the mend."""
+
+
+class InvalidValueError(NoisescapeError, ValueError):
+    """An argument, a constant or a combination of them that makes no sense."""
+
+
+class InvalidTypeError(NoisescapeError, TypeError):
+    """An argument of a kind that cannot be used."""
+
+
+class InvalidIndexError(NoisescapeError, IndexError):
+    """An index out of range."""
+
+
+class FailedError(NoisescapeError, RuntimeError):
+    """A computation that could not be done as asked: no convergence, a divergence, a missing derivative."""
+
+
+class OccupiedPathError(NoisescapeError, FileExistsError):
+    """Something is already where a run would be written."""
+
+
+class MissingPathError(NoisescapeError, FileNotFoundError):
+    """There is no such run, or no such file of it."""
+
+
+class StorageError(NoisescapeError, OSError):
+    """A file cannot be written: no room, no permission."""
+
+
+class NonFiniteLossError(NoisescapeError, ArithmeticError):
     """A loss is NaN or infinite, so no derivative of it means anything."""
 
 
-class BatchCouplingError(ValueError):
+class BatchCouplingError(InvalidValueError):
     """A sample's loss depends on the other samples of its batch, or on chance: no per-sample loss exists."""
 
 
-class CorruptFileError(ValueError):
+class CorruptFileError(InvalidValueError):
     """A file of a run is damaged."""
 
 
-class DataError(ValueError):
+class DataError(InvalidValueError):
     """A data set cannot be used as it is: unknown, absent, unreadable, or not what its name promises."""
 
 

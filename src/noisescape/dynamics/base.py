@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.gradient_noise import covariance_factor, gradient_moments
+from noisescape.errors import InvalidValueError
 from noisescape.linops import DiagonalOperator, LowRankOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.gradient_covariance import covariance_factor, gradient_moments
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ class MinibatchNoise(Dynamics):
             check_at_least("batches", batches, 2, self.name)
         k = getattr(self, "k", 1)
         if not 1 <= k <= risk.dimension:
-            raise ValueError(f"{self.name}: k = {k} directions, but k must lie in 1..D = {risk.dimension}")
+            raise InvalidValueError(f"{self.name}: k = {k} directions, but k must lie in 1..D = {risk.dimension}")
 
     def covariance_factor(self, risk: EmpiricalRisk) -> float:
         """Σ_B/C."""
@@ -247,7 +248,7 @@ class MatchedToMinibatch(MinibatchNoise, GaussianLangevin):
 def check_at_least(name: str, value: float, least: float, dynamics: str) -> None:
     """Refuse a constant below its least sensible value."""
     if not value >= least:
-        raise ValueError(f"{dynamics}: {name} must be at least {least:g}, not {value:g}")
+        raise InvalidValueError(f"{dynamics}: {name} must be at least {least:g}, not {value:g}")
 
 
 def draw_batches(

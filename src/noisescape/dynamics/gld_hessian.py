@@ -8,10 +8,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.curvature import followed_hessian_pairs
 from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
 from noisescape.dynamics.exact_pairs import exact_hessian_pairs
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.hessian import followed_hessian_pairs
 
 
 @dataclass(frozen=True)

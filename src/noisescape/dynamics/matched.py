@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics.base import GaussianLangevin, check_at_least
+from noisescape.errors import InvalidTypeError
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
@@ -26,7 +27,7 @@ class MatchedTrace(GaussianLangevin):
 
     def __post_init__(self) -> None:
         if not isinstance(self.inner, GaussianLangevin):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"{type(self.inner).__name__} draws its noise without a covariance root: there is none to rescale; "
                 "choose its batch_size instead (the trace goes as 1/B)"
             )

@@ -18,6 +18,7 @@ from noisescape.dynamics.gld_leading import GLDLeading
 from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.sgd import SGD
+from noisescape.errors import InvalidValueError
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     kind.name: kind
@@ -55,13 +56,13 @@ def dynamics_by_name(name: str, **constants: Any) -> Dynamics:
     if name not in DYNAMICS:
         near = difflib.get_close_matches(name, DYNAMICS, n=2, cutoff=0.4)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise ValueError(f"unknown dynamics '{name}'{hint} Known: {', '.join(DYNAMICS)}")
+        raise InvalidValueError(f"unknown dynamics '{name}'{hint} Known: {', '.join(DYNAMICS)}")
     kind = DYNAMICS[name]
     fields = [field for field in dataclasses.fields(kind) if field.init]
     missing = [
         field.name for field in fields if field.default is dataclasses.MISSING and field.name not in constants
     ]
     if missing:
-        raise ValueError(f"dynamics '{name}' needs {', '.join(missing)}")
+        raise InvalidValueError(f"dynamics '{name}' needs {', '.join(missing)}")
     taken = {field.name: constants[field.name] for field in fields if field.name in constants}
     return kind(**taken)

@@ -18,8 +18,9 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
+from noisescape.errors import InvalidValueError
 from noisescape.experiments.statistics import mean_over, rank_correlation, rate_difference
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 FLATTENING = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")
@@ -66,7 +67,7 @@ class Result:
 
     def __post_init__(self) -> None:
         if self.veto is not None and self.verdict != "undecided":
-            raise ValueError(f"vetoed ({self.veto}) and yet {self.verdict}: a veto leaves a claim undecided")
+            raise InvalidValueError(f"vetoed ({self.veto}) and yet {self.verdict}: a veto leaves a claim undecided")
 
     @property
     def note(self) -> str:

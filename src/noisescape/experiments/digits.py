@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from noisescape.data import corrupted_digits
 from noisescape.dynamics import CONTROLS, DYNAMICS
+from noisescape.experiments.data import corrupted_digits
 from noisescape.experiments.escape import EscapeConfig, run_escape
+from noisescape.experiments.models import digits_net
 from noisescape.experiments.problem import Problem, classification
 from noisescape.experiments.statistics import derived_seed
-from noisescape.models import digits_net
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 
 @dataclass(frozen=True)

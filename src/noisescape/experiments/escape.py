@@ -16,8 +16,6 @@ from typing import Any, ClassVar
 
 from torch import Tensor
 
-from noisescape import recorders
-from noisescape.curvature import leading_hessian_pairs
 from noisescape.dynamics import (
     DYNAMICS,
     GD,
@@ -28,15 +26,18 @@ from noisescape.dynamics import (
     MatchedTrace,
     dynamics_by_name,
 )
+from noisescape.errors import FailedError, InvalidValueError
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.published import published_dynamics
 from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
-from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
-from noisescape.indicators import measure
 from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
+from noisescape.measurement.indicator import measure
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run
-from noisescape.simulate import simulate
+from noisescape.risk.hessian import leading_hessian_pairs
+from noisescape.runs.run import Run
+from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
+from noisescape.simulation import recorders
+from noisescape.simulation.loop import simulate
 from noisescape.theory import decay_exponent, projection_coefficient
 
 FINAL_FIGURES = ("loss", "test_accuracy", "sharpness/signed", "sharpness/absolute")
@@ -103,12 +104,12 @@ class EscapeConfig:
         at_least_one = ("seeds", "gd_steps", "steps", "batch_size", "k", "refresh", "curvature_refresh")
         for name, least in (*((name, 1) for name in at_least_one), ("sharpness_draws", 2), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("gd_lr", "lr", "sharpness_delta", "rtol", "rtol_along"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be positive, not {getattr(self, name)}")
         if not all(0 < share <= 1 for share in self.landmarks):
-            raise ValueError(f"landmarks are shares of gd_steps in (0, 1], not {self.landmarks}")
+            raise InvalidValueError(f"landmarks are shares of gd_steps in (0, 1], not {self.landmarks}")
         for name in self.dynamics:
             self.make(name, 1.0)
 
@@ -219,7 +220,7 @@ def _descend(config: EscapeConfig, problem: MakeProblem, repetition: int, *, che
         progress=False,
     )
     if bool(trajectory.diverged):
-        raise RuntimeError(
+        raise FailedError(
             f"gradient descent diverged at step {int(trajectory.diverged_at)} of repetition {repetition}; there is "
             f"no minimum to leave. Lower gd_lr (now {config.gd_lr:g})"
         )

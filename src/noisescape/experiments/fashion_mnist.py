@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noisescape.data import image_split
+from noisescape.experiments.data import image_split
 from noisescape.experiments.escape import EscapeConfig, run_escape
+from noisescape.experiments.models import lenet
 from noisescape.experiments.presets import preset_named
 from noisescape.experiments.problem import Problem, classification
 from noisescape.experiments.statistics import derived_seed
-from noisescape.models import lenet
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 
 @dataclass(frozen=True)

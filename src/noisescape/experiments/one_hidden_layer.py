@@ -16,12 +16,13 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from noisescape.errors import InvalidValueError
 from noisescape.experiments.presets import preset_named
 from noisescape.experiments.statistics import derived_seed, mean_over
-from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run
-from noisescape.storage import read_bundle, write_bundle
+from noisescape.runs.run import Run
+from noisescape.runs.storage import read_bundle, write_bundle
+from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
 
 Optimiser = Literal["adam", "gd"]
 
@@ -70,18 +71,18 @@ class OneHiddenLayerConfig:
         at_least_one = ("seeds", "epochs", "steps_per_epoch", "batch_size")
         for name, least in (*((name, 1) for name in at_least_one), ("points", 2), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("adam_lr", "gd_lr", "init_std"):
             if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
         if not 1 <= self.decay_from <= self.epochs:
-            raise ValueError(f"decay_from must lie in 1..epochs = {self.epochs}, not {self.decay_from}")
+            raise InvalidValueError(f"decay_from must lie in 1..epochs = {self.epochs}, not {self.decay_from}")
         if not self.widths or any(width < 2 or width % 2 for width in self.widths):
-            raise ValueError(f"widths are even, half the units for each output sign; not {self.widths}")
+            raise InvalidValueError(f"widths are even, half the units for each output sign; not {self.widths}")
         if unknown := set(self.optimisers) - {"adam", "gd"}:
-            raise ValueError(f"unknown optimiser {sorted(unknown)}; known: adam, gd")
+            raise InvalidValueError(f"unknown optimiser {sorted(unknown)}; known: adam, gd")
         if not 0 < self.clip < 0.5:
-            raise ValueError(f"clip must lie in (0, 0.5), not {self.clip}")
+            raise InvalidValueError(f"clip must lie in (0, 0.5), not {self.clip}")
 
     def rate(self, optimiser: Optimiser, width: int, epoch: int) -> float:
         """The learning rate during an epoch, counted from 0."""

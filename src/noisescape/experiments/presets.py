@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from noisescape.errors import InvalidValueError
+
 Config = TypeVar("Config")
 
 
@@ -19,6 +21,6 @@ def preset_named(presets: Mapping[str, Config], name: str, changes: Mapping[str,
     if name not in presets:
         near = difflib.get_close_matches(name, presets, n=1, cutoff=0.4)
         hint = f"; did you mean {near[0]}?" if near else ";"
-        raise ValueError(f"unknown preset '{name}'{hint} known: {', '.join(presets)}")
+        raise InvalidValueError(f"unknown preset '{name}'{hint} known: {', '.join(presets)}")
     given = {key: value for key, value in changes.items() if value is not None}
     return replace(presets[name], **given)  # type: ignore[type-var]

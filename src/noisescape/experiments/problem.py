@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisescape.data import ImageSplit
+from noisescape.experiments.data import ImageSplit
 from noisescape.risk import EmpiricalRisk
 
 

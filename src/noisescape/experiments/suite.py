@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from noisescape.errors import InvalidValueError, MissingPathError
 from noisescape.experiments.digits import run_digits
 from noisescape.experiments.fashion_mnist import fashion_mnist_config, fashion_mnist_problem, run_fashion_mnist
 from noisescape.experiments.one_hidden_layer import one_hidden_layer_config, run_one_hidden_layer
 from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
 from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config, vgg_problem
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 RUNNERS: Mapping[str, Callable[..., Run]] = {
     "toy-2d": run_toy_2d,
@@ -35,7 +36,7 @@ def paper_suite(
         ValueError: unknown preset.
     """
     if preset not in TOY_REPLICAS:
-        raise ValueError(f"unknown preset '{preset}'; known: {', '.join(TOY_REPLICAS)}")
+        raise InvalidValueError(f"unknown preset '{preset}'; known: {', '.join(TOY_REPLICAS)}")
     toy = Toy2DConfig(
         preset="as-published" if preset == "as-published" else "corrected",
         replicas=TOY_REPLICAS[preset],
@@ -83,6 +84,6 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
         inside = [Run.open(entry) for entry in sorted(path.iterdir()) if (entry / "run.json").is_file()]
         complete = [run for run in inside if run.complete]
         if not complete:
-            raise FileNotFoundError(f"{path} holds no complete run")
+            raise MissingPathError(f"{path} holds no complete run")
         found += complete
     return found

@@ -27,12 +27,13 @@ from noisescape.dynamics import (
     GLDTopEigenvector,
     MatchedTrace,
 )
+from noisescape.errors import InvalidValueError
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
-from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
-from noisescape.landscapes import GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d, toy_points
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run
-from noisescape.simulate import simulate
+from noisescape.runs.run import Run
+from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
+from noisescape.simulation.loop import simulate
+from noisescape.theory.landscapes import GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d, toy_points
 
 Preset = Literal["corrected", "as-published"]
 BLOCK = 1000
@@ -71,12 +72,14 @@ class Toy2DConfig:
 
     def __post_init__(self) -> None:
         if self.preset not in ("corrected", "as-published"):
-            raise ValueError(f"unknown preset '{self.preset}'; known: corrected, as-published")
+            raise InvalidValueError(f"unknown preset '{self.preset}'; known: corrected, as-published")
         for name, least in (("replicas", 1), ("control_replicas", 0), ("points", 2), ("steps", 1), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         if not (self.lr > 0 and self.update_trace >= 0):
-            raise ValueError(f"lr must be positive and update_trace not negative: {self.lr}, {self.update_trace}")
+            raise InvalidValueError(
+                f"lr must be positive and update_trace not negative: {self.lr}, {self.update_trace}"
+            )
 
     @property
     def gradient_trace(self) -> float:

@@ -15,16 +15,17 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from noisescape import recorders
 from noisescape.dynamics import SGD, Dynamics, GLDConstant, GLDDiagonal, GLDDynamic, GLDFull, MatchedTrace
 from noisescape.dynamics import dynamics_by_name as by_name
+from noisescape.errors import InvalidValueError
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.published import published_dynamics
 from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
-from noisescape.experiments.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.risk import EmpiricalRisk
-from noisescape.runs import Run
-from noisescape.simulate import simulate
+from noisescape.runs.run import Run
+from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
+from noisescape.simulation import recorders
+from noisescape.simulation.loop import simulate
 
 FINAL_FIGURES = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
 COMPARED = ("gd", GLDConstant.name, GLDDynamic.name, GLDDiagonal.name, SGD.name, GLDFull.name)
@@ -80,10 +81,10 @@ class TrainingConfig:
         at_least_one = ("seeds", "train", "steps", "batch_size", "refresh")
         for name, least in (*((name, 1) for name in at_least_one), ("sharpness_draws", 2), ("seed", 0)):
             if getattr(self, name) < least:
-                raise ValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
         for name in ("lr", "sharpness_delta"):
             if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be positive, not {getattr(self, name)}")
+                raise InvalidValueError(f"{name} must be positive, not {getattr(self, name)}")
         for name in self.dynamics:
             self.make(name, 1.0)
 

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from noisescape.data import image_split
+from noisescape.experiments.data import image_split
+from noisescape.experiments.models import vgg11
 from noisescape.experiments.presets import preset_named
 from noisescape.experiments.problem import Problem, classification
 from noisescape.experiments.statistics import derived_seed
 from noisescape.experiments.training import TrainingConfig, run_training
-from noisescape.models import vgg11
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 
 @dataclass(frozen=True)

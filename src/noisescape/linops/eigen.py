@@ -11,6 +11,7 @@ import torch
 from scipy.sparse.linalg import ArpackNoConvergence, LinearOperator, eigsh
 from torch import Tensor
 
+from noisescape.errors import FailedError, InvalidValueError
 from noisescape.linops.operator import SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
 
@@ -83,11 +84,11 @@ def eigenpairs(
     tensor([5., 1.])
     """
     if which not in _ARPACK:
-        raise ValueError(f"which must be one of {sorted(_ARPACK)}, not {which!r}")
+        raise InvalidValueError(f"which must be one of {sorted(_ARPACK)}, not {which!r}")
     if not 1 <= k <= operator.size:
-        raise ValueError(f"k = {k} eigenpairs asked of {operator!r}; k must lie in 1..{operator.size}")
+        raise InvalidValueError(f"k = {k} eigenpairs asked of {operator!r}; k must lie in 1..{operator.size}")
     if subspace is not None and subspace < k + 2:
-        raise ValueError(f"subspace = {subspace} must be at least k + 2 = {k + 2}")
+        raise InvalidValueError(f"subspace = {subspace} must be at least k + 2 = {k + 2}")
     check_operand(operator)
     start = operator.products
     left = max_products - k  # the residuals take k
@@ -105,7 +106,7 @@ def eigenpairs(
     else:
         by_lanczos = [2 * k + 2 + LANCZOS_EXTRA] if k + 2 <= size else []
         least = min(by_lanczos + ([k + operator.dense_products] if small else []))
-        raise ValueError(
+        raise InvalidValueError(
             f"max_products = {max_products} is too few for {k} eigenpairs of {operator!r}: allow at least {least}"
         )
     sort_key = values.abs() if which == "magnitude" else values
@@ -204,7 +205,7 @@ def _arpack(
             maxiter=max_products,  # the products end it first
         )
     except (ArpackNoConvergence, _BudgetSpentError) as error:
-        raise RuntimeError(
+        raise FailedError(
             f"not all of {k} eigenpairs of {operator!r} converged to {tol:g} within {max_products} products; "
             "ask for fewer, a looser tol or more products"
         ) from error

@@ -9,6 +9,8 @@ import torch
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
+
 
 @dataclass(frozen=True)
 class Estimate:
@@ -96,6 +98,6 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
 
 def _quantile(level: float, dof: float) -> float:
     if not 0 < level < 1:
-        raise ValueError(f"an interval's level lies strictly between 0 and 1, not {level}")
+        raise InvalidValueError(f"an interval's level lies strictly between 0 and 1, not {level}")
     tail = 0.5 + level / 2
     return float(ndtri(tail) if math.isinf(dof) else stdtrit(dof, tail))

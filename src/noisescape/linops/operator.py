@@ -12,6 +12,7 @@ import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
 
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.linops.precision import check_dtype, full_precision
 from noisescape.linops.probing import BLOCK, COLUMN_BYTES, project_out
 
@@ -111,7 +112,7 @@ class SymmetricOperator(ABC):
             ValueError: there are replicas.
         """
         if self.replicas:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.name} is {math.prod(self.replicas)} operators, one for each replica; "
                 "take one of them with .replica(r)"
             )
@@ -123,7 +124,7 @@ class SymmetricOperator(ABC):
             ValueError: there are no replicas.
         """
         if not self.replicas:
-            raise ValueError(f"{self.name} is a single operator and has no replica {index}")
+            raise InvalidValueError(f"{self.name} is a single operator and has no replica {index}")
         return self._replica(index)
 
     def _replica(self, index: int) -> SymmetricOperator:
@@ -132,15 +133,15 @@ class SymmetricOperator(ABC):
     @full_precision
     def __matmul__(self, other: Tensor) -> Tensor:
         if not isinstance(other, Tensor):
-            raise TypeError(f"{self.name} @ x takes a torch.Tensor, not {type(other).__name__}")
+            raise InvalidTypeError(f"{self.name} @ x takes a torch.Tensor, not {type(other).__name__}")
         self.check_single()
         if other.ndim not in (1, 2) or other.shape[0] != self.size:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.name} is {self.size} × {self.size}; it multiplies a vector ({self.size},) or "
                 f"columns ({self.size}, K), not a tensor of shape {tuple(other.shape)}"
             )
         if other.dtype != self.dtype or other.device != self.device:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.name} holds {self.dtype} on {self.device}, but was given {other.dtype} on "
                 f"{other.device}; convert the vector with .to({self.dtype}).to('{self.device}')"
             )
@@ -160,7 +161,7 @@ class SymmetricOperator(ABC):
         """
         self.check_single()
         if self.size > DENSE_LIMIT:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{self.name} is {self.size} × {self.size}, too large to form "
                 f"({self.size**2 * 8 / 2**30:.0f} GiB in float64); use products, trace, eigenpairs or "
                 "diagonal instead"
@@ -196,7 +197,7 @@ class SymmetricOperator(ABC):
             TypeError: its dtype has no eigenvalue solver.
         """
         if not self.psd:
-            raise ValueError(f"{self.name} is not known to be positive semi-definite: it is no covariance")
+            raise InvalidValueError(f"{self.name} is not known to be positive semi-definite: it is no covariance")
         check_dtype(self.dtype, self.name)
         values, vectors = torch.linalg.eigh(self.dense())
         factor = vectors * values.clamp_min(0).sqrt()
@@ -368,11 +369,11 @@ class SumOperator(SymmetricOperator):
 
     def __init__(self, left: SymmetricOperator, right: SymmetricOperator) -> None:
         if left.size != right.size:
-            raise ValueError(f"cannot add {left!r} and {right!r}: sizes differ")
+            raise InvalidValueError(f"cannot add {left!r} and {right!r}: sizes differ")
         if (left.dtype, left.device) != (right.dtype, right.device):
-            raise ValueError(f"cannot add {left!r} and {right!r}: dtypes or devices differ")
+            raise InvalidValueError(f"cannot add {left!r} and {right!r}: dtypes or devices differ")
         if left.replicas != right.replicas:
-            raise ValueError(
+            raise InvalidValueError(
                 f"cannot add {left!r} and {right!r}: one has replicas {left.replicas}, the other {right.replicas}; "
                 "take single ones with .replica(r)"
             )

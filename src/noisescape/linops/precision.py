@@ -9,6 +9,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from noisescape.errors import InvalidTypeError
+
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
 
@@ -41,7 +43,7 @@ def check_dtype(dtype: torch.dtype, name: str) -> None:
         TypeError: neither float32 nor float64.
     """
     if dtype not in (torch.float32, torch.float64):
-        raise TypeError(
+        raise InvalidTypeError(
             f"{name} is of {dtype}, for which there is no QR and no eigenvalue solver; build it from float32 "
             "tensors: .to(torch.float32) the model or risk, or the matrix, that it is made of"
         )

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
+
 FIRST_STAGE = 8
 BLOCK = 8
 COLUMN_BYTES = 2**28
@@ -165,11 +167,13 @@ def _rounded(count: float, limit: int) -> int:
 def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
     """Refuse a tolerance, a budget or a number of deflated directions that makes no sense."""
     if deflate < 0:
-        raise ValueError(f"deflate counts directions and cannot be {deflate}")
+        raise InvalidValueError(f"deflate counts directions and cannot be {deflate}")
     if not 0 < rtol < math.inf:
-        raise ValueError(f"rtol is a relative standard error and must be positive, not {rtol}")
+        raise InvalidValueError(f"rtol is a relative standard error and must be positive, not {rtol}")
     if max_products < 2:
-        raise ValueError(f"max_products must allow at least 2 probes for a standard error, not {max_products}")
+        raise InvalidValueError(
+            f"max_products must allow at least 2 probes for a standard error, not {max_products}"
+        )
 
 
 def affordable(columns: int, price: int, max_products: int, *, per_probe: int = 1) -> int:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops.control_variate import KEPT, MAIN_SHARE, PILOT, Gap
 from noisescape.linops.estimate import Estimate
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
@@ -93,12 +94,12 @@ def product_trace(
     for operator in operators:
         check_operand(operator)
         if operator.size != left.size:
-            raise ValueError(f"cannot multiply {left!r} and {operator!r}: sizes differ")
+            raise InvalidValueError(f"cannot multiply {left!r} and {operator!r}: sizes differ")
         if (operator.dtype, operator.device) != (left.dtype, left.device):
-            raise ValueError(f"cannot multiply {left!r} and {operator!r}: dtypes or devices differ")
+            raise InvalidValueError(f"cannot multiply {left!r} and {operator!r}: dtypes or devices differ")
     left, right = sorted((left, right), key=_suitability)
     if control is not None and not (right.factored or _draws_cheaply(right)):
-        raise ValueError(
+        raise InvalidValueError(
             f"a control needs draws of one operand, but {left!r} and {right!r} are neither held as factors nor "
             "covariances with a cheap sample(); leave control out"
         )
@@ -189,7 +190,7 @@ def _by_factors(
     """Over B = CCᵀ + RRᵀ; None where dense matrices are cheaper."""
     parts = right.split(min(deflate, max_products))
     if parts is None:
-        raise ValueError(f"{right!r} says that it is held as factors, but its split() returns None")
+        raise InvalidValueError(f"{right!r} says that it is held as factors, but its split() returns None")
     if not parts.exhausted:
         if _dense_is_cheap(left, right, deflate, max_products):
             return None
@@ -233,7 +234,7 @@ def _by_directions(
         if _dense_is_cheap(left, right, deflate, max_products):
             return None
         if max_products < 2 * per_probe:
-            raise ValueError(
+            raise InvalidValueError(
                 f"max_products = {max_products} is too few for a standard error of Tr({left.name}·{right.name}), "
                 f"which takes two probes of {per_probe} products: allow at least {2 * per_probe}"
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import rademacher
@@ -73,11 +74,11 @@ def spectral_density(
     Source: Ubaru, Chen & Saad (2017); for networks, Ghorbani, Krishnan & Xiao (2019).
     """
     if probes < 2:
-        raise ValueError(f"probes = {probes}, but a standard error needs at least 2")
+        raise InvalidValueError(f"probes = {probes}, but a standard error needs at least 2")
     if steps < 1:
-        raise ValueError(f"steps = {steps}, but a quadrature needs at least 1")
+        raise InvalidValueError(f"steps = {steps}, but a quadrature needs at least 1")
     if bandwidth is not None and not bandwidth > 0:
-        raise ValueError(f"bandwidth must be positive, not {bandwidth}")
+        raise InvalidValueError(f"bandwidth must be positive, not {bandwidth}")
     check_operand(operator)
     count = ProductCount(operator)
     steps = min(steps, operator.size)

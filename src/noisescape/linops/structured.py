@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import Split, SymmetricOperator
 from noisescape.linops.precision import check_dtype
 
@@ -125,9 +126,9 @@ class DenseOperator(SymmetricOperator):
 
     def __init__(self, matrix: Tensor, *, psd: bool = False, name: str = "matrix") -> None:
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
-            raise ValueError(f"{name} must be square, not of shape {tuple(matrix.shape)}")
+            raise InvalidValueError(f"{name} must be square, not of shape {tuple(matrix.shape)}")
         if not torch.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * float(matrix.abs().max())):
-            raise ValueError(f"{name} is not symmetric; pass (M + M.T) / 2 if that is what is meant")
+            raise InvalidValueError(f"{name} is not symmetric; pass (M + M.T) / 2 if that is what is meant")
         super().__init__(matrix.shape[0], dtype=matrix.dtype, device=matrix.device, psd=psd, name=name)
         self.matrix = matrix
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from noisescape.experiments.claims import ledger
 from noisescape.report.ledger import ledger_sections, rules_section, told
 from noisescape.report.page import Figure, Section, Table, render
-from noisescape.runs import Run
-from noisescape.storage import write_text
+from noisescape.runs.run import Run
+from noisescape.runs.storage import write_text
 
 FIGURES = {
     "toy-2d": (("success", "Escape rates of each dynamics, by geometry."),),

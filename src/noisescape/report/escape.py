@@ -14,7 +14,7 @@ from noisescape.experiments.claims import ledger
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 TITLES = {
     "fashion-mnist": "Escape from a sharp minimum: a LeNet on FashionMNIST",

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from noisescape.errors import InvalidValueError
 from noisescape.report.escape import write_escape_report
 from noisescape.report.one_hidden_layer import write_one_hidden_layer_report
 from noisescape.report.toy_2d import write_toy_report
 from noisescape.report.training import write_training_report
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 _REPORTS: dict[str, Callable[[Run], None]] = {
     "toy-2d": write_toy_report,
@@ -30,6 +31,6 @@ def write_report(run: Run) -> Path:
     """
     experiment = run.info["experiment"]
     if experiment not in _REPORTS:
-        raise ValueError(f"no report for experiment '{experiment}'; known: {', '.join(_REPORTS)}")
+        raise InvalidValueError(f"no report for experiment '{experiment}'; known: {', '.join(_REPORTS)}")
     _REPORTS[experiment](run)
     return run.path / "report.html"

@@ -12,7 +12,7 @@ from noisescape.experiments.claims import ledger
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.report.style import house_style, new_figure
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 OPTIMISERS = {"adam": "Adam", "gd": "gradient descent"}
 Rows = Sequence[Mapping[str, Any]]

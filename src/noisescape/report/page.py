@@ -12,6 +12,8 @@ from typing import Any, ClassVar
 
 from jinja2 import Environment, StrictUndefined
 
+from noisescape.errors import InvalidValueError
+
 # a sign, digits and what may follow them (error bars, powers of ten, ranges), then perhaps a short unit
 _NUMBER = re.compile(
     r"[-−+±<>≤≥≈~]?\s?[(\[]?[-−+]?[.\d∞][\d\s.,eE^+\-−–±×·/()\[\]⁰¹²³⁴⁵⁶⁷⁸⁹⁻]*([a-zµ%]{1,3})?", re.ASCII
@@ -34,7 +36,9 @@ class Table:
     def __post_init__(self) -> None:
         for index, row in enumerate(self.rows):
             if len(row) != len(self.columns):
-                raise ValueError(f"row {index} has {len(row)} cells for {len(self.columns)} columns: {row!r}")
+                raise InvalidValueError(
+                    f"row {index} has {len(row)} cells for {len(self.columns)} columns: {row!r}"
+                )
 
     @property
     def numeric(self) -> tuple[bool, ...]:
@@ -60,7 +64,7 @@ class Figure:
         """
         text = self.svg.read_text(encoding="utf-8") if isinstance(self.svg, Path) else self.svg
         if "<svg" not in text:
-            raise ValueError(f"not an SVG: {text[:60]!r}; give its text as str, or its path as pathlib.Path")
+            raise InvalidValueError(f"not an SVG: {text[:60]!r}; give its text as str, or its path as pathlib.Path")
         return "data:image/svg+xml;base64," + base64.b64encode(text.encode()).decode("ascii")
 
 
@@ -75,7 +79,7 @@ class Interactive:
 
     def __post_init__(self) -> None:
         if _EXTERNAL.search(self.html):
-            raise ValueError("the fragment fetches from the network: render it with include_plotlyjs=False")
+            raise InvalidValueError("the fragment fetches from the network: render it with include_plotlyjs=False")
 
     @classmethod
     def from_plotly(cls, figure: Any, caption: str) -> Interactive:

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from noisescape.experiments.claims import ledger
-from noisescape.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Interactive, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, new_figure
-from noisescape.runs import Run
+from noisescape.runs.run import Run
+from noisescape.theory.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d
 
 GEOMETRY_TITLES: dict[Geometry, str] = {
     "published": "published basin",

@@ -12,7 +12,7 @@ from noisescape.experiments.claims import ledger
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
-from noisescape.runs import Run
+from noisescape.runs.run import Run
 
 TITLES = {"svhn": "Training under noise: VGG-11 on SVHN", "cifar10": "Training under noise: VGG-11 on CIFAR-10"}
 Rows = Sequence[Mapping[str, Any]]

@@ -1,6 +1,6 @@
 """What theory says of noisy gradient descent near a minimum."""
 
-from noisescape.theory.bounds import decay_exponent, indicator_bounds, projection_coefficient
+from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.theory.ornstein_uhlenbeck import (
     escaping_efficiency,
     ou_expected_excess_loss,

@@ -6,6 +6,8 @@ import torch
 from scipy.linalg import solve_discrete_lyapunov
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
+
 
 def expected_excess_loss(hessian: Tensor, covariance: Tensor, *, lr: float, steps: int) -> Tensor:
     """E L_k − L_0 for L = ½θᵀHθ from θ₀ = 0 under θ ← θ − η(Hθ + ε), Cov ε = Σ constant.
@@ -40,7 +42,7 @@ def stationary_covariance(hessian: Tensor, covariance: Tensor, *, lr: float) -> 
     """
     values = torch.linalg.eigvalsh(hessian)
     if float(values.min()) <= 0 or float(values.max()) * lr >= 2:
-        raise ValueError(
+        raise InvalidValueError(
             f"no stationary law: eigenvalues span {float(values.min()):.3g} .. {float(values.max()):.3g}, but "
             f"must lie strictly between 0 and 2/lr = {2 / lr:.3g}"
         )

@@ -12,7 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import embedding, embedding_bag, multi_head_attention_forward, scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 
-from noisescape.errors import BatchCouplingError
+from noisescape.errors import BatchCouplingError, InvalidValueError
 
 _ATTENTION = (scaled_dot_product_attention, multi_head_attention_forward)
 
@@ -108,7 +108,7 @@ class DifferentiableKernels(TorchFunctionMode):
 
 def _check_embedding(max_norm: float | None, scale_grad_by_freq: bool, sparse: bool) -> None:
     if max_norm is not None:
-        raise ValueError(
+        raise InvalidValueError(
             "an Embedding with max_norm rescales its weights in place during the forward pass, so the loss is "
             "no function of θ; build it with max_norm=None and rescale the weights before measuring"
         )
@@ -118,7 +118,7 @@ def _check_embedding(max_norm: float | None, scale_grad_by_freq: bool, sparse: b
             "batch: there is no per-sample gradient; build it with scale_grad_by_freq=False"
         )
     if sparse:
-        raise ValueError(
+        raise InvalidValueError(
             "an Embedding with sparse=True has sparse gradients, which one flat θ does not; set sparse=False "
             "on it (module.sparse = False): the gradient is the same"
         )

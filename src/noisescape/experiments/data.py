@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from noisescape.errors import MissingSplitError
-from noisescape.images import LabelledImages, open_images
+from noisescape.errors import InvalidValueError, MissingSplitError
+from noisescape.experiments.images import LabelledImages, open_images
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def corrupted_digits(*, seed: int, clean: int = 1000, corrupted: int = 200) -> I
 
     images, labels = load_digits(return_X_y=True)
     if clean < 0 or corrupted < 0 or not 0 < clean + corrupted < len(labels):
-        raise ValueError(
+        raise InvalidValueError(
             f"{clean} clean + {corrupted} corrupted training images asked for; the digits hold {len(labels)} "
             "and at least one must remain for test"
         )
@@ -101,7 +101,7 @@ def image_split(
     size: int | None = None,
     pixel_range: tuple[float, float] = (-1.0, 1.0),
 ) -> ImageSplit:
-    """A training set with some random labels from one of `noisescape.images.IMAGE_SETS`, and a clean test set.
+    """A training set with some random labels from one of ``images.IMAGE_SETS``, and a clean test set.
 
     Where the source has only a part of the training split and no test split, the test images are a contiguous block
     of the training rows, at a position drawn from the seed, and the training images come from the others.
@@ -114,7 +114,7 @@ def image_split(
         clean: training images with their own label.
         corrupted: training images with a uniformly random label of all classes.
         test: test images, drawn without replacement; by default the whole test split.
-        data_dir: as in `noisescape.images.open_images`.
+        data_dir: as in `noisescape.experiments.images.open_images`.
         size: height and width to shrink to, a divisor of the original side: 14 or 7 of 28, 16 or 8 of 32. Each new
             pixel is the mean of the square it replaces.
         pixel_range: what 0 and 255 become; linear in between.
@@ -125,25 +125,27 @@ def image_split(
     """
     low, high = pixel_range
     if not -np.inf < low < high < np.inf:
-        raise ValueError(f"pixel_range must be finite and increasing, not ({low}, {high})")
+        raise InvalidValueError(f"pixel_range must be finite and increasing, not ({low}, {high})")
     source = open_images(name, "train", data_dir)
     side = source.about.size
     if size is not None and (size < 1 or side % size):
         divisors = ", ".join(str(divisor) for divisor in range(1, side + 1) if side % divisor == 0)
-        raise ValueError(
+        raise InvalidValueError(
             f"{name} cannot be shrunk to size {size}: its side is {side}, so size is one of {divisors}"
         )
     test_source = _test_split(source, data_dir)
     if test_source is None and test is None:
-        raise ValueError(f"{name} has no test split here: say with test how many of {source.count} rows to test on")
+        raise InvalidValueError(
+            f"{name} has no test split here: say with test how many of {source.count} rows to test on"
+        )
     for_test = source.count - 1 if test_source is None else test_source.count
     test = for_test if test is None else test
     if not 0 < test <= for_test:
-        raise ValueError(f"{test} test images asked for; {name} has {for_test} for test")
+        raise InvalidValueError(f"{test} test images asked for; {name} has {for_test} for test")
     for_training = source.count - test if test_source is None else source.count
     if clean < 0 or corrupted < 0 or not 0 < clean + corrupted <= for_training:
         beside = f" beside {test} for test" if test_source is None else ""
-        raise ValueError(
+        raise InvalidValueError(
             f"{clean} clean + {corrupted} corrupted training images asked for; {name} has {for_training}{beside}"
         )
 

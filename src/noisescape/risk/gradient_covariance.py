@@ -7,10 +7,11 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from noisescape.factored_gradients import TEMPORARY, FactoredGradients
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.linops import Split, SymmetricOperator, largest_eigh
 from noisescape.linops.probing import orthonormal, rademacher
-from noisescape.per_sample_losses import PerSampleLosses
+from noisescape.risk.factored_gradients import TEMPORARY, FactoredGradients
+from noisescape.risk.per_sample_losses import PerSampleLosses
 
 OVERSAMPLING = 10
 """Columns of a sketch beyond those asked for."""
@@ -33,13 +34,13 @@ def covariance_factor(batch_size: int, sample_count: int, *, replacement: bool) 
     (0.2, 0.0)
     """
     if not isinstance(batch_size, int):
-        raise TypeError(f"batch_size counts samples: an int, not {batch_size!r}")
+        raise InvalidTypeError(f"batch_size counts samples: an int, not {batch_size!r}")
     if batch_size < 1:
-        raise ValueError(f"batch_size must be at least 1, not {batch_size}")
+        raise InvalidValueError(f"batch_size must be at least 1, not {batch_size}")
     if replacement:
         return 1 / batch_size
     if batch_size > sample_count:
-        raise ValueError(
+        raise InvalidValueError(
             f"batch_size = {batch_size} exceeds the {sample_count} samples: without replacement a batch holds "
             "each sample at most once; use a smaller batch or replacement=True"
         )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
 
@@ -41,11 +42,11 @@ def expected_sharpness(
         ValueError: draws < 2 or δ ≤ 0.
     """
     if draws < 2:
-        raise ValueError(f"draws = {draws}, but a standard error needs at least 2")
+        raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
     if theta.ndim != 1:
-        raise ValueError(f"expected sharpness is that of one θ (D,), not of shape {tuple(theta.shape)}")
+        raise InvalidValueError(f"expected sharpness is that of one θ (D,), not of shape {tuple(theta.shape)}")
     if not delta > 0:
-        raise ValueError(f"delta must be positive, not {delta}")
+        raise InvalidValueError(f"delta must be positive, not {delta}")
     generator = torch.Generator(theta.device).manual_seed(seed)
     base = risk.loss(theta).double()
     rises = torch.empty(draws, dtype=torch.float64)

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
+from noisescape.errors import InvalidValueError
+
 SMALL_CONTAINER = 256
 """Containers with more items are looked into no further: a vocabulary has no tensors."""
 SMALL_ARRAY = 2**20
@@ -75,7 +77,7 @@ class Stateless:
         """
         for module, submodules, names in self._structure:
             if module._modules != submodules or module._parameters.keys() != names:
-                raise ValueError(
+                raise InvalidValueError(
                     f"the model's structure has changed since the risk was built (in {type(module).__name__}: "
                     "layers or parameters were replaced, added or removed), so θ is no longer what it was; build "
                     "the risk anew"

@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from noisescape.samples import Batch, TensorSamples, digest
+from noisescape.errors import InvalidValueError
+from noisescape.risk.samples import Batch, TensorSamples, digest
 
 
 class ClosedForm(ABC):
@@ -24,7 +25,7 @@ class ClosedForm(ABC):
 
     def __init__(self, start: Tensor) -> None:
         if start.ndim != 1 or not start.is_floating_point():
-            raise ValueError(
+            raise InvalidValueError(
                 f"parameters must be a flat floating-point vector (D,), not {start.dtype} of shape "
                 f"{tuple(start.shape)}"
             )
@@ -74,7 +75,7 @@ class ClosedForm(ABC):
     def _count(self, values: Tensor) -> None:
         """Number the losses found at the start."""
         if values.shape[-1] == 0:
-            raise ValueError("there are no losses: an empirical risk is a mean over at least one sample")
+            raise InvalidValueError("there are no losses: an empirical risk is a mean over at least one sample")
         self.positions = torch.arange(values.shape[-1], device=self.device)
 
     @property
@@ -101,7 +102,7 @@ class LossVector(ClosedForm):
             values = losses(self.start)
         if not isinstance(values, Tensor) or values.ndim != 1:
             found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-            raise ValueError(
+            raise InvalidValueError(
                 f"losses returned {found} for θ of shape ({self.dimension},); expected one loss a sample, (N,)"
             )
         self._count(values)
@@ -149,7 +150,7 @@ class SampleLoss(ClosedForm):
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], data: Tensor, start: Tensor) -> None:
         super().__init__(start)
         if data.device != self.device:
-            raise ValueError(
+            raise InvalidValueError(
                 f"mixed devices: parameters are on {self.device}, data on {data.device}; move one with .to()"
             )
         self._loss = loss
@@ -157,7 +158,7 @@ class SampleLoss(ClosedForm):
         with torch.no_grad():
             values = loss(self.start[None], data)
         if values.ndim not in (1, 2) or values.shape != data.shape[: values.ndim]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"loss of θ (1, {self.dimension}) and data {tuple(data.shape)} has shape "
                 f"{tuple(values.shape)}; expected one value a sample: the data's leading (N,) or (R, N)"
             )
@@ -200,7 +201,7 @@ class SampleLoss(ClosedForm):
 
     def _check_replicas(self, theta: Tensor) -> None:
         if self._data_per_replica and theta.shape[:-1] != self._data.shape[:1]:
-            raise ValueError(
+            raise InvalidValueError(
                 f"this risk holds {len(self._data)} replicas with data of their own; θ must have shape "
                 f"({len(self._data)}, {self.dimension}), not {tuple(theta.shape)}"
             )

@@ -13,8 +13,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
-from noisescape.samples import StreamedSamples
+from noisescape.risk.samples import StreamedSamples
 
 DECISIONS = (
     "bytes_per_sample",
@@ -69,7 +70,7 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
             with ledger:
                 computation(rehearsed, theta)
         except (RuntimeError, NotImplementedError) as error:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the memory of this computation cannot be forecast, for it needs values, not only shapes: {error}"
             ) from error
     return ledger.peak

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.differentiation import Function, pull_back, push_forward
+from noisescape.risk.differentiation import Function, pull_back, push_forward
 
 Derivative = Callable[[Tensor], Tensor]
 Push = Callable[[Function, Tensor, Tensor], Tensor]

@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from noisescape.errors import BatchCouplingError
-from noisescape.function_loss import ClosedForm
-from noisescape.model_loss import CHANGED_IN_PLACE, ModelLoss
-from noisescape.randomness import Generators, State
-from noisescape.samples import Batch, TensorSamples
-from noisescape.trees import map_tensors, tensors_of
+from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
+from noisescape.risk.closed_form import ClosedForm
+from noisescape.risk.model_loss import CHANGED_IN_PLACE, ModelLoss
+from noisescape.risk.randomness import Generators, State
+from noisescape.risk.samples import Batch, TensorSamples
+from noisescape.risk.trees import map_tensors, tensors_of
 
 ALONE = 4
 """Samples evaluated alone: half of them the first of a batch, half the last, for order may matter."""
@@ -61,7 +61,7 @@ def check_contract(function: ModelLoss, theta: Tensor, batches: Sequence[Batch],
             raw = _evaluated(function, point, batch, whole)
             _refuse_draws(generators, before)
             if not torch.equal(point.nan_to_num(), untouched.nan_to_num()):
-                raise ValueError(CHANGED_IN_PLACE)
+                raise InvalidValueError(CHANGED_IN_PLACE)
             _check_shapes(function, point, batch, raw)
             _check_batch(function, point, batch, function.criterion.of_values(raw, batch.targets))
         _refuse_draws(generators, before)
@@ -91,16 +91,16 @@ def shaken(function: ModelLoss | ClosedForm, theta: Tensor, *, share: float = 0.
 
 def _check_shapes(function: ModelLoss, theta: Tensor, batch: Batch, raw: Any) -> None:
     if not isinstance(raw, Tensor):
-        raise TypeError(f"the loss returned {type(raw).__name__}, not a tensor of per-sample losses")
+        raise InvalidTypeError(f"the loss returned {type(raw).__name__}, not a tensor of per-sample losses")
     if raw.ndim == 0 or raw.shape[0] != batch.size:
-        raise ValueError(
+        raise InvalidValueError(
             f"the loss of {batch.size} samples has shape {tuple(raw.shape)}: per-sample values of shape "
             f"({batch.size},) or ({batch.size}, T) are needed. If it is already reduced, pass it unreduced "
             "(reduction='none'); where the model computes its own loss, compute it again from its logits: "
             "lambda out, labels: cross_entropy(out.logits, labels, reduction='none')"
         )
     if not raw.is_floating_point():
-        raise TypeError(
+        raise InvalidTypeError(
             f"the losses are {raw.dtype}; they must be real floating-point numbers to be differentiated"
         )
     if batch.size == 1:
@@ -115,7 +115,7 @@ def _check_shapes(function: ModelLoss, theta: Tensor, batch: Batch, raw: Any) ->
             "parameters)"
         ) from error
     if alone.shape[1:] != raw.shape[1:]:
-        raise ValueError(
+        raise InvalidValueError(
             f"the unreduced loss of {batch.size} samples has shape {tuple(raw.shape)}, that of one "
             f"{tuple(alone.shape)}: outputs are broadcast against targets, or samples of a batch influence each "
             "other; give the targets the shape of the outputs"
@@ -128,19 +128,19 @@ def _evaluated(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch | 
         return function.raw_values(theta, batch)
     except (RuntimeError, IndexError, ValueError) as error:
         if "inplace" in str(error) or "in-place operation" in str(error):
-            raise ValueError(CHANGED_IN_PLACE) from error
+            raise InvalidValueError(CHANGED_IN_PLACE) from error
         leaves = tensors_of((batch.inputs, batch.targets))
         floating = {leaf.dtype for leaf in leaves if leaf.is_floating_point()}
         if floating - {function.dtype}:
             found = ", ".join(sorted(str(dtype) for dtype in floating - {function.dtype}))
-            raise ValueError(
+            raise InvalidValueError(
                 f"mixed dtypes: the parameters are {function.dtype}, the data {found}; convert one: "
                 f"data.to({function.dtype}) or model.to({found})"
             ) from error
         inputs = tensors_of(batch.inputs)
         integer = not any(leaf.is_floating_point() for leaf in inputs)
         if integer and "dtype" in str(error) and not isinstance(error, IndexError):
-            raise ValueError(
+            raise InvalidValueError(
                 f"the inputs are {inputs[0].dtype}, which the model does not take ({_first_line(error)}); convert "
                 f"them: inputs.to({function.dtype})"
             ) from error
@@ -179,7 +179,7 @@ def _check_batch(function: ModelLoss, point: Tensor, batch: Batch, first: Tensor
     _check_leaves(function, leaves, _persistent_leaves(function, point, batch, leaves))
     for name, parameter, version in frozen:
         if parameter._version != version:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the forward pass changes the frozen parameter '{name}' in place, so the loss is no function of "
                 "θ; make the update a step of its own, outside forward"
             )
@@ -187,7 +187,7 @@ def _check_batch(function: ModelLoss, point: Tensor, batch: Batch, first: Tensor
     if not _same(first, together, SAME[point.dtype]):
         function.needs_graph = True  # it computes something else where no gradients are recorded
         if not _same(function.values(point, batch), together, SAME[point.dtype]):
-            raise ValueError(
+            raise InvalidValueError(
                 "the loss is another with gradients recorded than without, so it is no function of θ; make it the "
                 "same under torch.no_grad()"
             )
@@ -250,7 +250,7 @@ def _check_captured(function: ModelLoss, point: Tensor, batch: Batch) -> None:
     with function.moved_to(point):
         found = function.values(point, batch)
     if not _same(wanted, found, SAME[point.dtype]):
-        raise ValueError(
+        raise InvalidValueError(
             "the loss reads values of the model's parameters by references captured earlier (p.data or p.detach() "
             "of parameters kept in a list or closure), which do not follow θ; read them from the model when they "
             "are needed: model.parameters(), self.weight"
@@ -290,7 +290,7 @@ def _with_gradient(
         losses = function.losses(leaf, batch)
         leaves = _leaves(losses)
         if not any(each is leaf for each in leaves):
-            raise ValueError(
+            raise InvalidValueError(
                 "the losses do not depend on any trainable parameter: the model runs under no_grad or "
                 "inference_mode, detaches its outputs, or checkpoints with use_reentrant=True (use False)"
             )
@@ -299,7 +299,7 @@ def _with_gradient(
                 (gradient,) = torch.autograd.grad((losses * weights).sum(), leaf)
             except RuntimeError as error:
                 if "ompatible with .grad()" in str(error):
-                    raise ValueError(
+                    raise InvalidValueError(
                         "the model checkpoints with use_reentrant=True, which has no torch.autograd.grad; use "
                         "use_reentrant=False (gradient_checkpointing_kwargs={'use_reentrant': False})"
                     ) from error
@@ -343,7 +343,7 @@ def _check_leaves(function: ModelLoss, leaves: list[Tensor], persistent: list[Te
         named.get(id(leaf), f"a tensor of shape {tuple(leaf.shape)} that neither model nor loss registers")
         for leaf in persistent
     ]
-    raise ValueError(
+    raise InvalidValueError(
         f"the losses depend on trainable tensors outside θ: {', '.join(names[:3])}"
         f"{' …' if len(names) > 3 else ''}. Their derivatives would be missing. Make them "
         "parameters that the model's forward uses (register them; wrap model and loss in one module), or hold them "

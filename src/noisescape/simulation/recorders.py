@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from noisescape.linops import product_trace
+from noisescape.measurement.sharpness import expected_sharpness
 from noisescape.risk import EmpiricalRisk, Metric
-from noisescape.sharpness import expected_sharpness
 
 Recorder = Callable[[EmpiricalRisk, Tensor], Any]
 """(risk, θ) ↦ a scalar, one value a replica (R,), or a mapping of names to such."""

@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils._pytree import tree_leaves, tree_map
 
+from noisescape.errors import InvalidTypeError, InvalidValueError
+
 Tree = Any
 """A tensor, or a tuple, list or dict of such; None, flags and names among them are passed on with each batch."""
 
@@ -53,18 +55,18 @@ def plain(data: Any, *, arrays: bool) -> Tree:
         ValueError: a tensor whose samples do not lie along its first dimension.
     """
     if isinstance(data, PackedSequence):
-        raise ValueError(
+        raise InvalidValueError(
             "a PackedSequence packs the samples of a batch into one tensor, so they cannot be taken apart; pass "
             "the padded tensor and the lengths as inputs, and pack them inside the model's forward"
         )
     if isinstance(data, Tensor):
         if data.layout is not torch.strided or data.is_nested:
             if data.is_nested:  # which may have no shape to tell
-                raise ValueError(
+                raise InvalidValueError(
                     "a data tensor is nested; samples are cut from dense tensors: pad it, .to_padded_tensor(0.0), "
                     "and pass the lengths or a mask along"
                 )
-            raise ValueError(
+            raise InvalidValueError(
                 f"a data tensor of shape {tuple(data.shape)} is sparse ({data.layout}); samples are cut from dense "
                 "tensors: use .to_dense(), or keep a sparse matrix that all samples share inside the model as a "
                 "buffer"
@@ -74,7 +76,7 @@ def plain(data: Any, *, arrays: bool) -> Tree:
     if isinstance(data, Mapping):
         return {key: plain(value, arrays=arrays) for key, value in data.items()}
     if isinstance(data, (tuple, list)) and data and all(isinstance(value, str) for value in data):
-        raise TypeError(
+        raise InvalidTypeError(
             f"the data holds strings, {data[0][:40]!r} …, of which no samples can be cut; turn them into tensors, "
             "by a tokeniser, say, in the data set or in the loader's collate_fn"
         )
@@ -84,7 +86,7 @@ def plain(data: Any, *, arrays: bool) -> Tree:
     if isinstance(data, CONSTANTS):
         return data
     if isinstance(data, np.ndarray) and not arrays:
-        raise TypeError(
+        raise InvalidTypeError(
             "inputs and targets are numpy arrays; pass tensors: (torch.from_numpy(x), torch.from_numpy(y)), of the "
             "model's dtype"
         )
@@ -93,7 +95,7 @@ def plain(data: Any, *, arrays: bool) -> Tree:
             data = data.copy()
         return torch.as_tensor(data)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(
+        raise InvalidTypeError(
             f"data must be tensors, or tuples and dicts of tensors, not {type(data).__name__}; convert it in the "
             "data set or in the loader's collate_fn"
         ) from error

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noisescape.errors import BatchCouplingError
+from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 
 Loss = Callable[[Any, Any], Tensor]
 Normalisation = Literal["criterion", "sample"]
@@ -60,13 +60,13 @@ class Criterion:
 
     def __init__(self, loss: Loss | nn.Module, normalisation: Normalisation = "criterion") -> None:
         if not callable(loss):
-            raise TypeError(f"loss must be callable as loss(outputs, targets), not {type(loss).__name__}")
+            raise InvalidTypeError(f"loss must be callable as loss(outputs, targets), not {type(loss).__name__}")
         if isinstance(loss, type):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"the loss is the class {loss.__name__}, not one of its objects; pass {loss.__name__}()"
             )
         if normalisation not in get_args(Normalisation):
-            raise ValueError(f'normalisation must be "criterion" or "sample", not {normalisation!r}')
+            raise InvalidValueError(f'normalisation must be "criterion" or "sample", not {normalisation!r}')
         self.loss = loss
         self.normalisation = normalisation
         self.scale: float | None = None
@@ -92,7 +92,7 @@ class Criterion:
             function = _builtin(self.loss)[0]
             if function is None or isinstance(outputs, Tensor):
                 raise
-            raise TypeError(
+            raise InvalidTypeError(
                 f"the model returns {type(outputs).__name__}, which {function.__name__} does not take; take the "
                 f"tensor out of it in the loss: lambda out, y: {function.__name__}(out.logits, y, "
                 "reduction='none'), or out[0]"
@@ -188,7 +188,7 @@ class Criterion:
             ValueError: outputs and targets that are neither.
         """
         if not isinstance(targets, Tensor):
-            raise ValueError(
+            raise InvalidValueError(
                 f"accuracy compares outputs with one tensor of targets, not {type(targets).__name__}; say what "
                 "counts as correct with risk.metric(theta, function)"
             )
@@ -202,14 +202,14 @@ class Criterion:
                 return found, torch.ones_like(found)
         classes = outputs.ndim >= 2 and outputs.shape[1] > 1
         if not classes or targets.is_floating_point() or targets.shape != outputs.argmax(1).shape:
-            raise ValueError(
+            raise InvalidValueError(
                 f"accuracy compares the largest of several outputs (n, C, …) with targets (n, …) that are classes; "
                 f"here outputs are {tuple(outputs.shape)}, targets {tuple(targets.shape)} of {targets.dtype}. One "
                 "output a sample is a class for binary cross-entropy only; otherwise say what counts as correct "
                 "with risk.metric(theta, function)"
             )
         if function is None and outputs.ndim > 2 and outputs.argmax(-1).shape == targets.shape:
-            raise ValueError(
+            raise InvalidValueError(
                 f"accuracy takes classes to lie along dimension 1 of the outputs {tuple(outputs.shape)}; with "
                 f"targets {tuple(targets.shape)} they may as well lie along the last. Say what counts as correct "
                 "with risk.metric(theta, function)"
@@ -287,7 +287,7 @@ class Criterion:
                 changed.add(name)
         if not changed:
             return
-        raise ValueError(
+        raise InvalidValueError(
             f"the loss has changed since the risk was built ({', '.join(sorted(changed))}): what was decided on "
             "the old one need not hold; build the risk anew"
         )

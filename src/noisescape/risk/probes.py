@@ -8,8 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisescape.samples import Batch, Samples, TensorSamples
-from noisescape.trees import tensors_of
+from noisescape.risk.samples import Batch, Samples, TensorSamples
+from noisescape.risk.trees import tensors_of
 
 POOL = 4096
 POOL_BYTES = 2**28

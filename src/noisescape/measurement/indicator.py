@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from noisescape.gradient_noise import covariance_factor
+from noisescape.errors import InvalidValueError
 from noisescape.linops import (
     Eigenpairs,
     Estimate,
@@ -24,8 +24,9 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
+from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.risk import EmpiricalRisk
-from noisescape.theory import decay_exponent, indicator_bounds, projection_coefficient
+from noisescape.risk.gradient_covariance import covariance_factor
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ def measure(
     6.0
     """
     if k < 1:
-        raise ValueError(f"k must be at least 1, not {k}")
+        raise InvalidValueError(f"k must be at least 1, not {k}")
     factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
     risk, theta = risk._for_operators(theta)
     # all shapes are those of C, so that figures free of scale exist even where B = N leaves no noise

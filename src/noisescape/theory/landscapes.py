@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
 
 Geometry = Literal["published", "isotropic", "rotated"]
@@ -65,7 +66,7 @@ def toy_2d(
         kind: the class of risk to build.
     """
     if geometry not in GEOMETRIES:
-        raise ValueError(f"unknown geometry '{geometry}'; known: {', '.join(GEOMETRIES)}")
+        raise InvalidValueError(f"unknown geometry '{geometry}'; known: {', '.join(GEOMETRIES)}")
     p, q = GEOMETRIES[geometry]
 
     def loss(w: Tensor, x: Tensor) -> Tensor:

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.recorders import AtSteps, Recorder
 from noisescape.risk import EmpiricalRisk
+from noisescape.simulation.recorders import AtSteps, Recorder
 
 SAME_LOSS = 1e-4
 """Relative difference of two losses that are the same: another number of threads changes the last digits."""

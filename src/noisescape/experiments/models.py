@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from noisescape.errors import InvalidValueError
+
 
 def digits_net(seed: int) -> nn.Sequential:
     """A LeNet-like network for 8 × 8 images: 2,118 parameters, PyTorch's default initialisation.
@@ -71,9 +73,9 @@ def vgg11(seed: int, *, width: float = 1.0, image_size: int = 32) -> nn.Sequenti
     9750922
     """
     if image_size not in (16, 32):
-        raise ValueError(f"VGG-11 takes images of 32 or 16 pixels a side, not {image_size}")
+        raise InvalidValueError(f"VGG-11 takes images of 32 or 16 pixels a side, not {image_size}")
     if not 0 < width <= 1:
-        raise ValueError(f"width is a share of the published one in (0, 1], not {width}")
+        raise InvalidValueError(f"width is a share of the published one in (0, 1], not {width}")
     layers: list[nn.Module] = []
     channels, pools = 3, 0
     for entry in VGG11:

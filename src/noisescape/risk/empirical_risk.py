@@ -11,19 +11,19 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
-from noisescape import curvature
-from noisescape.contract import check_contract
-from noisescape.criterion import Loss, Normalisation, NormalisationWarning
-from noisescape.errors import BatchCouplingError
-from noisescape.function_loss import ClosedForm, LossVector, SampleLoss
-from noisescape.gradient_noise import EmpiricalFisher, NoiseCovariance
+from noisescape.errors import BatchCouplingError, InvalidValueError
 from noisescape.linops import SymmetricOperator
-from noisescape.model_loss import ModelLoss, head, logits
-from noisescape.per_sample_losses import PerSampleLosses, check_positive
-from noisescape.probes import probe_batches
-from noisescape.randomness import Generators
-from noisescape.samples import Batch, Samples, StreamedSamples, TensorSamples, readings
-from noisescape.trees import map_tensors
+from noisescape.risk.closed_form import ClosedForm, LossVector, SampleLoss
+from noisescape.risk.contract import check_contract
+from noisescape.risk.criterion import Loss, Normalisation, NormalisationWarning
+from noisescape.risk.gradient_covariance import EmpiricalFisher, NoiseCovariance
+from noisescape.risk.hessian import DifferenceHessian, GaussNewton, Hessian
+from noisescape.risk.model_loss import ModelLoss, head, logits
+from noisescape.risk.per_sample_losses import PerSampleLosses, check_positive
+from noisescape.risk.probes import probe_batches
+from noisescape.risk.randomness import Generators
+from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples, readings
+from noisescape.risk.trees import map_tensors
 
 DEFAULT_MEMORY_BUDGET = 2**30
 """Bytes that temporaries of one evaluation may take, unless the caller says otherwise."""
@@ -59,7 +59,7 @@ class EmpiricalRisk(PerSampleLosses):
             shapes of their samples. Streams are held to a checksum on each pass.
         normalisation: of cross-entropy with ignored or weighted targets: ``"criterion"``, L is what the criterion
             gives for all data at once; ``"sample"``, each ℓ_n is what it gives for that sample alone. See
-            :class:`~noisescape.criterion.Criterion`.
+            :class:`~noisescape.risk.criterion.Criterion`.
         memory_budget: bytes for the temporaries of one evaluation; chunk sizes follow from it.
             Default 1 GiB.
         chunk_size: samples evaluated together, overriding the budget. Results do not depend on it beyond
@@ -273,7 +273,7 @@ class EmpiricalRisk(PerSampleLosses):
             values = metric(model_loss.output_values(theta, batch.inputs), batch.targets)
             if not isinstance(values, Tensor) or values.shape != (batch.size,):
                 found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise ValueError(
+                raise InvalidValueError(
                     f"the metric of {batch.size} samples has shape {found}; it must return one value a sample, "
                     f"({batch.size},): compare outputs with targets of the same shape, and average what a sample "
                     "has several of"
@@ -307,25 +307,25 @@ class EmpiricalRisk(PerSampleLosses):
     def hessian(self, theta: Tensor) -> SymmetricOperator:
         """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two."""
         risk, theta = self._for_operators(theta)
-        return curvature.Hessian(risk, risk._own(theta))
+        return Hessian(risk, risk._own(theta))
 
-    def finite_difference_hessian(self, theta: Tensor, *, step: float | None = None) -> curvature.DifferenceHessian:
+    def finite_difference_hessian(self, theta: Tensor, *, step: float | None = None) -> DifferenceHessian:
         """H by central differences of the gradient, for models without second derivatives: two gradients a product.
 
         Hv ≈ (∇L(θ + hv̂) − ∇L(θ − hv̂))·‖v‖/(2h). Its ``relative_error`` says how far products are off; see
-        :class:`~noisescape.curvature.DifferenceHessian`.
+        :class:`~noisescape.risk.hessian.DifferenceHessian`.
 
         Args:
             theta: (D,).
             step: h; by default what balances truncation and rounding.
         """
         risk, theta = self._for_operators(theta)
-        return curvature.DifferenceHessian(risk, risk._own(theta), step=step)
+        return DifferenceHessian(risk, risk._own(theta), step=step)
 
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
         risk, theta = self._for_operators(theta)
-        return curvature.GaussNewton(risk, risk._own(theta))
+        return GaussNewton(risk, risk._own(theta))
 
     def fisher(
         self,
@@ -353,14 +353,14 @@ class EmpiricalRisk(PerSampleLosses):
         model_loss = risk._model_loss("the Fisher information")
         if sample_targets is None:
             if not model_loss.criterion.is_exponential_family():
-                raise ValueError(
+                raise InvalidValueError(
                     "the Fisher information needs the model's predictive distribution, which is known for "
                     "softmax and binary cross-entropy and squared loss only; pass sample_targets=(outputs, "
                     "generator) -> targets to estimate it by sampling"
                 )
-            return curvature.GaussNewton(risk, risk._own(theta), name="Fisher")
+            return GaussNewton(risk, risk._own(theta), name="Fisher")
         if draws < 1:
-            raise ValueError(f"draws must be at least 1, not {draws}")
+            raise InvalidValueError(f"draws must be at least 1, not {draws}")
         return EmpiricalFisher(
             risk._with_drawn_targets(theta, sample_targets, draws, seed), theta, name="sampled Fisher"
         )
@@ -382,7 +382,7 @@ class EmpiricalRisk(PerSampleLosses):
                 found = sample_targets(outputs, generator)
                 if not isinstance(found, Tensor) or found.shape[:1] != (batch.size,):
                     what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-                    raise ValueError(
+                    raise InvalidValueError(
                         f"sample_targets returned {what} for {batch.size} samples; it must return a tensor of one "
                         "target a sample along its first dimension"
                     )
@@ -482,7 +482,7 @@ def _normalised(model_loss: ModelLoss, samples: Samples) -> ModelLoss:
     each = torch.cat(of_samples)
     total = float(each.sum())
     if total <= 0:
-        raise ValueError("no target counts: all are ignored, or have weight 0")
+        raise InvalidValueError("no target counts: all are ignored, or have weight 0")
     if plain and len(counts) == 1:
         return model_loss  # a mean of means is the mean
     if criterion.normalisation == "sample":

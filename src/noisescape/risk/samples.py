@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves, tree_structure
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
 from torch.utils.data.sampler import SubsetRandomSampler, WeightedRandomSampler
 
-from noisescape.errors import DataChangedError
-from noisescape.trees import Tree, map_tensors, plain, tensors_of
+from noisescape.errors import DataChangedError, InvalidTypeError, InvalidValueError
+from noisescape.risk.trees import Tree, map_tensors, plain, tensors_of
 
 POOLED_BATCHES = 8
 POOLED_SAMPLES = 64
@@ -206,7 +206,7 @@ def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[Sam
     else:
         found = [_read(source, device, memory_budget) for source in _sources(data)]
     if any(samples.count == 0 for samples in found):
-        raise ValueError("the data set is empty: an empirical risk is a mean over at least one sample")
+        raise InvalidValueError("the data set is empty: an empirical risk is a mean over at least one sample")
     return [each.watched() if isinstance(each, TensorSamples) else each for each in found]
 
 
@@ -220,12 +220,12 @@ def _sources(data: Any) -> list[Iterable[Any]]:
         order = getattr(data.batch_sampler, "sampler", data.sampler)
         # what other samplers do shows on later passes
         if not isinstance(data.dataset, IterableDataset) and isinstance(order, RANDOM):
-            raise ValueError(
+            raise InvalidValueError(
                 "the DataLoader shuffles: a risk needs the same order on every pass; build it with shuffle=False"
             )
         return [data]
     if isinstance(data, Mapping):
-        raise TypeError(
+        raise InvalidTypeError(
             f"data must be a pair (inputs, targets), not {type(data).__name__} of {', '.join(map(str, data))}; "
             "pass (inputs, targets), with inputs the dict less its labels"
         )
@@ -239,12 +239,12 @@ def _sources(data: Any) -> list[Iterable[Any]]:
         return [DataLoader(data, batch_size=256, shuffle=False)]
     if isinstance(data, Iterable):
         if iter(data) is data:
-            raise ValueError(
+            raise InvalidValueError(
                 "the data is a one-pass iterator; estimates need several passes. Pass a list of batches, a "
                 "DataLoader, or any object whose __iter__ starts afresh"
             )
         return [data]
-    raise TypeError(
+    raise InvalidTypeError(
         "data must be a pair (inputs, targets) of tensors, a map-style data set or a re-iterable of "
         f"(inputs, targets) batches, not {type(data).__name__}"
         + ("; make a generator function the __iter__ of a class" if inspect.isroutine(data) else "")
@@ -271,7 +271,7 @@ def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
     if len(forms) != 1:
         samples = False
     if not batches and not samples:
-        raise ValueError(
+        raise InvalidValueError(
             f"the entries of the list of {len(pairs)} pairs are neither batches, of tensors with a common first "
             "dimension, nor samples of one shape; pad the samples to one shape, or make each a batch of its own: "
             "(inputs[None], target[None])"
@@ -330,7 +330,7 @@ def _fresh(source: Iterable[Any]) -> Iterator[Any]:
     except RuntimeError as error:
         if "stack expects each tensor to be equal size" not in str(error):
             raise
-        raise ValueError(
+        raise InvalidValueError(
             "samples of unlike shapes cannot be stacked to a batch; pad them in the loader's collate_fn, or take "
             "each alone: DataLoader(data, batch_size=1)"
         ) from error
@@ -339,13 +339,13 @@ def _fresh(source: Iterable[Any]) -> Iterator[Any]:
 def _pair(batch: Any) -> tuple[Tree, Tree]:
     """A batch as (inputs, targets) of tensors."""
     if isinstance(batch, Mapping):
-        raise ValueError(
+        raise InvalidValueError(
             f"each batch must be a pair (inputs, targets), not {type(batch).__name__} of "
             f"{', '.join(map(str, batch))}; split it in the loader: collate_fn=lambda rows: (inputs, targets), "
             "with inputs the dict less its labels"
         )
     if isinstance(batch, PackedSequence) or not (isinstance(batch, (tuple, list)) and len(batch) == 2):
-        raise ValueError(
+        raise InvalidValueError(
             f"each batch must be a pair (inputs, targets), not {type(batch).__name__}"
             + (f" of length {len(batch)}" if isinstance(batch, Sized) else "")
             + "; several inputs go together: ((first, second), targets), by the loader's collate_fn, and what is "
@@ -398,7 +398,7 @@ def _joined(parts: Sequence[TensorSamples]) -> TensorSamples:
 def _check_tensors(samples: TensorSamples, device: torch.device) -> None:
     for leaf in _leaves(samples):
         if leaf.device != device:
-            raise ValueError(
+            raise InvalidValueError(
                 f"mixed devices: the parameters are on {device}, a data tensor of shape "
                 f"{tuple(leaf.shape)} is on {leaf.device}; move one with .to('{device}')"
             )
@@ -411,10 +411,10 @@ def _leaves(samples: TensorSamples) -> list[Tensor]:
 def _common_length(tree: Tree) -> int:
     leaves = tensors_of(tree)
     if any(leaf.ndim == 0 for leaf in leaves):
-        raise ValueError("a data tensor has no sample dimension: every tensor needs samples along its first")
+        raise InvalidValueError("a data tensor has no sample dimension: every tensor needs samples along its first")
     lengths = sorted({leaf.shape[0] for leaf in leaves})
     if len(lengths) != 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"inputs and targets disagree on the number of samples: first dimensions are {lengths}"
             + "; a list or tuple of tensors is several inputs of the model: torch.stack single samples to one"
             * any(isinstance(part, (list, tuple)) for part in tree)

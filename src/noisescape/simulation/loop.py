@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics import Dynamics, NoiseState
-from noisescape.errors import CorruptFileError
-from noisescape.identity import differences, differing_losses, losses_near, simulation_identity
-from noisescape.progress import steps_bar
-from noisescape.recorders import Recorder, loss
+from noisescape.errors import CorruptFileError, InvalidValueError
 from noisescape.risk import EmpiricalRisk
-from noisescape.storage import read_bundle, write_bundle
+from noisescape.runs.progress import steps_bar
+from noisescape.runs.storage import read_bundle, write_bundle
+from noisescape.simulation.identity import differences, differing_losses, losses_near, simulation_identity
+from noisescape.simulation.recorders import Recorder, loss
 
 RUNAWAY = 1e8
 """A replica with a coordinate beyond this, or not finite, has diverged."""
@@ -108,7 +108,7 @@ def simulate(
             risks broadcast; models are mapped by ``torch.func.vmap``, which pays for small ones.
         record: recorders by name, by default ``{"loss": loss}``. Each is called as
             ``recorder(risk, theta)`` and returns a scalar, one value a replica (R,), or a mapping of
-            such. A :func:`~noisescape.recorders.at_steps` recorder brings its own steps.
+            such. A :func:`~noisescape.simulation.recorders.at_steps` recorder brings its own steps.
         every: how often plain recorders are called: at steps 0, every, 2·every, … and at the end.
             Default: 100 times.
         seed: of the noise; the same seed gives the same run on the same machine.
@@ -135,24 +135,26 @@ def simulate(
     tensor([0.2500, 0.2500])
     """
     if steps < 1:
-        raise ValueError(f"steps must be at least 1, not {steps}")
+        raise InvalidValueError(f"steps must be at least 1, not {steps}")
     rates = _rates(lr, steps)
     if replicas is not None:
         if theta.ndim != 1:
-            raise ValueError("replicas copies a single θ (D,); a start of shape (R, D) already has its replicas")
+            raise InvalidValueError(
+                "replicas copies a single θ (D,); a start of shape (R, D) already has its replicas"
+            )
         if replicas < 1:
-            raise ValueError(f"replicas must be at least 1, not {replicas}")
+            raise InvalidValueError(f"replicas must be at least 1, not {replicas}")
         theta = theta.expand(replicas, -1)
     # contiguous here and at every step: a resumed run gets its tensors so, and layout decides how sums round
     theta = theta.detach().clone(memory_format=torch.contiguous_format)
     if not bool(torch.isfinite(theta).all()):
-        raise ValueError("the starting θ is not finite")
+        raise InvalidValueError("the starting θ is not finite")
     state = dynamics.init(risk, theta)
     generator = torch.Generator(theta.device).manual_seed(seed)
     every = max(1, steps // 100) if every is None else every
     book = _Book({"loss": loss} if record is None else record, every, steps)
     if noise_every is not None and noise_every < 1:
-        raise ValueError(f"noise_every must be at least 1, not {noise_every}")
+        raise InvalidValueError(f"noise_every must be at least 1, not {noise_every}")
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
     first = 0
@@ -210,11 +212,11 @@ class _Book:
 
     def __init__(self, recorders: Mapping[str, Recorder], every: int, steps: int) -> None:
         if every < 1:
-            raise ValueError(f"every must be at least 1, not {every}")
+            raise InvalidValueError(f"every must be at least 1, not {every}")
         for name, recorder in recorders.items():
             due = getattr(recorder, "steps", None)
             if due is not None and not any(0 <= step <= steps for step in due):
-                raise ValueError(
+                raise InvalidValueError(
                     f"recorder '{name}' is due at none of the run's steps 0..{steps}: {sorted(due)[:5]}"
                 )
         self.recorders = recorders
@@ -326,7 +328,7 @@ class _Keeper:
         if not told:
             told = differing_losses(tensors["losses"], self.losses)
         if told:
-            raise ValueError(
+            raise InvalidValueError(
                 f"the checkpoint {self.path} is of another run ({'; '.join(told)}): remove it to start afresh, or "
                 "go on with what it was begun with"
             )
@@ -343,10 +345,12 @@ def _rates(lr: float | Callable[[int], float], steps: int) -> float | Sequence[f
     """η, or its value at each step; all told before the first, so that a bad one costs nothing."""
     if not callable(lr):
         if not lr > 0:
-            raise ValueError(f"lr must be positive, not {lr}")
+            raise InvalidValueError(f"lr must be positive, not {lr}")
         return float(lr)
     rates = [float(lr(step)) for step in range(steps)]
     for step, rate in enumerate(rates):
         if not rate >= 0:
-            raise ValueError(f"the learning-rate schedule gave {rate} at step {step}; it must not be negative")
+            raise InvalidValueError(
+                f"the learning-rate schedule gave {rate} at step {step}; it must not be negative"
+            )
     return rates

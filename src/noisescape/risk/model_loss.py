@@ -15,15 +15,15 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
-from noisescape.criterion import Criterion, Loss, Normalisation
-from noisescape.errors import BatchCouplingError
-from noisescape.factored_gradients import FactoredGradients, OuterGradients
-from noisescape.kernels import DifferentiableKernels, unfused_attention
-from noisescape.linear_layers import LinearLayer, offset_outputs, vector_layers
+from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 from noisescape.linops.precision import without_autocast
-from noisescape.samples import Batch, TensorSamples, digest
-from noisescape.stateless import Stateless, bare
-from noisescape.trees import Tree, map_tensors, sample_axes, tensors_of
+from noisescape.risk.criterion import Criterion, Loss, Normalisation
+from noisescape.risk.factored_gradients import FactoredGradients, OuterGradients
+from noisescape.risk.kernels import DifferentiableKernels, unfused_attention
+from noisescape.risk.linear_layers import LinearLayer, offset_outputs, vector_layers
+from noisescape.risk.samples import Batch, TensorSamples, digest
+from noisescape.risk.stateless import Stateless, bare
+from noisescape.risk.trees import Tree, map_tensors, sample_axes, tensors_of
 
 OUTPUT_LIMIT = 4096
 TRIED_SAMPLES = 8
@@ -58,7 +58,7 @@ class ModelLoss:
         self, model: nn.Module, loss: Loss | nn.Module, normalisation: Normalisation = "criterion"
     ) -> None:
         if not isinstance(model, nn.Module):
-            raise TypeError(
+            raise InvalidTypeError(
                 f"model must be a torch.nn.Module, not {type(model).__name__}; for a plain function of θ use "
                 "EmpiricalRisk.from_losses"
             )
@@ -74,7 +74,7 @@ class ModelLoss:
         self._convert: Callable[[Tensor], Tensor] | None = None
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
-            raise ValueError(
+            raise InvalidValueError(
                 "the model has no trainable parameter: every requires_grad is False, or there are none (layers in "
                 "a plain list are not registered: use nn.ModuleList)"
             )
@@ -134,7 +134,7 @@ class ModelLoss:
             pointers = [part.data_ptr() for part in parts] if self._trying else []
             yield
             if any(part.data_ptr() != pointer for part, pointer in zip(parts, pointers, strict=bool(pointers))):
-                raise ValueError(CHANGED_IN_PLACE)
+                raise InvalidValueError(CHANGED_IN_PLACE)
 
     @contextlib.contextmanager
     def held(self, theta: Tensor) -> Iterator[None]:
@@ -436,7 +436,7 @@ class ModelLoss:
         """
         shape = outputs.shape[1:]
         if shape.numel() > OUTPUT_LIMIT:
-            raise ValueError(
+            raise InvalidValueError(
                 f"drawing from N(0, Gauss–Newton) factors one {shape.numel()} × {shape.numel()} matrix a sample; "
                 f"the limit is {OUTPUT_LIMIT} outputs"
             )
@@ -449,7 +449,9 @@ class ModelLoss:
         values, vectors = torch.linalg.eigh(curvature)
         floor = -1e-4 * values.abs().amax()
         if bool((values < floor).any()):
-            raise ValueError("the loss is not convex in the model's outputs: its Gauss–Newton is no covariance")
+            raise InvalidValueError(
+                "the loss is not convex in the model's outputs: its Gauss–Newton is no covariance"
+            )
         return (vectors * values.clamp_min(0).sqrt()[:, None, :]) @ vectors.mT
 
     def cast(self, dtype: torch.dtype, device: torch.device) -> ModelLoss:
@@ -514,7 +516,7 @@ def detached(outputs: Any) -> Any:
 def tensor_outputs(outputs: Any) -> Tensor:
     """A model's outputs, refused unless they are one tensor."""
     if not isinstance(outputs, Tensor):
-        raise TypeError(
+        raise InvalidTypeError(
             f"the Gauss–Newton and Fisher matrices need the model to return one tensor, not "
             f"{type(outputs).__name__}; wrap the model so that it returns its logits"
         )
@@ -525,7 +527,7 @@ def logits(outputs: Any) -> Tensor:
     """The tensor that a classifier's outputs are, or hold under the name ``logits``."""
     found = outputs.get("logits") if isinstance(outputs, Mapping) else getattr(outputs, "logits", outputs)
     if not isinstance(found, Tensor):
-        raise TypeError(
+        raise InvalidTypeError(
             f"accuracy needs outputs that are one tensor or have one named logits, not {type(outputs).__name__}; "
             "use risk.metric(theta, function) instead"
         )
@@ -569,18 +571,18 @@ def _with_batch_dimension(tensor: Tensor) -> Tensor:
 def _check_kind(model: nn.Module) -> None:
     """Refuse modules whose tensors cannot be exchanged, or are not there yet."""
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise TypeError(
+        raise InvalidTypeError(
             "the model is a TorchScript module, whose tensors are compiled in; pass the nn.Module it was made from"
         )
     lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
     if lazy:
-        raise ValueError(
+        raise InvalidValueError(
             f"the model has uninitialised (lazy) tensors: {', '.join(lazy[:3])}; run one batch through it first, "
             "model(inputs), so that their shapes are known"
         )
     scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
     if scripted:
-        raise TypeError(
+        raise InvalidTypeError(
             f"submodule '{scripted[0]}' is TorchScript, whose tensors are compiled in; use the nn.Module it was "
             "made from"
         )
@@ -589,7 +591,7 @@ def _check_kind(model: nn.Module) -> None:
 def _check_buffers(model: nn.Module) -> None:
     trained = [name for name, buffer in model.named_buffers() if buffer.requires_grad]
     if trained:
-        raise ValueError(
+        raise InvalidValueError(
             f"the buffers {', '.join(trained[:3])} require a gradient, but θ is made of parameters; register them "
             "as nn.Parameter, or hold them fixed with requires_grad_(False)"
         )
@@ -607,7 +609,7 @@ def _check_own_parameters(loss: nn.Module, trainable: Mapping[str, nn.Parameter]
     known = {id(parameter) for parameter in trainable.values()}
     own = [name for name, p in loss.named_parameters() if p.requires_grad and id(p) not in known]
     if own:
-        raise ValueError(
+        raise InvalidValueError(
             f"the loss has trainable parameters of its own ({', '.join(own[:3])}), which θ would lack: derivatives "
             "with respect to them would be missing. Make them part of the model (a module that holds both and "
             "whose forward returns what the loss needs), or hold them fixed: loss.requires_grad_(False)"
@@ -617,17 +619,19 @@ def _check_own_parameters(loss: nn.Module, trainable: Mapping[str, nn.Parameter]
 def _check_uniform(model: nn.Module, trainable: dict[str, nn.Parameter]) -> None:
     devices = sorted({str(t.device) for t in [*model.parameters(), *model.buffers()]})
     if len(devices) > 1:
-        raise ValueError(f"mixed devices: the model's tensors are on {', '.join(devices)}; use model.to(...)")
+        raise InvalidValueError(
+            f"mixed devices: the model's tensors are on {', '.join(devices)}; use model.to(...)"
+        )
     compound = [name for name, p in trainable.items() if p.is_complex()]
     if compound:
-        raise ValueError(
+        raise InvalidValueError(
             f"the trainable parameters {', '.join(compound[:3])} are complex; θ is a vector of real numbers. Keep "
             "real and imaginary parts as one real parameter of shape (…, 2), nn.Parameter(torch.view_as_real(w)), "
             "and make the complex tensor in forward with torch.view_as_complex"
         )
     dtypes = sorted({str(p.dtype) for p in trainable.values()})
     if len(dtypes) > 1:
-        raise ValueError(
+        raise InvalidValueError(
             f"the trainable parameters have several dtypes ({', '.join(dtypes)}); one flat vector needs one: "
             "use model.to(dtype)"
         )

@@ -23,9 +23,10 @@ from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 from torch import Tensor
 
-from noisescape.progress import steps_bar
-from noisescape.runs import Run, tidy
-from noisescape.storage import read_bundle, write_bundle
+from noisescape.errors import FailedError
+from noisescape.runs.progress import steps_bar
+from noisescape.runs.run import Run, tidy
+from noisescape.runs.storage import read_bundle, write_bundle
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class Outcome:
 class Task:
     """``function(*arguments, checkpoint=path)`` gives the outcome kept under ``key``.
 
-    ``checkpoint`` is a file that the function may keep unfinished work in, for :func:`~noisescape.simulate`.
+    ``checkpoint`` is a file that the function may keep unfinished work in, for :func:`~noisescape.simulation.loop`.
     """
 
     key: str
@@ -83,7 +84,7 @@ def perform(
             for _ in finished:
                 advance(1)
         except BrokenProcessPool as error:
-            raise RuntimeError(
+            raise FailedError(
                 "a worker process was killed, perhaps by the system for want of memory; what was finished is kept: "
                 f"take fewer than {jobs} --jobs and continue with --resume"
             ) from error

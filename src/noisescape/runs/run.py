@@ -37,7 +37,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from noisescape.storage import atomic_path, read_bundle, sweep, write_bundle, write_text
+from noisescape.errors import InvalidTypeError, InvalidValueError, MissingPathError, OccupiedPathError, StorageError
+from noisescape.runs.storage import atomic_path, read_bundle, sweep, write_bundle, write_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,14 +87,14 @@ class Run:
                     path.rmdir()
                     raise
         except FileExistsError:
-            raise FileExistsError(f"{path} is a file: choose another place for the run's directory") from None
+            raise OccupiedPathError(f"{path} is a file: choose another place for the run's directory") from None
         except OSError as error:
-            raise OSError(
+            raise StorageError(
                 error.errno,
                 f"cannot write a run to {path} ({error.strerror}): choose a directory that you can write to",
             ) from error
         if occupied:
-            raise FileExistsError(
+            raise OccupiedPathError(
                 f"{path} already exists and is not empty: choose another directory, or remove this one"
             )
         return cls(path)
@@ -136,16 +137,16 @@ class Run:
         run = cls.open(path)
         info = run.info
         if info["experiment"] != experiment:
-            raise ValueError(f"{path} is a run of '{info['experiment']}', not of '{experiment}'")
+            raise InvalidValueError(f"{path} is a run of '{info['experiment']}', not of '{experiment}'")
         if told := _differences({"seed": info["seed"], **info["config"]}, {"seed": seed, **config}):
-            raise ValueError(f"{path} cannot be continued with other constants: {told}")
+            raise InvalidValueError(f"{path} cannot be continued with other constants: {told}")
         if data and "data" not in info:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{path} cannot be continued: it was begun by a version that noted no checksum of its data. Begin "
                 "again in another directory"
             )
         if told := _differences(info.get("data", {}), data or {}):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{path} cannot be continued with other data: {told}. Bring back that data (--data-dir), or begin "
                 "again in another directory"
             )
@@ -167,9 +168,9 @@ class Run:
         """The run at ``path``, complete or not."""
         run = cls(Path(path))
         if not run.path.is_dir():
-            raise FileNotFoundError(f"no such directory: {path}")
+            raise MissingPathError(f"no such directory: {path}")
         if not (run.path / "run.json").is_file():
-            raise FileNotFoundError(f"{path} is not a run's directory: it holds no run.json")
+            raise MissingPathError(f"{path} is not a run's directory: it holds no run.json")
         _ = run.info
         return run
 
@@ -178,7 +179,7 @@ class Run:
         """What ``run.json`` says: experiment, config, seed, data, versions, platform, threads, started."""
         info = _read_json(self.path / "run.json")
         if missing := {"experiment", "config", "seed"} - info.keys():
-            raise ValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
+            raise InvalidValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
         return info
 
     @property
@@ -263,7 +264,9 @@ class Run:
 
     def _file(self, folder: str, name: str, suffix: str) -> Path:
         if not name or name.startswith(".") or any(separator in name for separator in "/\\"):
-            raise ValueError(f"{name!r} cannot name a file: give a plain name, without directories or suffix")
+            raise InvalidValueError(
+                f"{name!r} cannot name a file: give a plain name, without directories or suffix"
+            )
         directory = self.path / folder
         directory.mkdir(exist_ok=True)
         return directory / f"{name}.{suffix}"
@@ -271,7 +274,7 @@ class Run:
     def _existing(self, name: str, otherwise: str) -> Path:
         path = self.path / name
         if not path.is_file():
-            raise FileNotFoundError(f"the run {self.path} has no {name}: {otherwise}")
+            raise MissingPathError(f"the run {self.path} has no {name}: {otherwise}")
         return path
 
     def _checkpoint(self, name: str) -> Path:
@@ -300,7 +303,7 @@ def require_vacant(path: Path) -> None:
         FileExistsError: it is not empty, or is a file.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise FileExistsError(
+        raise OccupiedPathError(
             f"{path} already exists and is not empty: choose another directory, or remove this one"
         )
 
@@ -330,7 +333,9 @@ def tidy(rows: Iterable[Mapping[str, Any]]) -> pa.Table:
             columns = {key: [] for key in row}
         elif row.keys() != columns.keys():
             differing = sorted(map(str, row.keys() ^ columns.keys()))
-            raise ValueError(f"row {index} and row 0 differ in the keys {differing}: use None for what is missing")
+            raise InvalidValueError(
+                f"row {index} and row 0 differ in the keys {differing}: use None for what is missing"
+            )
         for key, value in row.items():
             columns[key].append(_scalar(value))
     return pa.table({key: _column(key, values) for key, values in columns.items()})
@@ -352,7 +357,7 @@ def _column(key: str, values: list[Any]) -> pa.Array:
     if len(kinds) == 1 and (arrow_type := _ARROW_TYPES.get(next(iter(kinds)))) is not None:
         return pa.array(values, arrow_type)
     names = sorted(kind.__name__ for kind in kinds)
-    raise TypeError(f"column {key!r} holds {names}: a column holds numbers, or text, or true and false")
+    raise InvalidTypeError(f"column {key!r} holds {names}: a column holds numbers, or text, or true and false")
 
 
 def _versions() -> dict[str, str]:
@@ -386,7 +391,7 @@ def _plain(value: Any, where: str) -> Any:
         return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    raise TypeError(
+    raise InvalidTypeError(
         f"{where} is a {type(value).__name__}, which JSON cannot hold: give numbers, text, lists or dicts"
     )
 
@@ -395,9 +400,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ValueError(
+        raise InvalidValueError(
             f"{path} cannot be read as JSON ({error}): restore it, or run the experiment again"
         ) from error
     if not isinstance(value, dict):
-        raise ValueError(f"{path} holds a {type(value).__name__}, not an object: run the experiment again")
+        raise InvalidValueError(f"{path} holds a {type(value).__name__}, not an object: run the experiment again")
     return value

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from noisescape.errors import CorruptFileError
+from noisescape.errors import CorruptFileError, InvalidValueError, StorageError
 
 _TEMPORARY = re.compile(r"\.noisescape-.+-\d+-[0-9a-f]{8}(\.\w+)?")
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -56,7 +56,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) in NO_ROOM or any(f"os error {code}" in str(error) for code in NO_ROOM):
-            raise OSError(
+            raise StorageError(
                 errno.ENOSPC,
                 f"no room on the disk for {path}: what was written before is intact; make room, then continue "
                 "with --resume",
@@ -114,7 +114,7 @@ def read_bundle(path: Path) -> Bundle:
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  (no mapping)
             stored = json.loads((file.metadata() or {})["bundle"])
         if stored["digest"] != _digest(tensors, stored["notes"]):
-            raise ValueError("its content does not match its checksum")
+            raise InvalidValueError("its content does not match its checksum")
         return Bundle(tensors, json.loads(stored["notes"]))
     except FileNotFoundError:
         raise

@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops import SymmetricOperator, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.probing import project_out
-from noisescape.per_sample_losses import GradientGraph, PerSampleLosses
+from noisescape.risk.per_sample_losses import GradientGraph, PerSampleLosses
 
 SMALL = 32
 FOLLOWED = 0.99
@@ -67,7 +68,7 @@ class DifferenceHessian(SymmetricOperator):
             risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="finite-difference Hessian"
         )
         if step is not None and not step > 0:
-            raise ValueError(f"step must be positive, not {step}")
+            raise InvalidValueError(f"step must be positive, not {step}")
         self.risk = risk
         self.theta = theta
         self.column_bytes = min(self.column_bytes, risk.memory_budget)

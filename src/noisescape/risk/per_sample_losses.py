@@ -16,7 +16,14 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
-from noisescape.capabilities import (
+from noisescape.errors import (
+    FailedError,
+    InvalidIndexError,
+    InvalidTypeError,
+    InvalidValueError,
+    NonFiniteLossError,
+)
+from noisescape.risk.capabilities import (
     Push,
     agrees,
     gives_derivatives,
@@ -25,13 +32,12 @@ from noisescape.capabilities import (
     pushes_through_gradient,
     second_derivative_error,
 )
-from noisescape.contract import LARGEST_COPY, check_company, in_float64, shaken
-from noisescape.differentiation import column_blocks, edge_of, pull_back, push_forward, push_forward_by_reverse
-from noisescape.errors import NonFiniteLossError
-from noisescape.factored_gradients import FactoredGradients
-from noisescape.function_loss import ClosedForm
-from noisescape.model_loss import ModelLoss, mapping, tensor_outputs
-from noisescape.samples import Batch, Samples, StreamedSamples, TensorSamples
+from noisescape.risk.closed_form import ClosedForm
+from noisescape.risk.contract import LARGEST_COPY, check_company, in_float64, shaken
+from noisescape.risk.differentiation import column_blocks, edge_of, pull_back, push_forward, push_forward_by_reverse
+from noisescape.risk.factored_gradients import FactoredGradients
+from noisescape.risk.model_loss import ModelLoss, mapping, tensor_outputs
+from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples
 
 HESSIAN_PASSES = 4
 """Memory of a twice-differentiable forward and backward pass, in units of the forward pass."""
@@ -166,7 +172,7 @@ class PerSampleLosses:
         block = theta.ndim == 1 and weights.ndim == 2
         expected = (self.sample_count,) if not block else (self.sample_count, weights.shape[-1])
         if weights.shape[-1 if not block else 0] != self.sample_count or weights.ndim > 2:
-            raise ValueError(f"weights must have shape {expected}, not {tuple(weights.shape)}")
+            raise InvalidValueError(f"weights must have shape {expected}, not {tuple(weights.shape)}")
         if self._goes_row_by_row(theta):
             each = weights if weights.ndim == 2 else weights.expand(len(theta), -1)
             return torch.stack([self.weighted_gradient(*pair) for pair in zip(theta, each, strict=True)])
@@ -192,11 +198,11 @@ class PerSampleLosses:
         """
         self._check_theta(theta)
         if indices.numel() == 0:
-            raise ValueError("a minibatch needs at least one index")
+            raise InvalidValueError("a minibatch needs at least one index")
         if int(indices.min()) < 0 or int(indices.max()) >= self.sample_count:
-            raise IndexError(f"minibatch indices must lie in 0..{self.sample_count - 1}")
+            raise InvalidIndexError(f"minibatch indices must lie in 0..{self.sample_count - 1}")
         if indices.ndim not in (1, theta.ndim) or indices.shape[:-1] not in ((), theta.shape[:-1]):
-            raise ValueError(
+            raise InvalidValueError(
                 f"indices must have shape (B,), or (R, B) with replicas θ (R, {self.dimension}); they are "
                 f"{tuple(indices.shape)} with θ {tuple(theta.shape)}"
             )
@@ -266,7 +272,7 @@ class PerSampleLosses:
         rows = self.sample_count if indices is None else len(indices)
         needed = rows * theta.numel() * theta.element_size()
         if needed > 8 * self.memory_budget:
-            raise ValueError(
+            raise InvalidValueError(
                 f"{rows} per-sample gradients of length {self.dimension} take {needed / 2**30:.1f} GiB; iterate "
                 "over per_sample_gradient_chunks instead, or raise memory_budget"
             )
@@ -367,7 +373,7 @@ class PerSampleLosses:
         except RuntimeError as error:
             if not _lacks_second_derivative(error):
                 raise
-            raise RuntimeError(
+            raise FailedError(
                 f"an operation of the model has no second derivative ({str(error).splitlines()[0][:200]}); give it "
                 "a twice differentiable backward pass, or take products by finite differences of the gradient, "
                 "with a stated error: risk.finite_difference_hessian(theta)"
@@ -524,7 +530,7 @@ class PerSampleLosses:
             found = f"they differ by {self.second_derivative_error:.2g} (relative) on samples tried"
             if math.isinf(self.second_derivative_error):
                 found = "an operation is marked as differentiable once"
-            raise ValueError(
+            raise InvalidValueError(
                 f"second derivatives of this model are not the derivatives of its gradient: {found}. An operation's"
                 " backward pass lacks part of its own derivative (detached or computed outside autograd), or the "
                 "gradient jumps (rounding, straight-through). Mend the operation, or take products by finite "
@@ -708,7 +714,7 @@ class PerSampleLosses:
     ) -> Tensor:
         """Derivatives of ``function`` along the directions; columns of a block stay last."""
         if not self.forward_mode and not self.pushes_by_reverse:
-            raise ValueError(
+            raise InvalidValueError(
                 "the derivative of this model's outputs along a direction cannot be had: it has no forward-mode "
                 "rules, and an operation's backward pass is differentiable once only. Gradients and their "
                 "covariance are not affected; for curvature take risk.finite_difference_hessian(theta)"
@@ -766,7 +772,7 @@ class PerSampleLosses:
         model_loss = self._model_loss("the Gauss–Newton matrix")
         outputs = model_loss.output_values(self.parameters(), _first(self._tried[0], 1).inputs)
         if isinstance(outputs, Tensor) and self._loss_reads_parameters:
-            raise ValueError(
+            raise InvalidValueError(
                 "the loss reads the model's parameters itself (weight decay, an output layer of its own), so "
                 "it is no function of the outputs alone and has no Gauss–Newton matrix; move that part into "
                 "the model's forward, or use the Hessian"
@@ -851,7 +857,7 @@ class PerSampleLosses:
 
     def _model_loss(self, purpose: str) -> ModelLoss:
         if not isinstance(self._function, ModelLoss):
-            raise ValueError(
+            raise InvalidValueError(
                 f"{purpose} needs a model with outputs and data; this risk was built from a function of θ. "
                 "Build it as EmpiricalRisk(model, loss, data)"
             )
@@ -859,30 +865,30 @@ class PerSampleLosses:
 
     def _check_theta(self, theta: Tensor, *, replicas: bool = True) -> None:
         if not isinstance(theta, Tensor):
-            raise TypeError(f"θ must be a flat torch.Tensor (risk.parameters()), not {type(theta).__name__}")
+            raise InvalidTypeError(f"θ must be a flat torch.Tensor (risk.parameters()), not {type(theta).__name__}")
         if theta.ndim not in ((1, 2) if replicas else (1,)) or theta.shape[-1] != self.dimension:
             allowed = f"({self.dimension},)" + (f" or (R, {self.dimension})" if replicas else "")
-            raise ValueError(f"θ must have shape {allowed}, not {tuple(theta.shape)}")
+            raise InvalidValueError(f"θ must have shape {allowed}, not {tuple(theta.shape)}")
         if theta.dtype != self.dtype:
-            raise ValueError(
+            raise InvalidValueError(
                 f"θ is {theta.dtype} but the risk is {self.dtype}; convert one: theta.to({self.dtype}) or "
                 f"risk.to({theta.dtype})"
             )
         if theta.device != self.device:
-            raise ValueError(
+            raise InvalidValueError(
                 f"mixed devices: θ is on {theta.device}, the risk on {self.device}; use theta.to('{self.device}')"
             )
         if torch.is_inference_mode_enabled() or theta.is_inference():
-            raise RuntimeError("inference mode records no derivatives: leave it, and clone a θ that was made in it")
+            raise FailedError("inference mode records no derivatives: leave it, and clone a θ that was made in it")
 
     def _check_block(self, theta: Tensor, directions: Tensor) -> None:
         if theta.ndim == 2:
             if directions.shape != theta.shape:
-                raise ValueError(
+                raise InvalidValueError(
                     f"with replicas, directions match θ's shape {tuple(theta.shape)}, not {tuple(directions.shape)}"
                 )
         elif directions.ndim not in (1, 2) or directions.shape[0] != self.dimension:
-            raise ValueError(
+            raise InvalidValueError(
                 f"directions must have shape ({self.dimension},) or ({self.dimension}, K), not "
                 f"{tuple(directions.shape)}"
             )
@@ -920,7 +926,7 @@ def _first(batch: Batch, count: int) -> Batch:
 def check_positive(name: str, value: int | None) -> int | None:
     """``value``, refused below 1."""
     if value is not None and value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
+        raise InvalidValueError(f"{name} must be at least 1, not {value}")
     return value
 
 

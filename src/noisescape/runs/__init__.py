@@ -1,0 +1,1 @@
+"""A run on disk and on the machine: its directory, atomic files, progress, and tasks side by side."""

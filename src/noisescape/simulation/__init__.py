@@ -1,0 +1,5 @@
+"""Running a dynamics: the loop, what is recorded along it, and checkpoints."""
+
+from noisescape.simulation.loop import Record, Trajectory, simulate
+
+__all__ = ["Record", "Trajectory", "simulate"]
