@@ -1,0 +1,1 @@
+"""The judges: each turns a run into the verdicts on one claim."""

@@ -1,0 +1,66 @@
+"""From the values of several seeds, or from two rates, to a verdict; and the margins that count as none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+from noisescape.experiments.claims.claim import Result, Verdict
+from noisescape.experiments.statistics import mean_over, rate_difference
+
+SAME_SHARPNESS = 0.1
+"""A difference of expected sharpness by less than this share counts as none."""
+SAME_LOSS = 0.05
+"""A mean excess of training loss below this counts as none."""
+SAME_ACCURACY = 0.01
+"""A difference of test accuracy below this counts as none."""
+SAME_RATE = 0.05
+"""A difference of escape rates below this counts as none."""
+ALIGNED = 0.1
+"""The projection coefficient a is bounded away from 0 if it is over this."""
+
+
+def exceeds(values: Sequence[float], threshold: float, *, case: str = "", veto: str | None = None) -> Result:
+    """Supported if the mean's interval lies above the threshold, contradicted if below."""
+    return _judged(values, lambda low, high: verdict(low > threshold, high < threshold), case, veto)
+
+
+def falls(values: Sequence[float], *, case: str = "", veto: str | None = None) -> Result:
+    """Supported if the mean's interval lies below 0, contradicted if above."""
+    return _judged(values, lambda low, high: verdict(high < 0, low > 0), case, veto)
+
+
+def vanishes(values: Sequence[float], margin: float, *, case: str = "", veto: str | None = None) -> Result:
+    """Supported if the mean's interval lies within ±margin, contradicted if outside."""
+    return _judged(values, lambda low, high: _within(margin, low, high), case, veto)
+
+
+def same_rate(one: tuple[int, int], other: tuple[int, int], *, comparisons: int, case: str) -> Result:
+    """Supported if the interval of two rates' difference lies within ±SAME_RATE, contradicted if outside."""
+    found = rate_difference(one, other, comparisons=comparisons)
+    return Result(_within(SAME_RATE, found.low, found.high), found.value, found.low, found.high, other[1], case)
+
+
+def verdict(supported: bool, contradicted: bool) -> Verdict:
+    """What neither supports nor contradicts leaves undecided."""
+    return "supported" if supported else "contradicted" if contradicted else "undecided"
+
+
+def _within(margin: float, low: float, high: float) -> Verdict:
+    return verdict(-margin < low and high < margin, high < -margin or low > margin)
+
+
+def _judged(
+    values: Sequence[float], decide: Callable[[float, float], Verdict], case: str, veto: str | None
+) -> Result:
+    found = mean_over(values)
+    low, high = found.interval()
+    missing = sum(not math.isfinite(value) for value in values)
+    reasons = (
+        f"diverged or not defined in {missing} of {len(values)} seeds" if missing else None,
+        "one seed decides nothing" if len(values) < 2 else None,
+        veto,
+    )
+    whole = "; ".join(filter(None, reasons)) or None
+    decided = decide(low, high) if whole is None else "undecided"
+    return Result(decided, found.value, low, high, len(values) - missing, case, whole)
