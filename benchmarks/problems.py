@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from noisescape.experiments.data import image_split
-from noisescape.experiments.fashion_mnist import fashion_mnist_config
+from noisescape.experiments.fashion_mnist import FashionMNISTConfig
 from noisescape.experiments.models import lenet, vgg11
 from noisescape.runs.storage import read_bundle, write_bundle
 
@@ -50,7 +50,7 @@ class Problem:
 
 def lenet_at_minimum() -> Problem:
     """The FashionMNIST LeNet at its gradient-descent minimum: 1,000 clean and 200 corrupted images, 3,000 steps."""
-    config = fashion_mnist_config("paper", seed=0)
+    config = FashionMNISTConfig(seed=0)
     split = image_split("fashion_mnist", seed=0, clean=config.clean, corrupted=config.corrupted, test=10)
     model = lenet(0, init_std=config.init_std)
     problem = Problem(model, split.images, split.labels)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
-from noisescape.experiments.toy_2d import toy_dynamics
+from noisescape.experiments.protocols.toy_2d import toy_dynamics
 from noisescape.theory.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 
 REPLICAS = 1000

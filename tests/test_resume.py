@@ -32,11 +32,13 @@ from cases import F64, Case, bowl_risk, normal
 from noisescape.cli import app
 from noisescape.dynamics import Dynamics
 from noisescape.errors import CorruptFileError
-from noisescape.experiments import escape, one_hidden_layer, toy_2d
-from noisescape.experiments.digits import DigitsConfig, run_digits
-from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, run_one_hidden_layer
+from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
+from noisescape.experiments.digits import DigitsConfig
+from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
+from noisescape.experiments.protocols import comparison, escape, one_hidden_layer, toy_2d
+from noisescape.experiments.protocols.toy_2d import RunningSumRisk
 from noisescape.experiments.published import PublishedHessian, PublishedLeading
-from noisescape.experiments.toy_2d import RunningSumRisk, Toy2DConfig, run_toy_2d
+from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs import tasks
 from noisescape.runs.run import Run
@@ -633,7 +635,7 @@ def test_recorders_are_told_apart_by_what_they_hold() -> None:
         (recorders.on(network(), recorders.loss), recorders.on(network(labels=2), recorders.loss)),
         (functools.partial(wobble, factor=table), functools.partial(wobble, factor={"a": 2})),
         (recorders.loss, recorders.accuracy),
-        (DIGITS.make, dataclasses.replace(DIGITS, steps=7).make),
+        (DIGITS.of_dynamics, dataclasses.replace(DIGITS, steps=7).of_dynamics),
         ({torch.ones(2)}, {torch.zeros(2)}),
     ]
     assert all(described(one) == described(other) for one, other in alike)
@@ -722,9 +724,9 @@ DIGITS = DigitsConfig(
     seed=2,
 )
 EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
-    "toy-2d": (run_toy_2d, TOY, 18),
-    "one-hidden-layer": (run_one_hidden_layer, LAYER, 4),
-    "digits": (run_digits, DIGITS, 10),
+    "toy-2d": (TOY_2D.run, TOY, 18),
+    "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
+    "digits": (DIGITS_EXPERIMENT.run, DIGITS, 10),
 }
 every_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS)
 tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
@@ -844,14 +846,14 @@ def stop_within(patch: pytest.MonkeyPatch, experiment: str, task: int, step: int
     """Let the experiment's task of that number stop after so many steps (epochs), all kept."""
     count = itertools.count()
     if experiment == "one-hidden-layer":
-        figures = one_hidden_layer._figures
+        figures = one_hidden_layer.figures
 
         def measure(*arguments: Any) -> dict[str, float]:
             if next(count) == task * LAYER.epochs + step:
                 raise Stop
             return figures(*arguments)
 
-        patch.setattr(one_hidden_layer, "_figures", measure)
+        patch.setattr(one_hidden_layer, "figures", measure)
         return
 
     def run(*arguments: Any, **options: Any) -> Trajectory:
@@ -862,7 +864,8 @@ def stop_within(patch: pytest.MonkeyPatch, experiment: str, task: int, step: int
         own = {"checkpoint_seconds": 0, "on_step": watch} if next(count) == task else {}
         return simulate(*arguments, **options, **own)
 
-    patch.setattr(toy_2d if experiment == "toy-2d" else escape, "simulate", run)
+    for module in (toy_2d,) if experiment == "toy-2d" else (escape, comparison):
+        patch.setattr(module, "simulate", run)
 
 
 WITHIN = [
@@ -1180,14 +1183,14 @@ KILLS = int(os.environ.get("NOISESCAPE_KILLS", "3"))
 # a smaller network's worth of digits, and checkpoints more often than every ten seconds, so that kills find some;
 # the processes of --jobs 2 start without the latter
 PROGRAM = """
-import functools
-from noisescape import cli
+from noisescape.cli import app
+from noisescape.experiments.digits import DIGITS, DigitsConfig
 from noisescape.simulation.loop import simulate
 simulate.__kwdefaults__["checkpoint_seconds"] = 0.02
-cli.DigitsConfig = functools.partial(
-    cli.DigitsConfig, clean=80, corrupted=16, k=5, rtol=0.3, rtol_along=0.3, sharpness_draws=5, landmarks=(0.1, 0.6)
+DIGITS.presets["quick"] = DigitsConfig(
+    clean=80, corrupted=16, k=5, rtol=0.3, rtol_along=0.3, sharpness_draws=5, landmarks=(0.1, 0.6)
 )
-cli.app(prog_name="noisescape")
+app(prog_name="noisescape")
 """
 COMMAND = [
     *("reproduce", "digits", "--seeds", "2", "--gd-steps", "150", "--steps", "30"),

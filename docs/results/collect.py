@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from noisescape.experiments.claims import ledger
-from noisescape.experiments.suite import open_runs
+from noisescape.runs.places import open_runs
 from noisescape.runs.run import strict_json
 from noisescape.runs.storage import write_text
 

@@ -1,39 +1,69 @@
-"""The command line: reads options, calls the library, prints. No logic of its own."""
+"""The command line: reads options, calls the library, prints. No logic of its own.
+
+What works is imported where it is called, so that ``--help`` waits for nothing.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-import torch
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
 from noisescape import __version__
-from noisescape.errors import InvalidTypeError, InvalidValueError
-from noisescape.experiments.claims import ledger
-from noisescape.experiments.digits import DigitsConfig, run_digits
-from noisescape.experiments.fashion_mnist import fashion_mnist_config, run_fashion_mnist
-from noisescape.experiments.one_hidden_layer import one_hidden_layer_config, run_one_hidden_layer
-from noisescape.experiments.suite import RUNNERS, check_data, open_runs, paper_suite
-from noisescape.experiments.toy_2d import Toy2DConfig, run_toy_2d
-from noisescape.experiments.vgg import cifar10_config, run_vgg, svhn_config
-from noisescape.measurement.indicator import measure as measure_risk
-from noisescape.report.tables import TABLES, ledger_text
-from noisescape.risk import EmpiricalRisk
-from noisescape.runs.run import Run, default_run_path, require_vacant, strict_json, unfinished_run
-from noisescape.runs.storage import write_text
+from noisescape.errors import InvalidTypeError, InvalidValueError, NoisescapeError
+from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
+from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.experiments.suite import check_data, paper_suite
+
+if TYPE_CHECKING:
+    import torch
+    from rich.console import Console
+
+    from noisescape.risk import EmpiricalRisk
+    from noisescape.runs.run import Run
+
+
+class TheirError(Exception):
+    """Around an exception that the user's own function raised, to part it from the system's."""
+
+
+class Commands(TyperGroup):
+    """The commands, with one place for what goes wrong in any of them.
+
+    What a caller can mend is one red line and exit code 1; anything else is a bug, here or in a user's own
+    function, and keeps its traceback.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # click's own type
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except TheirError as error:
+            raise error.__cause__ or error from None
+        except BrokenPipeError:  # the reader of a pipe had enough: click's to end
+            raise
+        except (NoisescapeError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            _console(stderr=True).print(
+                f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
+            raise typer.Exit(1) from error
+
 
 app = typer.Typer(
+    cls=Commands,
     help="The laboratory for gradient noise.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
 )
 reproduce = typer.Typer(help="Reproduce an experiment.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(reproduce, name="reproduce")
@@ -51,41 +81,29 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out, or else the latest unfinished one in runs/."),
 ]
-Preset = Annotated[
-    str,
-    typer.Option(
-        help="quick (two cores, minutes), paper (published size), or as-published (its code's deviations)."
-    ),
-]
-Seeds = Annotated[
-    int | None, typer.Option(min=1, help="Independent repetitions, in place of the preset's.", show_default=False)
-]
-DataDir = Annotated[
-    Path | None,
-    typer.Option(
-        help="Directory with NAME/SPLIT.parquet; else $NOISESCAPE_DATA, else the Hugging Face hub.",
-        show_default=False,
-    ),
-]
-TOY, DIGITS = Toy2DConfig(), DigitsConfig()
+Seeds = Annotated[int | None, typer.Option(min=1, help=SEEDS.help, show_default=False)]
+DataDir = Annotated[Path | None, typer.Option(help=DATA_DIR.help, show_default=False)]
+PRESET_HELP = "quick (two cores, minutes), paper (published size), or as-published (its code's deviations)."
 
 
 @app.callback(invoke_without_command=True)
-def main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+) -> None:
     """The laboratory for gradient noise: measure it, shape it, and watch it escape sharp minima."""
     if version:
         typer.echo(f"noisescape {__version__}")
         raise typer.Exit
 
 
-@reproduce.command("toy-2d")
-def toy_2d(
-    preset: Annotated[str, typer.Option(help="corrected, or as-published.")] = TOY.preset,
-    replicas: Annotated[int, typer.Option(help="Replicas of each dynamics.")] = TOY.replicas,
-    control_replicas: Annotated[
-        int, typer.Option(help="Replicas in each control geometry; 0 for none.")
-    ] = TOY.control_replicas,
-    steps: Annotated[int, typer.Option(help="Steps of each replica.")] = TOY.steps,
+# ---------------------------------------------------------------------- reproduce
+
+
+def one_experiment(
+    experiment: Experiment,
+    preset: str,
+    constants: dict[str, Any],
     seed: Seed = 0,
     out: Out = None,
     resume: Resume = False,
@@ -94,151 +112,65 @@ def toy_2d(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """The paper's 2-D toy: which noise escapes the sharp basin, at equal trace."""
-
-    def configure() -> Toy2DConfig:
-        return Toy2DConfig(
-            preset=preset,  # type: ignore[arg-type]  # checked there
-            replicas=replicas,
-            control_replicas=control_replicas,
-            steps=steps,
-            seed=seed,
-            device=device,
-        )
-
-    _experiment("toy-2d", configure, run_toy_2d, out, resume, device, jobs, quiet, as_json)
-
-
-@reproduce.command("one-hidden-layer")
-def one_hidden_layer(
-    preset: Preset = "quick",
-    seeds: Seeds = None,
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Tr(HΣ) against its isotropic reference while one-hidden-layer networks train."""
-
-    def configure() -> Any:
-        return one_hidden_layer_config(preset, seeds=seeds, seed=seed, device=device)
-
-    _experiment("one-hidden-layer", configure, run_one_hidden_layer, out, resume, device, jobs, quiet, as_json)
+    """Run one experiment at a preset; ``constants`` are those that its own options set."""
+    _device(device)
+    config = experiment.configure(preset, **constants, seed=seed, device=device)
+    if not quiet and not as_json:
+        _print_constants(experiment.name, config)
+    place = _place(experiment.name, out, resume)
+    run = experiment.run(config, place, jobs=jobs, resume=resume, progress=not quiet)
+    path = _write_report(run)
+    if as_json:
+        _print_json({**_told(run), "claims": _findings([run]), "run": str(run.path), "report": str(path)})
+    else:
+        _show(run, path, quiet)
 
 
-@reproduce.command("fashion-mnist")
-def fashion_mnist(
-    preset: Preset = "quick",
-    seeds: Seeds = None,
-    gd_steps: Annotated[
-        int | None, typer.Option(min=1, help="Gradient-descent steps to the minimum.", show_default=False)
-    ] = None,
-    steps: Annotated[
-        int | None, typer.Option(min=1, help="Steps of each dynamics from there.", show_default=False)
-    ] = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """To a sharp minimum of a LeNet and out of it again, under every noise."""
+def command(experiment: Experiment) -> Callable[..., None]:
+    """The function behind an experiment's command, with a parameter for each of its options."""
 
-    def configure() -> Any:
-        return fashion_mnist_config(
-            preset, seeds=seeds, gd_steps=gd_steps, steps=steps, data_dir=_text(data_dir), seed=seed, device=device
-        )
+    def run(**given: Any) -> None:
+        constants = {
+            option.constant: _constant(option, given.pop(option.constant)) for option in experiment.options
+        }
+        preset = given.pop("preset") if experiment.chosen else experiment.default
+        one_experiment(experiment, preset, constants, **given)
 
-    _experiment("fashion-mnist", configure, run_fashion_mnist, out, resume, device, jobs, quiet, as_json)
+    common = [*inspect.signature(one_experiment, eval_str=True).parameters.values()][3:]
+    own = [_parameter(option, experiment) for option in experiment.options]
+    if experiment.chosen:
+        chosen = Annotated[str, typer.Option(help=PRESET_HELP)]
+        own.insert(0, _keyword("preset", experiment.default, chosen))
+    parameters = [*own, *(_keyword(known.name, known.default, known.annotation) for known in common)]
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return run
 
 
-@reproduce.command("svhn")
-def svhn(
-    preset: Preset = "quick",
-    seeds: Seeds = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)] = None,
-    train: Annotated[int | None, typer.Option(min=1, help="Training images.", show_default=False)] = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """VGG-11 on SVHN under every noise: test accuracy, and sharpness against it."""
-
-    def configure() -> Any:
-        return svhn_config(
-            preset, seeds=seeds, steps=steps, train=train, data_dir=_text(data_dir), seed=seed, device=device
-        )
-
-    _experiment("svhn", configure, run_vgg, out, resume, device, jobs, quiet, as_json)
+def _parameter(option: Option, experiment: Experiment) -> inspect.Parameter:
+    kind: Any = str if option.kind is tuple else option.kind
+    if experiment.chosen:  # which default it has depends on the preset
+        least = 1 if kind is int else None
+        told = typer.Option(min=least, help=option.help, show_default=False)
+        return _keyword(option.constant, None, Annotated[kind | None, told])
+    default = getattr(experiment.presets[experiment.default], option.constant)
+    default = ",".join(default) if option.kind is tuple else default
+    return _keyword(option.constant, default, Annotated[kind, typer.Option(help=option.help)])
 
 
-@reproduce.command("cifar10")
-def cifar10(
-    preset: Preset = "quick",
-    seeds: Seeds = None,
-    steps: Annotated[int | None, typer.Option(min=1, help="Training steps.", show_default=False)] = None,
-    train: Annotated[int | None, typer.Option(min=1, help="Training images.", show_default=False)] = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """VGG-11 on CIFAR-10 under every noise: test accuracy, and sharpness against it."""
-
-    def configure() -> Any:
-        return cifar10_config(
-            preset, seeds=seeds, steps=steps, train=train, data_dir=_text(data_dir), seed=seed, device=device
-        )
-
-    _experiment("cifar10", configure, run_vgg, out, resume, device, jobs, quiet, as_json)
+def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-@reproduce.command("digits")
-def digits(
-    seeds: Annotated[int, typer.Option(help="Independent repetitions.")] = DIGITS.seeds,
-    gd_steps: Annotated[int, typer.Option(help="Gradient-descent steps to the minimum.")] = DIGITS.gd_steps,
-    steps: Annotated[int, typer.Option(help="Steps of each dynamics from there.")] = DIGITS.steps,
-    batch_size: Annotated[int, typer.Option(help="B of the minibatch noise.")] = DIGITS.batch_size,
-    dynamics: Annotated[str, typer.Option(help="Names of the compared dynamics, separated by commas.")] = ",".join(
-        DIGITS.dynamics
-    ),
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Escape from a sharp minimum of a small network on real images that need no download."""
+def _constant(option: Option, given: Any) -> Any:
+    """An option's value as the constant that it sets."""
+    if option.kind is tuple and given is not None:
+        return tuple(name.strip() for name in given.split(","))
+    return _text(given) if option.kind is Path else given
 
-    def configure() -> DigitsConfig:
-        return DigitsConfig(
-            seeds=seeds,
-            gd_steps=gd_steps,
-            steps=steps,
-            batch_size=batch_size,
-            dynamics=tuple(name.strip() for name in dynamics.split(",")),
-            seed=seed,
-            device=device,
-        )
 
-    _experiment("digits", configure, run_digits, out, resume, device, jobs, quiet, as_json)
+for known in EXPERIMENTS.values():
+    reproduce.command(known.name, help=known.help)(command(known))
 
 
 @reproduce.command("all")
@@ -255,23 +187,35 @@ def everything(
     as_json: Json = False,
 ) -> None:
     """Every experiment of the paper, one combined report, and the ledger of its claims."""
-    with _plain_errors():
-        _device(device)
-        suite = paper_suite(preset, seeds=seeds, data_dir=_text(data_dir), seed=seed, device=device)
-        check_data(suite)
-        root = _place("all", out, resume)
-        if not resume:
-            require_vacant(root)
-        runs = []
-        for experiment, config in suite.items():
-            if not quiet and not as_json:
-                _print_constants(experiment, config)
-            run = RUNNERS[experiment](config, root / experiment, jobs=jobs, resume=resume, progress=not quiet)
-            _write_report(run)
-            runs.append(run)
-            if not quiet and not as_json:
-                _show(run, run.path / "report.html", quiet)
-        _finish_many(root, runs, quiet, as_json)
+    _device(device)
+    suite = paper_suite(preset, seeds=seeds, data_dir=_text(data_dir), seed=seed, device=device)
+    check_data(suite)
+    from noisescape.report import write_combined_report
+    from noisescape.runs.places import require_vacant
+
+    root = _place("all", out, resume)
+    if not resume:
+        require_vacant(root)
+    runs = []
+    for name, config in suite.items():
+        if not quiet and not as_json:
+            _print_constants(name, config)
+        run = EXPERIMENTS[name].run(config, root / name, jobs=jobs, resume=resume, progress=not quiet)
+        path = _write_report(run)
+        runs.append(run)
+        if not quiet and not as_json:
+            _show(run, path, quiet)
+    path = write_combined_report(root, runs)
+    if as_json:
+        told = {run.info["experiment"]: _told(run) for run in runs}
+        _print_json({**told, "claims": _findings(runs), "report": str(path)})
+        return
+    if not quiet:
+        _print_ledger(runs)
+    _console().print(f"report: {path}", soft_wrap=True)
+
+
+# ---------------------------------------------------------------------- the other commands
 
 
 @app.command()
@@ -284,19 +228,18 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The main job: toy-2d and digits, a summary of each, and the paths of their reports."""
-    with _plain_errors():
-        _device(device)
-        root = out or default_run_path("demo")
-        runs = [
-            run_toy_2d(Toy2DConfig(seed=seed, device=device), root / "toy-2d", jobs=jobs, progress=not quiet),
-            run_digits(DigitsConfig(seed=seed, device=device), root / "digits", jobs=jobs, progress=not quiet),
-        ]
-        reports = [_write_report(run) for run in runs]
-        if as_json:
-            typer.echo(strict_json({run.info["experiment"]: run.summary() for run in runs}))
-            return
-        for run, path in zip(runs, reports, strict=True):
-            _show(run, path, quiet)
+    _device(device)
+    root = _place("demo", out, resume=False)
+    runs = []
+    for name in ("toy-2d", "digits"):
+        config = EXPERIMENTS[name].configure(seed=seed, device=device)
+        runs.append(EXPERIMENTS[name].run(config, root / name, jobs=jobs, progress=not quiet))
+    reports = [_write_report(run) for run in runs]
+    if as_json:
+        _print_json({run.info["experiment"]: run.summary() for run in runs})
+        return
+    for run, path in zip(runs, reports, strict=True):
+        _show(run, path, quiet)
 
 
 @app.command()
@@ -311,15 +254,12 @@ def claims(
     as_json: Json = False,
 ) -> None:
     """The ledger: what the paper claims, and what these runs found."""
-    with _plain_errors():
-        findings = ledger(open_runs(runs))
-        text = strict_json({"findings": [finding.to_dict() for finding in findings]})
-        if out is not None:
-            write_text(out, text)
-        if as_json:
-            typer.echo(text)
-        else:
-            Console().print(ledger_text(findings, verbose=verbose))
+    from noisescape.runs.places import open_runs
+
+    found = open_runs(runs)
+    _deliver({"findings": _findings(found)}, out, as_json)
+    if not as_json:
+        _print_ledger(found, verbose=verbose)
 
 
 @app.command()
@@ -345,19 +285,17 @@ def measure(
     as_json: Json = False,
 ) -> None:
     """Measure Tr(HΣ) and its company on your own model: noisescape measure my_module:make_risk --batch-size 128."""
-    with _plain_errors():
-        risk, theta = _load(target)
-        if device is not None:
-            risk, theta = risk.to(_device(device)), theta.to(device)
-        found = measure_risk(
-            risk, theta, batch_size=batch_size, replacement=not without_replacement, k=k, rtol=rtol, seed=seed
-        )
-        if out is not None:
-            write_text(out, strict_json(found.to_dict()))
-        if as_json:
-            typer.echo(strict_json(found.to_dict()))
-        elif not quiet:
-            Console().print(found.table())
+    from noisescape.measurement.indicator import measure as measure_risk
+
+    risk, theta = _load(target)
+    if device is not None:
+        risk, theta = risk.to(_device(device)), theta.to(device)
+    found = measure_risk(
+        risk, theta, batch_size=batch_size, replacement=not without_replacement, k=k, rtol=rtol, seed=seed
+    )
+    _deliver(found.to_dict(), out, as_json)
+    if not as_json and not quiet:
+        _console().print(found.table())
 
 
 @app.command()
@@ -368,127 +306,26 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Draw a run's figures and its report.html anew."""
-    with _plain_errors():
-        found = Run.open(run)
-        path = _write_report(found)
-        if out is not None:
-            write_text(out, path.read_text(encoding="utf-8"))
-            path = out
-        if as_json:
-            typer.echo(strict_json({"report": str(path), **found.summary()}))
-        else:
-            _show(found, path, quiet)
+    from noisescape.runs.run import Run
+    from noisescape.runs.storage import write_text
 
-
-def _experiment(
-    name: str,
-    configure: Callable[[], Any],
-    work: Callable[..., Run],
-    out: Path | None,
-    resume: bool,
-    device: str,
-    jobs: int | None,
-    quiet: bool,
-    as_json: bool,
-) -> None:
-    with _plain_errors():
-        _device(device)
-        config = configure()
-        if not quiet and not as_json:
-            _print_constants(name, config)
-        run = work(config, _place(name, out, resume), jobs=jobs, resume=resume, progress=not quiet)
-        path = _write_report(run)
-        if as_json:
-            found = {
-                **run.summary(),
-                **run.timing(),
-                "claims": [finding.to_dict() for finding in ledger([run])],
-                "run": str(run.path),
-                "report": str(path),
-            }
-            typer.echo(strict_json(found))
-        else:
-            _show(run, path, quiet)
-
-
-def _place(name: str, out: Path | None, resume: bool) -> Path:
+    found = Run.open(run)
+    path = _write_report(found)
     if out is not None:
-        return out
-    return (unfinished_run(name) if resume else None) or default_run_path(name)
-
-
-def _finish_many(root: Path, runs: list[Run], quiet: bool, as_json: bool) -> None:
-    from noisescape.report import write_combined_report
-
-    findings = ledger(runs)
-    path = write_combined_report(root, runs)
+        write_text(out, path.read_text(encoding="utf-8"))
+        path = out
     if as_json:
-        typer.echo(
-            strict_json(
-                {
-                    **{run.info["experiment"]: {**run.summary(), **run.timing()} for run in runs},
-                    "claims": [finding.to_dict() for finding in findings],
-                    "report": str(path),
-                }
-            )
-        )
-        return
-    if not quiet:
-        Console().print(ledger_text(findings))
-    Console().print(f"report: {path}", soft_wrap=True)
+        _print_json({"report": str(path), **found.summary()})
+    else:
+        _show(found, path, quiet)
 
 
-def _print_constants(name: str, config: Any) -> None:
-    constants = ", ".join(
-        f"{key} = {value}" for key, value in dataclasses.asdict(config).items() if value is not None
-    )
-    Console().print(f"{name}: {constants}", style="dim", highlight=False)
-
-
-def _text(path: Path | None) -> str | None:
-    return None if path is None else str(path)
-
-
-def _write_report(run: Run) -> Path:
-    from noisescape.report import write_report  # brings matplotlib and plotly, which --help can do without
-
-    return write_report(run)
-
-
-def _show(run: Run, report_path: Path, quiet: bool) -> None:
-    console = Console()
-    if not quiet:
-        console.print(TABLES[run.info["experiment"]](run.summary()))
-        findings = ledger([run])
-        if findings:
-            console.print(ledger_text(findings))
-        if seconds := run.timing().get("seconds"):
-            console.print(f"{seconds / 60:.1f} minutes")
-    console.print(f"report: {report_path}", soft_wrap=True)
-
-
-def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:
-    module_name, colon, function_name = target.partition(":")
-    if not (module_name and colon and function_name):
-        raise InvalidValueError(f"'{target}' is not MODULE:FUNCTION, e.g. my_module:make_risk")
-    sys.path.insert(0, str(Path.cwd()))
-    module = importlib.import_module(module_name)
-    if not hasattr(module, function_name):
-        public = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
-        raise InvalidValueError(f"{module_name} has no function '{function_name}'; it has: {', '.join(public)}")
-    function = getattr(module, function_name)
-    if not callable(function):
-        raise InvalidTypeError(f"{target} is of type {type(function).__name__}, not a function")
-    made = function()
-    risk, theta = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(risk, EmpiricalRisk):
-        raise InvalidTypeError(
-            f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)"
-        )
-    return risk, risk.parameters() if theta is None else theta
+# ---------------------------------------------------------------------- what they share
 
 
 def _device(name: str) -> torch.device:
+    import torch
+
     try:
         device = torch.device(name)
     except RuntimeError:
@@ -498,11 +335,111 @@ def _device(name: str) -> torch.device:
     return device
 
 
-@contextmanager
-def _plain_errors() -> Iterator[None]:
-    """Mistakes are told in one line, without a traceback."""
+def _place(name: str, out: Path | None, resume: bool) -> Path:
+    from noisescape.runs.places import default_run_path, unfinished_run
+
+    if out is not None:
+        return out
+    return (unfinished_run(name) if resume else None) or default_run_path(name)
+
+
+def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:
+    """What the user's own function makes."""
+    from noisescape.risk import EmpiricalRisk
+
+    module_name, colon, function_name = target.partition(":")
+    if not (module_name and colon and function_name):
+        raise InvalidValueError(f"'{target}' is not MODULE:FUNCTION, e.g. my_module:make_risk")
+    sys.path.insert(0, str(Path.cwd()))
     try:
-        yield
-    except (ValueError, TypeError, ArithmeticError, RuntimeError, OSError, ImportError) as error:
-        Console(stderr=True).print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(1) from error
+        module = importlib.import_module(module_name)
+    except Exception as error:  # whatever their module raises
+        raise InvalidValueError(f"cannot import {module_name}: {type(error).__name__}: {error}") from error
+    if not hasattr(module, function_name):
+        public = [name for name in vars(module) if callable(getattr(module, name)) and not name.startswith("_")]
+        raise InvalidValueError(f"{module_name} has no function '{function_name}'; it has: {', '.join(public)}")
+    function = getattr(module, function_name)
+    if not callable(function):
+        raise InvalidTypeError(f"{target} is of type {type(function).__name__}, not a function")
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise InvalidTypeError(f"{target} is called without arguments, but: {error}") from None
+    try:
+        made = function()
+    except NoisescapeError:  # what noisescape says to the model or the data they gave it
+        raise
+    except Exception as error:
+        raise TheirError from error
+    risk, theta = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(risk, EmpiricalRisk):
+        raise InvalidTypeError(
+            f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)"
+        )
+    return risk, risk.parameters() if theta is None else theta
+
+
+def _text(path: Path | None) -> str | None:
+    return None if path is None else str(path)
+
+
+def _write_report(run: Run) -> Path:
+    from noisescape.report import write_report
+
+    return write_report(run)
+
+
+def _told(run: Run) -> dict[str, Any]:
+    return {**run.summary(), **run.timing()}
+
+
+def _findings(runs: Sequence[Run]) -> list[dict[str, Any]]:
+    from noisescape.experiments.claims import ledger
+
+    return [finding.to_dict() for finding in ledger(runs)]
+
+
+def _deliver(found: dict[str, Any], out: Path | None, as_json: bool) -> None:
+    """To a file, where one is asked for, and to standard output as JSON, where that is."""
+    from noisescape.runs.run import strict_json
+    from noisescape.runs.storage import write_text
+
+    if out is not None:
+        write_text(out, strict_json(found))
+    if as_json:
+        typer.echo(strict_json(found))
+
+
+def _print_json(found: dict[str, Any]) -> None:
+    _deliver(found, None, as_json=True)
+
+
+def _console(*, stderr: bool = False) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr)
+
+
+def _print_constants(name: str, config: Any) -> None:
+    constants = ", ".join(
+        f"{key} = {value}" for key, value in dataclasses.asdict(config).items() if value is not None
+    )
+    _console().print(f"{name}: {constants}", style="dim", highlight=False)
+
+
+def _print_ledger(runs: Sequence[Run], *, verbose: bool = False) -> None:
+    from noisescape.experiments.claims import ledger
+    from noisescape.report.tables import ledger_text
+
+    if findings := ledger(runs):
+        _console().print(ledger_text(findings, verbose=verbose))
+
+
+def _show(run: Run, report_path: Path, quiet: bool) -> None:
+    console = _console()
+    if not quiet:
+        console.print(EXPERIMENTS[run.info["experiment"]].summary_table(run.summary()))
+        _print_ledger([run])
+        if seconds := run.timing().get("seconds"):
+            console.print(f"{seconds / 60:.1f} minutes")
+    console.print(f"report: {report_path}", soft_wrap=True)

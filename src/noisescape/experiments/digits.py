@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from noisescape.dynamics import CONTROLS, DYNAMICS
-from noisescape.experiments.data import corrupted_digits
-from noisescape.experiments.escape import EscapeConfig, run_escape
-from noisescape.experiments.models import digits_net
-from noisescape.experiments.problem import Problem, classification
-from noisescape.experiments.statistics import derived_seed
-from noisescape.runs.run import Run
+from noisescape.experiments.constants import CONTROLS, DYNAMICS, EscapeConfig
+from noisescape.experiments.experiment import Experiment, Option
+
+if TYPE_CHECKING:
+    from noisescape.experiments.problem import Problem
 
 
 @dataclass(frozen=True)
 class DigitsConfig(EscapeConfig):
-    """Constants of the run; see :class:`~noisescape.experiments.escape.EscapeConfig`."""
+    """Constants of the run; see :class:`~noisescape.experiments.constants.EscapeConfig`."""
 
     preset: str = "quick"
     seeds: int = 3
@@ -46,6 +43,11 @@ class DigitsConfig(EscapeConfig):
 
 def digits_problem(config: DigitsConfig, repetition: int) -> Problem:
     """One repetition's images and its freshly initialised network."""
+    from noisescape.experiments.data import corrupted_digits
+    from noisescape.experiments.models import digits_net
+    from noisescape.experiments.problem import classification
+    from noisescape.experiments.statistics import derived_seed
+
     split = corrupted_digits(
         seed=derived_seed(config.seed, repetition, 0), clean=config.clean, corrupted=config.corrupted
     )
@@ -53,8 +55,22 @@ def digits_problem(config: DigitsConfig, repetition: int) -> Problem:
     return classification(model, split, config.device)
 
 
-def run_digits(
-    config: DigitsConfig, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
-) -> Run:
-    """Run the protocol on digits; see :func:`~noisescape.experiments.escape.run_escape`."""
-    return run_escape(config, digits_problem, out, jobs=jobs, resume=resume, progress=progress)
+DIGITS = Experiment(
+    config=DigitsConfig,
+    title="Escape from a sharp minimum: a small network on digits",
+    help="Escape from a sharp minimum of a small network on real images that need no download.",
+    presets={"quick": DigitsConfig()},
+    chosen=False,
+    options=(
+        Option("seeds", "Independent repetitions."),
+        Option("gd_steps", "Gradient-descent steps to the minimum."),
+        Option("steps", "Steps of each dynamics from there."),
+        Option("batch_size", "B of the minibatch noise."),
+        Option("dynamics", "Names of the compared dynamics, separated by commas.", tuple),
+    ),
+    problem=digits_problem,
+    runner="noisescape.experiments.protocols.escape:run_escape",
+    table="noisescape.report.tables:escape_table",
+    report="noisescape.report.escape:write_escape_report",
+    figures=(("sharpness", "Expected sharpness under every noise from the same minimum."),),
+)

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from noisescape.experiments.data import image_split
-from noisescape.experiments.escape import EscapeConfig, run_escape
-from noisescape.experiments.models import lenet
-from noisescape.experiments.presets import preset_named
-from noisescape.experiments.problem import Problem, classification
-from noisescape.experiments.statistics import derived_seed
-from noisescape.runs.run import Run
+from noisescape.experiments.constants import EscapeConfig
+from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
+
+if TYPE_CHECKING:
+    from noisescape.experiments.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -52,37 +49,13 @@ class FashionMNISTConfig(EscapeConfig):
     experiment: ClassVar[str] = "fashion-mnist"
 
 
-_PAPER = FashionMNISTConfig()
-PRESETS: dict[str, FashionMNISTConfig] = {
-    "quick": replace(
-        _PAPER,
-        preset="quick",
-        seeds=3,
-        clean=300,
-        corrupted=60,
-        gd_steps=1500,
-        landmarks=(0.3, 0.5, 0.7),
-        steps=500,
-        curvature_refresh=50,
-        sharpness_draws=100,
-        rtol=0.05,
-        test=2000,
-    ),
-    "paper": _PAPER,
-    "as-published": replace(
-        _PAPER, preset="as-published", clean=5000, corrupted=1000, rho=1e-3, rescale=False, sharpness_draws=1000
-    ),
-}
-"""``quick`` for two cores; ``paper`` as described; ``as-published`` with the code's deviations and 6,000 images."""
-
-
-def fashion_mnist_config(preset: str, **changes: Any) -> FashionMNISTConfig:
-    """The preset with some constants changed; those that are None stay."""
-    return preset_named(PRESETS, preset, changes)
-
-
 def fashion_mnist_problem(config: FashionMNISTConfig, repetition: int) -> Problem:
     """One repetition's images and its freshly initialised network."""
+    from noisescape.experiments.data import image_split
+    from noisescape.experiments.models import lenet
+    from noisescape.experiments.problem import classification
+    from noisescape.experiments.statistics import derived_seed
+
     split = image_split(
         "fashion_mnist",
         seed=derived_seed(config.seed, repetition, 0),
@@ -95,8 +68,43 @@ def fashion_mnist_problem(config: FashionMNISTConfig, repetition: int) -> Proble
     return classification(model, split, config.device)
 
 
-def run_fashion_mnist(
-    config: FashionMNISTConfig, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
-) -> Run:
-    """Run the protocol on FashionMNIST; see :func:`~noisescape.experiments.escape.run_escape`."""
-    return run_escape(config, fashion_mnist_problem, out, jobs=jobs, resume=resume, progress=progress)
+_PAPER = FashionMNISTConfig()
+
+FASHION_MNIST = Experiment(
+    config=FashionMNISTConfig,
+    title="Escape from a sharp minimum: a LeNet on FashionMNIST",
+    help="To a sharp minimum of a LeNet and out of it again, under every noise.",
+    presets={
+        "quick": replace(
+            _PAPER,
+            preset="quick",
+            seeds=3,
+            clean=300,
+            corrupted=60,
+            gd_steps=1500,
+            landmarks=(0.3, 0.5, 0.7),
+            steps=500,
+            curvature_refresh=50,
+            sharpness_draws=100,
+            rtol=0.05,
+            test=2000,
+        ),
+        "paper": _PAPER,
+        # the code's deviations, and 6,000 images
+        "as-published": replace(_PAPER, preset="as-published", clean=5000, corrupted=1000, rho=1e-3, rescale=False),
+    },
+    options=(
+        SEEDS,
+        Option("gd_steps", "Gradient-descent steps to the minimum."),
+        Option("steps", "Steps of each dynamics from there."),
+        DATA_DIR,
+    ),
+    problem=fashion_mnist_problem,
+    runner="noisescape.experiments.protocols.escape:run_escape",
+    table="noisescape.report.tables:escape_table",
+    report="noisescape.report.escape:write_escape_report",
+    figures=(
+        ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
+        ("sharpness", "Expected sharpness under every noise from the same minimum."),
+    ),
+)

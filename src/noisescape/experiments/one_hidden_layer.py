@@ -1,28 +1,14 @@
-"""One hidden layer: does Tr(HΣ) exceed its isotropic reference all along training?
-
-Points x ~ U[−2, 2]², labels y = 1[x₁ ≥ x₂]; a hidden layer of ReLU units whose output weights are fixed at ±1,
-the output clipped, squared loss. After every epoch Tr(HΣ) of minibatch noise stands beside TrH·TrΣ/D.
-"""
+"""One hidden layer: does Tr(HΣ) exceed its isotropic reference all along training?"""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar, Literal
-
-import torch
-from torch import Tensor, nn
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal
 
 from noisescape.errors import InvalidValueError
-from noisescape.experiments.presets import preset_named
-from noisescape.experiments.statistics import derived_seed, mean_over
-from noisescape.risk import EmpiricalRisk
-from noisescape.runs.run import Run
-from noisescape.runs.storage import read_bundle, write_bundle
-from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
+from noisescape.experiments.constants import require_at_least
+from noisescape.experiments.experiment import SEEDS, Experiment
 
 Optimiser = Literal["adam", "gd"]
 
@@ -68,10 +54,8 @@ class OneHiddenLayerConfig:
     experiment: ClassVar[str] = "one-hidden-layer"
 
     def __post_init__(self) -> None:
-        at_least_one = ("seeds", "epochs", "steps_per_epoch", "batch_size")
-        for name, least in (*((name, 1) for name in at_least_one), ("points", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InvalidValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        least = dict.fromkeys(("seeds", "epochs", "steps_per_epoch", "batch_size"), 1)
+        require_at_least(self, **least, points=2, seed=0)
         for name in ("adam_lr", "gd_lr", "init_std"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
@@ -91,193 +75,21 @@ class OneHiddenLayerConfig:
         return start * min(1.0, remaining)
 
 
-PRESETS: dict[str, OneHiddenLayerConfig] = {
-    "quick": replace(OneHiddenLayerConfig(), preset="quick", seeds=3),
-    "paper": OneHiddenLayerConfig(),
-    "as-published": replace(OneHiddenLayerConfig(), preset="as-published", widths=(100,), optimisers=("adam",)),
-}
-"""``quick`` has fewer seeds only; ``as-published`` the code's single width and optimiser."""
+_PAPER = OneHiddenLayerConfig()
 
-
-def one_hidden_layer_config(preset: str, **changes: Any) -> OneHiddenLayerConfig:
-    """The preset with some constants changed; those that are None stay."""
-    return preset_named(PRESETS, preset, changes)
-
-
-class FixedOutput(nn.Module):
-    """clip(Σ ±ReLU(Wx + b)): the hidden layer is trained, the signs are not.
-
-    The biases start so that the output is ½ at x = 0: a network whose output happens to start below 0 on the points
-    labelled 1 is clipped there, gets no gradient from them, and never learns.
-    """
-
-    def __init__(self, width: int, clip: float, init_std: float, seed: int) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(seed)
-        self.hidden = nn.Linear(2, width)
-        nn.init.normal_(self.hidden.weight, std=init_std / width**0.5, generator=generator)
-        signs = torch.ones(width)
-        signs[width // 2 :] = -1
-        with torch.no_grad():
-            self.hidden.bias.copy_(signs.clamp_min(0) / width)
-        self.signs: Tensor
-        self.register_buffer("signs", signs)
-        self.clip = clip
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Outputs in [clip, 1 − clip], (n,)."""
-        return (torch.relu(self.hidden(x)) @ self.signs).clamp(self.clip, 1 - self.clip)
-
-
-def squared(outputs: Tensor, targets: Tensor) -> Tensor:
-    """(f − y)², (n,)."""
-    return (outputs - targets).square()
-
-
-def one_hidden_layer_risk(config: OneHiddenLayerConfig, width: int, repetition: int) -> EmpiricalRisk:
-    """The risk of one repetition, the network freshly initialised; every width has the same points."""
-    generator = torch.Generator().manual_seed(derived_seed(config.seed, repetition, 0))
-    points = 4 * torch.rand(config.points, 2, generator=generator) - 2
-    labels = (points[:, 0] >= points[:, 1]).float()
-    model = FixedOutput(width, config.clip, config.init_std, derived_seed(config.seed, repetition, 1))
-    return EmpiricalRisk(model.to(config.device), squared, (points.to(config.device), labels.to(config.device)))
-
-
-def run_one_hidden_layer(
-    config: OneHiddenLayerConfig,
-    out: Path,
-    *,
-    jobs: int | None = None,
-    resume: bool = False,
-    progress: bool = True,
-) -> Run:
-    """Train every width with every optimiser for every seed and write the run directory."""
-    run = Run.begin(out, experiment=config.experiment, config=asdict(config), seed=config.seed, resume=resume)
-    if run.complete:
-        return run
-    started = time.perf_counter()
-    tasks = [
-        Task(f"{optimiser}-{width}-{repetition}", _train, (config, optimiser, width, repetition))
-        for width in sorted(config.widths, reverse=True)  # the longest first
-        for optimiser in config.optimisers
-        for repetition in range(config.seeds)
-    ]
-    outcomes = perform(
-        run,
-        tasks,
-        jobs=jobs or default_jobs(config.device),
-        title=config.experiment,
-        progress=progress,
-        device=config.device,
-    )
-    rows = [row for outcome in outcomes for row in outcome.rows]
-    return finish(run, rows, _summary(config, rows), started)
-
-
-def _train(
-    config: OneHiddenLayerConfig, optimiser: Optimiser, width: int, repetition: int, *, checkpoint: Path
-) -> Outcome:
-    risk = one_hidden_layer_risk(config, width, repetition)
-    theta = risk.parameters().requires_grad_()
-    kind: Callable[..., torch.optim.Optimizer] = torch.optim.Adam if optimiser == "adam" else torch.optim.SGD
-    stepper = kind([theta], lr=config.rate(optimiser, width, 0))
-    rows: list[dict[str, Any]] = []
-    first = 0
-    if checkpoint.exists():
-        # Adam's moments are part of the trajectory, so here the optimiser's state is kept too
-        kept = read_bundle(checkpoint)
-        first, rows = kept.notes["epoch"], kept.notes["rows"]
-        theta.data.copy_(kept.tensors["theta"])
-        stepper.load_state_dict(_unflatten(stepper, kept.tensors, optimiser))
-    for epoch in range(first, config.epochs):
-        rate = config.rate(optimiser, width, epoch)
-        for group in stepper.param_groups:
-            group["lr"] = rate
-        for _ in range(config.steps_per_epoch):
-            theta.grad = risk.gradient(theta.detach())
-            stepper.step()
-        figures = _figures(risk, theta.detach(), config)
-        rows += [
-            {
-                "width": width,
-                "optimiser": optimiser,
-                "seed": repetition,
-                "step": (epoch + 1) * config.steps_per_epoch,
-                "metric": metric,
-                "value": value,
-            }
-            for metric, value in figures.items()
-        ]
-        state = stepper.state.get(theta, {})
-        moments = {f"optimiser/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
-        write_bundle(checkpoint, {"theta": theta.detach(), **moments}, {"epoch": epoch + 1, "rows": rows})
-    checkpoint.unlink(missing_ok=True)
-    return Outcome(rows, {"theta": theta.detach()})
-
-
-def _unflatten(stepper: torch.optim.Optimizer, tensors: Any, optimiser: Optimiser) -> dict[str, Any]:
-    stored = stepper.state_dict()
-    if optimiser == "adam":
-        moments = {
-            key.removeprefix("optimiser/"): value for key, value in tensors.items() if key.startswith("optimiser/")
-        }
-        stored["state"] = {0: moments}
-    return stored
-
-
-def _figures(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
-    """Tr(HΣ) and its reference, exact: H of a network that is piecewise linear in θ is its Gauss–Newton matrix.
-
-    Two samples' terms of it: H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
-    Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped.
-    """
-    rows = risk.per_sample_gradients(theta)
-    residual = 2 * risk.losses(theta).sqrt()  # |∂ℓ/∂f|
-    active = rows.abs().sum(1) > 0
-    jacobians = rows[active] / residual[active, None]  # up to sign
-    centred = rows - rows.mean(0)
-    number, factor = risk.sample_count, 1 / (config.batch_size * risk.sample_count)
-    trace_sigma = factor * float(centred.double().square().sum())
-    trace_h = 2 / number * float(jacobians.double().square().sum())
-    overlaps = (jacobians @ centred.T).double().square().sum()
-    trace_h_sigma = 2 / number * factor * float(overlaps)
-    reference = trace_h * trace_sigma / risk.dimension
-    return {
-        "loss": float(risk.loss(theta)),
-        "trace_h": trace_h,
-        "trace_sigma": trace_sigma,
-        "trace_h_sigma": trace_h_sigma,
-        "isotropic_reference": reference,
-        "anisotropy": trace_h_sigma / reference if reference else float("nan"),
-        "active_share": float(active.double().mean()),
-    }
-
-
-def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric mean over epochs of the anisotropy, and its least value, over seeds."""
-    ratios: dict[str, Any] = {}
-    for optimiser in config.optimisers:
-        for width in config.widths:
-            by_seed = [
-                [
-                    row["value"]
-                    for row in rows
-                    if (row["optimiser"], row["width"], row["seed"], row["metric"])
-                    == (optimiser, width, seed, "anisotropy")
-                    and row["value"] > 0
-                ]
-                for seed in range(config.seeds)
-            ]
-            logs = [sum(map(math.log, own)) / len(own) if own else math.nan for own in by_seed]
-            ratios[f"{optimiser}/{width}"] = {
-                "log_anisotropy": mean_over(logs).to_dict(),
-                "least": min((value for own in by_seed for value in own), default=math.nan),
-                "greatest": max((value for own in by_seed for value in own), default=math.nan),
-            }
-    return {
-        "experiment": config.experiment,
-        "preset": config.preset,
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "anisotropy": ratios,
-    }
+ONE_HIDDEN_LAYER = Experiment(
+    config=OneHiddenLayerConfig,
+    title="Tr(HΣ) while one-hidden-layer networks train",
+    help="Tr(HΣ) against its isotropic reference while one-hidden-layer networks train.",
+    presets={
+        "quick": replace(_PAPER, preset="quick", seeds=3),
+        "paper": _PAPER,
+        # the code's single width and optimiser
+        "as-published": replace(_PAPER, preset="as-published", widths=(100,), optimisers=("adam",)),
+    },
+    options=(SEEDS,),
+    runner="noisescape.experiments.protocols.one_hidden_layer:run_one_hidden_layer",
+    table="noisescape.report.tables:one_hidden_layer_table",
+    report="noisescape.report.one_hidden_layer:write_one_hidden_layer_report",
+    figures=(("indicator", "Solid: Tr(HΣ). Dashed: its isotropic reference. Every line is a seed."),),
+)

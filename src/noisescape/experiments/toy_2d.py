@@ -1,44 +1,15 @@
-"""The two-dimensional toy: which noise carries a point from a sharp basin to a flat one?
-
-θ starts in the sharp minimum (1, 1). Every dynamics injects the same update trace a step; only the shape of
-the noise differs. Two controls keep the reading honest: an isotropic basin, where the indicator is the same
-for every shape, and a basin turned by 90° against its data, where the steep direction no longer points at
-the flat basin.
-"""
+"""The two-dimensional toy: which noise carries a point from a sharp basin to a flat one?"""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import ClassVar, Literal
 
-import torch
-from torch import Tensor
-
-from noisescape.dynamics import (
-    GD,
-    Dynamics,
-    GLDConstant,
-    GLDDiagonal,
-    GLDHessian,
-    GLDLeading,
-    GLDTopEigenvector,
-    MatchedTrace,
-)
 from noisescape.errors import InvalidValueError
-from noisescape.experiments.statistics import derived_seed, mean_over, wilson
-from noisescape.risk import EmpiricalRisk
-from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
-from noisescape.simulation.loop import simulate
-from noisescape.theory.landscapes import GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d, toy_points
+from noisescape.experiments.constants import require_at_least
+from noisescape.experiments.experiment import Experiment, Option
 
 Preset = Literal["corrected", "as-published"]
-BLOCK = 1000
-TRACKED = 6
-FRAMES = 100
 
 
 @dataclass(frozen=True)
@@ -70,12 +41,12 @@ class Toy2DConfig:
     seed: int = 0
     device: str = "cpu"
 
+    experiment: ClassVar[str] = "toy-2d"
+
     def __post_init__(self) -> None:
         if self.preset not in ("corrected", "as-published"):
             raise InvalidValueError(f"unknown preset '{self.preset}'; known: corrected, as-published")
-        for name, least in (("replicas", 1), ("control_replicas", 0), ("points", 2), ("steps", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise InvalidValueError(f"{name} must be at least {least}, not {getattr(self, name)}")
+        require_at_least(self, replicas=1, control_replicas=0, points=2, steps=1, seed=0)
         if not (self.lr > 0 and self.update_trace >= 0):
             raise InvalidValueError(
                 f"lr must be positive and update_trace not negative: {self.lr}, {self.update_trace}"
@@ -87,147 +58,24 @@ class Toy2DConfig:
         return self.update_trace / self.lr**2
 
 
-def toy_dynamics(gradient_trace: float) -> dict[str, Dynamics]:
-    """The six compared dynamics, every noise at the same trace and recomputed on every step.
-
-    Leading noise has rank 1 (rank 2 is the whole covariance in two dimensions); Hessian noise has rank 2.
-    """
-    shapes = (
-        GLDConstant(1.0),
-        GLDDiagonal(1),
-        GLDLeading(1, k=1, refresh=1),
-        GLDHessian(1, k=2, refresh=1),
-        GLDTopEigenvector(1, refresh=1),
-    )
-    return {"gd": GD(), **{shape.name: MatchedTrace(shape, gradient_trace) for shape in shapes}}
-
-
-class RunningSumRisk(EmpiricalRisk):
-    """A risk whose per-sample gradients scatter as their running sums over the samples: the published code's fault.
-
-    Only the covariance is faulty there, so the running sums are moved to have the mean of the gradients, ∇L.
-    """
-
-    def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
-        """Σ_{m ≤ n} g_m less their mean plus ∇L in place of g_n, in one block."""
-        rows = torch.cat(list(super().per_sample_gradient_chunks(theta)), dim=-2)
-        sums = rows.cumsum(-2)
-        yield sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
-
-
-def run_toy_2d(
-    config: Toy2DConfig, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
-) -> Run:
-    """Run every dynamics in every geometry and write the run directory.
-
-    Returns:
-        The run, complete: metrics, checkpoint of the tracked trajectories, summary.
-    """
-    run = Run.begin(out, experiment="toy-2d", config=asdict(config), seed=config.seed, resume=resume)
-    if run.complete:
-        return run
-    started = time.perf_counter()
-    tasks = [
-        Task(
-            f"{geometry}-{name}-{block}",
-            _simulate_block,
-            (config, geometry, name, block, min(BLOCK, replicas - block * BLOCK)),
-        )
-        for geometry in GEOMETRIES
-        for replicas in [config.replicas if geometry == "published" else config.control_replicas]
-        for name in toy_dynamics(config.gradient_trace)
-        for block in range(-(-replicas // BLOCK))
-    ]
-    outcomes = perform(
-        run,
-        tasks,
-        jobs=jobs or default_jobs(config.device),
-        title="toy-2d",
-        progress=progress,
-        device=config.device,
-    )
-    rows = [row for outcome in outcomes for row in outcome.rows]
-    paths = {key: path for outcome in outcomes for key, path in outcome.tensors.items()}
-    run.write_tensors("trajectories", paths)
-    return finish(run, rows, _summary(config, rows), started)
-
-
-def _simulate_block(
-    config: Toy2DConfig, geometry: Geometry, name: str, block: int, replicas: int, *, checkpoint: Path
-) -> Outcome:
-    # every dynamics and geometry meets the same data sets, with noise of its own
-    data_seed = derived_seed(config.seed, 0, block)
-    generator = torch.Generator(config.device).manual_seed(data_seed)
-    points = toy_points(replicas, config.points, generator, torch.float32)
-    kind = RunningSumRisk if config.preset == "as-published" else EmpiricalRisk
-    risk = toy_2d(points, geometry, kind=kind)
-    all_dynamics = toy_dynamics(config.gradient_trace)
-    dynamics = all_dynamics[name]
-    start = torch.tensor(SHARP_MINIMUM, device=points.device).expand(replicas, 2)
-    every = max(1, config.steps // FRAMES)
-    trajectory = simulate(
-        risk,
-        dynamics,
-        start,
-        lr=config.lr,
-        steps=config.steps,
-        record={"w1": lambda _, w: w[:, 0], "w2": lambda _, w: w[:, 1]},
-        every=every,
-        seed=derived_seed(config.seed, 1, list(all_dynamics).index(name), list(GEOMETRIES).index(geometry), block),
-        checkpoint=checkpoint,
-        progress=False,
-    )
-    path = torch.stack([trajectory.records["w1"].values, trajectory.records["w2"].values], dim=-1)
-    inside = (path < config.escaped_below).all(-1)
-    steps = trajectory.records["w1"].steps
-    indicator = _indicator(risk, dynamics, start)
-    final = trajectory.theta.cpu()
-    rows = [
-        {
-            "geometry": geometry,
-            "dynamics": name,
-            "replica": block * BLOCK + replica,
-            "escaped": bool((final[replica] < config.escaped_below).all()),
-            "first_escaped_step": int(steps[inside[:, replica]][0]) if bool(inside[:, replica].any()) else None,
-            "diverged": bool(trajectory.diverged[replica]),
-            "trace_h_sigma": float(indicator[replica]),
-            "w1": float(final[replica, 0]),
-            "w2": float(final[replica, 1]),
-        }
-        for replica in range(replicas)
-    ]
-    paths = {f"{geometry}/{name}": path[:, :TRACKED].float().contiguous()} if block == 0 else {}
-    return Outcome(rows, paths)
-
-
-def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor:
-    """Tr(HΣ) of the injected gradient noise at the start, for every replica."""
-    if not isinstance(dynamics, MatchedTrace):
-        return torch.zeros(len(start))
-    hessian = risk.dense_hessian(start)
-    root = dynamics.root(risk, start)
-    if root.ndim == start.ndim:  # standard deviations
-        return (hessian.diagonal(dim1=-2, dim2=-1) * root.square()).sum(-1)
-    return ((hessian @ root) * root).sum((-2, -1))
-
-
-def _summary(config: Toy2DConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    geometries: dict[str, Any] = {}
-    for geometry in GEOMETRIES:
-        success, indicator = {}, {}
-        for name in toy_dynamics(config.gradient_trace):
-            mine = [row for row in rows if row["geometry"] == geometry and row["dynamics"] == name]
-            if mine:
-                success[name] = asdict(wilson(sum(row["escaped"] for row in mine), len(mine)))
-                indicator[name] = mean_over([row["trace_h_sigma"] for row in mine]).to_dict()
-        if success:
-            geometries[geometry] = {"success": success, "trace_h_sigma": indicator}
-    return {
-        "experiment": "toy-2d",
-        "preset": config.preset,
-        "seed": config.seed,
-        "replicas": config.replicas,
-        "gradient_noise_trace": config.gradient_trace,
-        **geometries["published"],
-        "controls": {name: found for name, found in geometries.items() if name != "published"},
-    }
+TOY_2D = Experiment(
+    config=Toy2DConfig,
+    title="Escape from a sharp minimum: the 2-D toy",
+    help="The paper's 2-D toy: which noise escapes the sharp basin, at equal trace.",
+    presets={
+        "quick": Toy2DConfig(),
+        "paper": Toy2DConfig(replicas=4000),
+        "as-published": Toy2DConfig(preset="as-published", replicas=4000),
+    },
+    chosen=False,
+    options=(
+        Option("preset", "corrected, or as-published.", str),
+        Option("replicas", "Replicas of each dynamics."),
+        Option("control_replicas", "Replicas in each control geometry; 0 for none."),
+        Option("steps", "Steps of each replica."),
+    ),
+    runner="noisescape.experiments.protocols.toy_2d:run_toy_2d",
+    table="noisescape.report.tables:toy_2d_table",
+    report="noisescape.report.toy_2d:write_toy_report",
+    figures=(("success", "Escape rates of each dynamics, by geometry."),),
+)

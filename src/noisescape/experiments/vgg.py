@@ -1,18 +1,15 @@
-"""SVHN and CIFAR-10: VGG-11 trained under each noise, test accuracy and sharpness at the end."""
+"""VGG-11 trained under each noise, test accuracy and sharpness at the end: what SVHN and CIFAR-10 share."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from noisescape.experiments.data import image_split
-from noisescape.experiments.models import vgg11
-from noisescape.experiments.presets import preset_named
-from noisescape.experiments.problem import Problem, classification
-from noisescape.experiments.statistics import derived_seed
-from noisescape.experiments.training import TrainingConfig, run_training
-from noisescape.runs.run import Run
+from noisescape.experiments.constants import TrainingConfig
+from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
+
+if TYPE_CHECKING:
+    from noisescape.experiments.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -42,61 +39,13 @@ class VGGConfig(TrainingConfig):
     data_set: ClassVar[str]
 
 
-@dataclass(frozen=True)
-class SVHNConfig(VGGConfig):
-    """Constants of the SVHN experiment."""
-
-    experiment: ClassVar[str] = "svhn"
-    data_set: ClassVar[str] = "svhn"
-
-
-@dataclass(frozen=True)
-class CIFAR10Config(VGGConfig):
-    """Constants of the CIFAR-10 experiment."""
-
-    train: int = 50_000
-
-    experiment: ClassVar[str] = "cifar10"
-    data_set: ClassVar[str] = "cifar10"
-
-
-# At the published rate, with black at 0, a network this deep takes thousands of steps to leave the plateau at
-# the start; pixels around 0 and twice the rate bring it off within a quick run. With so few images the exact
-# covariance costs a third of that of a hundred batches.
-_SMALL: dict[str, Any] = {
-    "preset": "quick",
-    "seeds": 3,
-    "image_size": 16,
-    "width": 1 / 16,
-    "lr": 0.1,
-    "steps": 500,
-    "pixel_low": -1.0,
-    "batches": None,
-}
-SVHN_PRESETS: dict[str, SVHNConfig] = {
-    "quick": replace(SVHNConfig(), train=800, test=283, **_SMALL),
-    "paper": SVHNConfig(),
-    "as-published": replace(SVHNConfig(), preset="as-published", rho=1e-3),
-}
-CIFAR10_PRESETS: dict[str, CIFAR10Config] = {
-    "quick": replace(CIFAR10Config(), train=800, test=1000, **_SMALL),
-    "paper": CIFAR10Config(),
-    "as-published": replace(CIFAR10Config(), preset="as-published", rho=1e-3),
-}
-
-
-def svhn_config(preset: str, **changes: Any) -> SVHNConfig:
-    """The preset with some constants changed; those that are None stay."""
-    return preset_named(SVHN_PRESETS, preset, changes)
-
-
-def cifar10_config(preset: str, **changes: Any) -> CIFAR10Config:
-    """The preset with some constants changed; those that are None stay."""
-    return preset_named(CIFAR10_PRESETS, preset, changes)
-
-
 def vgg_problem(config: VGGConfig, repetition: int) -> Problem:
     """One repetition's images and its freshly initialised network."""
+    from noisescape.experiments.data import image_split
+    from noisescape.experiments.models import vgg11
+    from noisescape.experiments.problem import classification
+    from noisescape.experiments.statistics import derived_seed
+
     split = image_split(
         config.data_set,
         seed=derived_seed(config.seed, repetition, 0),
@@ -111,8 +60,43 @@ def vgg_problem(config: VGGConfig, repetition: int) -> Problem:
     return classification(model, split, config.device)
 
 
-def run_vgg(
-    config: VGGConfig, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
-) -> Run:
-    """Train under every noise; see :func:`~noisescape.experiments.training.run_training`."""
-    return run_training(config, vgg_problem, out, jobs=jobs, resume=resume, progress=progress)
+def vgg_experiment(config: type[VGGConfig], *, data: str, quick_test: int) -> Experiment:
+    """The experiment on one data set.
+
+    Args:
+        config: its constants' class, whose defaults are the published ones.
+        data: the data set's name, for readers.
+        quick_test: test images of the quick preset.
+    """
+    paper = config()
+    return Experiment(
+        config=config,
+        title=f"Training under noise: VGG-11 on {data}",
+        help=f"VGG-11 on {data} under every noise: test accuracy, and sharpness against it.",
+        presets={
+            # At the published rate, with black at 0, a network this deep takes thousands of steps to leave the
+            # plateau at the start; pixels around 0 and twice the rate bring it off within a quick run. With so few
+            # images the exact covariance costs a third of that of a hundred batches.
+            "quick": replace(
+                paper,
+                preset="quick",
+                seeds=3,
+                train=800,
+                test=quick_test,
+                image_size=16,
+                width=1 / 16,
+                lr=0.1,
+                steps=500,
+                pixel_low=-1.0,
+                batches=None,
+            ),
+            "paper": paper,
+            "as-published": replace(paper, preset="as-published", rho=1e-3),
+        },
+        options=(SEEDS, Option("steps", "Training steps."), Option("train", "Training images."), DATA_DIR),
+        problem=vgg_problem,
+        runner="noisescape.experiments.protocols.training:run_training",
+        table="noisescape.report.tables:training_table",
+        report="noisescape.report.training:write_training_report",
+        figures=(("sharpness_accuracy", "Sharpness and test accuracy of every dynamics."),),
+    )

@@ -7,23 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noisescape.experiments.claims import ledger
+from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.report.ledger import ledger_sections, rules_section, told
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.runs.run import Run
 from noisescape.runs.storage import write_text
-
-FIGURES = {
-    "toy-2d": (("success", "Escape rates of each dynamics, by geometry."),),
-    "one-hidden-layer": (("indicator", "Solid: Tr(HΣ). Dashed: its isotropic reference. Every line is a seed."),),
-    "fashion-mnist": (
-        ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
-        ("sharpness", "Expected sharpness under every noise from the same minimum."),
-    ),
-    "svhn": (("sharpness_accuracy", "Sharpness and test accuracy of every dynamics."),),
-    "cifar10": (("sharpness_accuracy", "Sharpness and test accuracy of every dynamics."),),
-    "digits": (("sharpness", "Expected sharpness under every noise from the same minimum."),),
-}
-"""Which figures of each experiment tell its story."""
 
 
 def write_combined_report(root: Path, runs: Sequence[Run]) -> Path:
@@ -51,7 +39,7 @@ def _section(root: Path, run: Run) -> Section:
     report = os.path.relpath(run.path / "report.html", root)
     pictures = [
         Figure(run.path / "figures" / f"{name}.svg", caption)
-        for name, caption in FIGURES.get(experiment, ())
+        for name, caption in EXPERIMENTS[experiment].figures
         if (run.path / "figures" / f"{name}.svg").is_file()
     ]
     preset = run.summary().get("preset", "")

@@ -16,14 +16,10 @@ from noisescape.report.page import Figure, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
 from noisescape.runs.run import Run
 
-TITLES = {
-    "fashion-mnist": "Escape from a sharp minimum: a LeNet on FashionMNIST",
-    "digits": "Escape from a sharp minimum: a small network on digits",
-}
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_escape_report(run: Run) -> None:
+def write_escape_report(run: Run, title: str) -> None:
     """Draw the figures and write ``report.html`` into the run directory."""
     summary = run.summary()
     rows = run.metrics().to_pylist()
@@ -36,17 +32,16 @@ def write_escape_report(run: Run) -> None:
         descent = run.save_figure("indicator", draw_descent(rows))
         spectra = run.save_figure("spectra", draw_spectra(run.tensors("spectra"), int(config["seeds"])))
     page = render(
-        title=TITLES[run.info["experiment"]],
+        title=title,
         lead=_lead(summary),
         sections=[
             *ledger_sections(findings),
             Section(
                 "What each noise did",
                 f"{about(summary, config)}\n\nFrom the same minimum, {config['steps']} steps at learning rate "
-                f"{config['lr']:g}, batch size "
-                f"{config['batch_size']}. Mean ± standard error over {config['seeds']} seeds; Δ is the change of "
-                "expected sharpness from the minimum within a seed. A few seeds decide large effects only: read "
-                "the intervals, not the third digit.",
+                f"{config['lr']:g}, batch size {config['batch_size']}. Mean ± standard error over "
+                f"{config['seeds']} seeds; Δ is the change of expected sharpness from the minimum within a seed. "
+                "A few seeds decide large effects only: read the intervals, not the third digit.",
                 [_final_table(summary), _trace_table(summary)],
             ),
             Section(
@@ -262,10 +257,9 @@ def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     share = "" if train["complete"] else " (only a part of the official set)"
     return (
         f"Preset {summary['preset']}: {config['clean']} images with their own labels and {config['corrupted']} "
-        "with "
-        f"random ones, of {train['rows']:,} of {train['name']}{share}; {config['gd_steps']} steps of gradient "
-        "descent "
-        "to the minimum. The paper has 1,000 + 200 images, about 3,000 steps and up to 20,000 from there."
+        f"with random ones, of {train['rows']:,} of {train['name']}{share}; {config['gd_steps']} steps of "
+        "gradient descent to the minimum. The paper has 1,000 + 200 images, about 3,000 steps and up to 20,000 "
+        "from there."
     )
 
 

@@ -22,8 +22,7 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
         Section(
             "What holds and what does not",
             f"{told(claims)} Every rule was written down before the run; it is given at the end of this page. "
-            "n counts "
-            "seeds, or replicas for escape rates.",
+            "n counts seeds, or replicas for escape rates.",
             [item for item in items if item.rows],
         )
     ]

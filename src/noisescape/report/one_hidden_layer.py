@@ -18,7 +18,7 @@ OPTIMISERS = {"adam": "Adam", "gd": "gradient descent"}
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_one_hidden_layer_report(run: Run) -> None:
+def write_one_hidden_layer_report(run: Run, title: str) -> None:
     """Draw the figures and write ``report.html`` into the run directory."""
     summary, config = run.summary(), run.info["config"]
     rows = run.metrics().to_pylist()
@@ -27,18 +27,16 @@ def write_one_hidden_layer_report(run: Run) -> None:
         indicator = run.save_figure("indicator", draw(rows, ("trace_h_sigma", "isotropic_reference"), "Tr(HΣ)"))
         loss = run.save_figure("loss", draw(rows, ("loss",), "training loss"))
     page = render(
-        title="Tr(HΣ) while one-hidden-layer networks train",
+        title=title,
         lead=_lead(summary),
         sections=[
             *ledger_sections(findings),
             Section(
                 "The indicator along training",
                 f"Preset {summary['preset']}: {config['points']:,} points, batch size {config['batch_size']} with "
-                f"replacement, {config['epochs']} epochs of {config['steps_per_epoch']} full-batch steps. "
-                "After every "
-                "epoch Tr(HΣ), exact, beside TrH·TrΣ/D, what isotropic noise of the same trace would give. A "
-                "network "
-                "that is piecewise linear in its trained layer has H equal to its Gauss–Newton matrix.",
+                f"replacement, {config['epochs']} epochs of {config['steps_per_epoch']} full-batch steps. After "
+                "every epoch Tr(HΣ), exact, beside TrH·TrΣ/D, what isotropic noise of the same trace would give. "
+                "A network that is piecewise linear in its trained layer has H equal to its Gauss–Newton matrix.",
                 [
                     Figure(indicator, "Solid: Tr(HΣ). Dashed: its isotropic reference. Every line is a seed."),
                     _table(summary),
@@ -111,6 +109,5 @@ def _lead(summary: Mapping[str, Any]) -> str:
         return "No network kept a gradient: every output was clipped, and there is no noise to measure."
     return (
         f"Tr(HΣ) is on average {min(values):.3g} to {max(values):.3g} times its isotropic reference along "
-        "training, by "
-        f"width and optimiser ({summary['seeds']} seeds)."
+        f"training, by width and optimiser ({summary['seeds']} seeds)."
     )

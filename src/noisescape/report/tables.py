@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
@@ -136,14 +136,3 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
 def _number(value: float | None, form: str, scale: float = 1.0) -> str:
     """A figure, or a dash where it was not finite (a diverged run, too few seeds)."""
     return "–" if value is None else format(value * scale, form)
-
-
-TABLES: dict[str, Callable[[Mapping[str, Any]], Table]] = {
-    "toy-2d": toy_2d_table,
-    "one-hidden-layer": one_hidden_layer_table,
-    "fashion-mnist": escape_table,
-    "svhn": training_table,
-    "cifar10": training_table,
-    "digits": escape_table,
-}
-"""The table of each experiment."""

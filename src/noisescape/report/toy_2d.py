@@ -26,7 +26,7 @@ GEOMETRY_TITLES: dict[Geometry, str] = {
 EXTENT = (-2.2, 2.2)
 
 
-def write_toy_report(run: Run) -> None:
+def write_toy_report(run: Run, title: str) -> None:
     """Draw the figures and write ``report.html`` into the run directory."""
     summary = run.summary()
     findings = ledger([run])
@@ -38,7 +38,7 @@ def write_toy_report(run: Run) -> None:
         indicator = run.save_figure("indicator", draw_indicator(summary))
     animation = animate(paths, int(run.info["config"]["steps"]))
     page = render(
-        title="Escape from a sharp minimum: the 2-D toy",
+        title=title,
         lead=_lead(summary),
         sections=[
             *ledger_sections(findings),
@@ -273,8 +273,7 @@ def _lead(summary: Mapping[str, Any]) -> str:
     best = max(success, key=lambda name: success[name]["rate"])
     return (
         f"{summary['replicas']:,} replicas of each dynamics start in a sharp minimum; every noise has the same "
-        f"trace. The noise that escapes most often is {LABELS[best]} ({success[best]['rate']:.0%}); "
-        "isotropic noise does in "
-        f"{success['gld-constant']['rate']:.1%} of the replicas, plain gradient descent in "
+        f"trace. The noise that escapes most often is {LABELS[best]} ({success[best]['rate']:.0%}); isotropic "
+        f"noise does in {success['gld-constant']['rate']:.1%} of the replicas, plain gradient descent in "
         f"{success['gd']['rate']:.0%}. Preset: {summary['preset']}."
     )

@@ -14,11 +14,10 @@ from noisescape.report.page import Figure, Section, Table, render
 from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
 from noisescape.runs.run import Run
 
-TITLES = {"svhn": "Training under noise: VGG-11 on SVHN", "cifar10": "Training under noise: VGG-11 on CIFAR-10"}
 Rows = Sequence[Mapping[str, Any]]
 
 
-def write_training_report(run: Run) -> None:
+def write_training_report(run: Run, title: str) -> None:
     """Draw the figures and write ``report.html`` into the run directory."""
     summary, config = run.summary(), run.info["config"]
     rows = run.metrics().to_pylist()
@@ -27,7 +26,7 @@ def write_training_report(run: Run) -> None:
         curves = run.save_figure("learning_curves", draw_curves(rows))
         scatter = run.save_figure("sharpness_accuracy", draw_scatter(rows, int(config["steps"])))
     page = render(
-        title=TITLES[run.info["experiment"]],
+        title=title,
         lead=_lead(summary),
         sections=[
             *ledger_sections(findings),
@@ -39,10 +38,8 @@ def write_training_report(run: Run) -> None:
             Section(
                 "Sharpness against test accuracy",
                 f"Expected sharpness E[L(θ+ν) − L(θ)] at δ = {config['sharpness_delta']:g} and test accuracy "
-                "at the "
-                "last step; small points are seeds, large ones their mean. Sharpness at an end point depends "
-                "on how "
-                "far the loss has come down, too: compare points of equal loss.",
+                "at the last step; small points are seeds, large ones their mean. Sharpness at an end point "
+                "depends on how far the loss has come down, too: compare points of equal loss.",
                 [Figure(scatter, "Sharpness and test accuracy of every dynamics.")],
             ),
             Section(
@@ -63,14 +60,11 @@ def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     share = "" if train["complete"] else " (only a part of the official set)"
     return (
         f"Preset {summary['preset']}: VGG-11 at {config['width']:g} of the published width on "
-        f"{config['train']:,} of "
-        f"{train['rows']:,} images{share}, {config['image_size']} × {config['image_size']} pixels in "
-        f"[{config['pixel_low']:g}, 1]; {config['steps']:,} steps from initialisation at learning rate "
+        f"{config['train']:,} of {train['rows']:,} images{share}, {config['image_size']} × {config['image_size']} "
+        f"pixels in [{config['pixel_low']:g}, 1]; {config['steps']:,} steps from initialisation at learning rate "
         f"{config['lr']:g}, batch size {config['batch_size']}. Test set: {summary['data']['test_selection']}. "
-        "The paper "
-        "has the full width, 25,000 (SVHN) or 50,000 (CIFAR-10) images of 32 × 32 in [0, 1], learning rate "
-        "0.05 and "
-        "batch size 100."
+        "The paper has the full width, 25,000 (SVHN) or 50,000 (CIFAR-10) images of 32 × 32 in [0, 1], "
+        "learning rate 0.05 and batch size 100."
     )
 
 

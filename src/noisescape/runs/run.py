@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.metadata
-import itertools
 import json
 import math
 import os
@@ -37,7 +36,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidTypeError, InvalidValueError, MissingPathError, OccupiedPathError, StorageError
+from noisescape.errors import InvalidTypeError, InvalidValueError, MissingPathError, OccupiedPathError
 from noisescape.runs.storage import atomic_path, read_bundle, sweep, write_bundle, write_text
 
 if TYPE_CHECKING:
@@ -89,7 +88,7 @@ class Run:
         except FileExistsError:
             raise OccupiedPathError(f"{path} is a file: choose another place for the run's directory") from None
         except OSError as error:
-            raise StorageError(
+            raise OSError(  # PermissionError, NotADirectoryError …: Python chooses by the number
                 error.errno,
                 f"cannot write a run to {path} ({error.strerror}): choose a directory that you can write to",
             ) from error
@@ -287,35 +286,6 @@ def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     asked = json.loads(strict_json(now))
     names = sorted(name for name in there.keys() | asked.keys() if there.get(name) != asked.get(name))
     return ", ".join(f"{name} = {there.get(name)} there, {asked.get(name)} now" for name in names)
-
-
-def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
-    """A path for a new run that nothing holds yet: ``runs/EXPERIMENT-YYYYmmdd-HHMMSS``, local time."""
-    first = Path(root) / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    later = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
-    return next(path for path in itertools.chain([first], later) if not path.exists())
-
-
-def require_vacant(path: Path) -> None:
-    """Refuse a directory that holds something.
-
-    Raises:
-        FileExistsError: it is not empty, or is a file.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OccupiedPathError(
-            f"{path} already exists and is not empty: choose another directory, or remove this one"
-        )
-
-
-def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:
-    """The latest directory of an experiment, or of a suite of them, under ``root`` that has no report yet."""
-    begun = [
-        path
-        for path in sorted(root.glob(f"{experiment}-*"))
-        if ((path / "run.json").is_file() or any(path.glob("*/run.json"))) and not (path / "report.html").exists()
-    ]
-    return begun[-1] if begun else None
 
 
 def tidy(rows: Iterable[Mapping[str, Any]]) -> pa.Table:

@@ -6,13 +6,12 @@ import math
 from functools import cached_property
 from typing import Any
 
+from noisescape.experiments.constants import NOISELESS
 from noisescape.experiments.statistics import mean_over
 from noisescape.runs.run import Run
 
 SAME_TRACE = (0.8, 1.25)
 """An injected trace within these shares of its target counts as matched."""
-NOISELESS = ("gd", "gd-gradient-penalty")
-"""Dynamics without noise, that have no trace to match."""
 
 
 class Evidence:

@@ -14,7 +14,8 @@ import pyarrow as pa
 import pytest
 import torch
 
-from noisescape.runs.run import Run, atomic_path, default_run_path, tidy
+from noisescape.runs.places import default_run_path
+from noisescape.runs.run import Run, atomic_path, tidy
 
 
 @pytest.fixture

@@ -1,0 +1,133 @@
+"""An experiment's one description: its command, its constants, its work and its report all come from it."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from noisescape.errors import InvalidValueError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from noisescape.experiments.problem import MakeProblem
+    from noisescape.runs.run import Run
+
+
+@dataclass(frozen=True)
+class Option:
+    """A constant that can be set on the command line.
+
+    Attributes:
+        constant: which.
+        help: a line on it.
+        kind: of what type; a tuple of names is given as text, separated by commas.
+    """
+
+    constant: str
+    help: str
+    kind: type = int
+
+
+SEEDS = Option("seeds", "Independent repetitions, in place of the preset's.")
+DATA_DIR = Option(
+    "data_dir", "Directory with NAME/SPLIT.parquet; else $NOISESCAPE_DATA, else the Hugging Face hub.", Path
+)
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """All that makes an experiment itself.
+
+    What works or draws is given as ``"module:function"`` and imported when it is used, since ``--help`` reads every
+    description and must not wait for torch or matplotlib.
+
+    Attributes:
+        config: the class of its constants; its ``experiment`` is the experiment's name.
+        title: of its report.
+        help: of its command, a line.
+        presets: constants by the size of the run.
+        options: constants that its command has an option for.
+        runner: ``(config[, problem], out, *, jobs, resume, progress)`` ↦ the complete run.
+        table: summary ↦ table for a terminal.
+        report: ``(run, title)`` draws the figures and writes ``report.html``.
+        problem: (config, repetition) ↦ what a repetition trains on, for the protocols that take any.
+        figures: (name, caption) of those that stand for it in a report on several experiments.
+        chosen: whether its command starts from a preset that is chosen by name; else from the first one, whose
+            constants are the options' defaults.
+    """
+
+    config: type[Any]
+    title: str
+    help: str
+    presets: dict[str, Any]
+    options: tuple[Option, ...]
+    runner: str
+    table: str
+    report: str
+    problem: MakeProblem | None = None
+    figures: tuple[tuple[str, str], ...] = ()
+    chosen: bool = True
+
+    @property
+    def name(self) -> str:
+        """As on the command line and in ``run.json``."""
+        return str(self.config.experiment)
+
+    @property
+    def default(self) -> str:
+        """The name of the preset that is taken where none is chosen."""
+        return next(iter(self.presets))
+
+    def configure(self, preset: str | None = None, /, **changes: Any) -> Any:
+        """A preset's constants, some of them changed; changes that are None are none.
+
+        Raises:
+            ValueError: no such preset, or a constant out of range.
+        """
+        preset = self.default if preset is None else preset
+        if preset not in self.presets:
+            near = difflib.get_close_matches(preset, self.presets, n=1, cutoff=0.4)
+            hint = f"; did you mean {near[0]}?" if near else ";"
+            raise InvalidValueError(f"unknown preset '{preset}'{hint} known: {', '.join(self.presets)}")
+        given = {key: value for key, value in changes.items() if value is not None}
+        return dataclasses.replace(self.presets[preset], **given)
+
+    def run(
+        self, config: Any, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
+    ) -> Run:
+        """Do the work and write the run directory; or go on with the run that was begun there.
+
+        Args:
+            config: the constants.
+            out: the run's directory.
+            jobs: processes; None: one a core, on an accelerator one.
+            resume: whether to go on with what is there.
+            progress: whether a terminal shows a bar.
+
+        Returns:
+            The run, complete.
+        """
+        asked = (config,) if self.problem is None else (config, self.problem)
+        run: Run = _named(self.runner)(*asked, out, jobs=jobs, resume=resume, progress=progress)
+        return run
+
+    def write_report(self, run: Run) -> None:
+        """Draw a complete run's figures and write its ``report.html``."""
+        _named(self.report)(run, self.title)
+
+    def summary_table(self, summary: Mapping[str, Any]) -> Table:
+        """A run's summary for a terminal."""
+        table: Table = _named(self.table)(summary)
+        return table
+
+
+def _named(reference: str) -> Callable[..., Any]:
+    module, _, name = reference.partition(":")
+    function: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return function

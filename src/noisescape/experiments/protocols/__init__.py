@@ -1,0 +1,1 @@
+"""What the experiments do: the work behind their descriptions, imported when it starts."""

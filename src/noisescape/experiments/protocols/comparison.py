@@ -1,0 +1,145 @@
+"""What the escape and the training protocol share: dynamics followed from one point, on images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from noisescape.dynamics import Dynamics, GLDConstant, MatchedTrace, dynamics_by_name
+from noisescape.experiments.constants import NOISELESS, EscapeConfig, TrainingConfig
+from noisescape.experiments.data import ImageSplit
+from noisescape.experiments.problem import MakeProblem, Problem
+from noisescape.experiments.published import published_dynamics
+from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
+from noisescape.risk import EmpiricalRisk
+from noisescape.runs.tasks import Outcome
+from noisescape.simulation import recorders
+from noisescape.simulation.loop import simulate
+
+Config = EscapeConfig | TrainingConfig
+
+
+def make_dynamics(config: Config, name: str, trace: float) -> Dynamics:
+    """The dynamics called ``name`` with a run's constants; ``trace`` is TrΣ_B where it starts."""
+    constants = config.of_dynamics(name)
+    if config.preset == "as-published":
+        return published_dynamics(name, **constants)
+    made = dynamics_by_name(name, **constants)
+    return MatchedTrace(made, trace) if isinstance(made, GLDConstant) and config.rho is None else made
+
+
+def checked_splits(config: Config, problem: MakeProblem) -> list[ImageSplit]:
+    """Every repetition's images, once they, the network and the constants are known to fit one another."""
+    problems = [problem(config, repetition) for repetition in range(config.seeds)]
+    for name in config.dynamics:
+        make_dynamics(config, name, 1.0).init(problems[0].risk, problems[0].risk.parameters())
+    return [made.split for made in problems]
+
+
+def follow(
+    config: Config,
+    problem: Problem,
+    name: str,
+    start: Tensor,
+    trace: Callable[[Tensor], float],
+    *,
+    phase: str,
+    repetition: int,
+    sharpness_at: Iterable[int],
+    checkpoint: Path,
+) -> Outcome:
+    """One dynamics from one point, with what is compared of it.
+
+    Args:
+        config: of the run.
+        problem: the repetition's.
+        name: of the dynamics.
+        start: θ, (D,).
+        trace: θ ↦ TrΣ_B, what the trace of the injected noise should be.
+        phase: what the rows call it.
+        repetition: its number.
+        sharpness_at: the steps at which the expected sharpness is measured.
+        checkpoint: of unfinished work.
+    """
+    dynamics = make_dynamics(config, name, trace(start))
+
+    def target(_risk: EmpiricalRisk, theta: Tensor) -> float:
+        return dynamics.trace_target if isinstance(dynamics, MatchedTrace) else trace(theta)
+
+    watch = measured_every(config.steps)
+    trajectory = simulate(
+        problem.risk,
+        dynamics,
+        start,
+        lr=config.lr,
+        steps=config.steps,
+        record={
+            "loss": recorders.loss,
+            "train_accuracy": recorders.accuracy,
+            "test_accuracy": recorders.on(problem.test, recorders.accuracy),
+            "sharpness": recorders.at_steps(
+                recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws), sharpness_at
+            ),
+            # at the same steps as the injected noise, so that the two can be compared
+            "trace_target": recorders.at_steps(target, range(0, config.steps, watch)),
+        },
+        every=max(1, config.steps // 25),
+        seed=derived_seed(config.seed, repetition, 2),
+        noise_every=None if name in NOISELESS else watch,
+        checkpoint=checkpoint,
+        progress=False,
+    )
+    return Outcome(list(trajectory.rows(phase=phase, seed=repetition)), {"theta": trajectory.theta})
+
+
+class Compared:
+    """What was recorded of the dynamics in one phase, one value a seed, for the summary."""
+
+    def __init__(self, config: Config, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
+        self.config = config
+        self._found = {
+            (row["dynamics"], row["metric"], row["step"], row["seed"]): row["value"]
+            for row in rows
+            if row["phase"] == phase
+        }
+
+    def at(self, name: str, metric: str, step: int) -> list[float]:
+        """One value a seed, NaN for those that stopped before."""
+        return [self._found.get((name, metric, step, seed), math.nan) for seed in range(self.config.seeds)]
+
+    def mean(self, name: str, metric: str) -> list[float]:
+        """Mean along the trajectory, for every seed; 0 where nothing was recorded."""
+        values: list[list[float]] = [[] for _ in range(self.config.seeds)]
+        for (owner, kind, _, seed), value in self._found.items():
+            if (owner, kind) == (name, metric):
+                values[seed].append(value)
+        return [sum(own) / len(own) if own else 0.0 for own in values]
+
+    def final(self, metrics: Sequence[str]) -> dict[str, Any]:
+        """These metrics of every dynamics at the last step, over seeds."""
+        return {
+            name: {metric: mean_over(self.at(name, metric, self.config.steps)).to_dict() for metric in metrics}
+            for name in self.config.dynamics
+        }
+
+    def traces(self) -> dict[str, Any]:
+        """The trace that each noise had and the one it should have had, means along the trajectories."""
+        return {
+            key: {name: mean_over(self.mean(name, metric)).to_dict() for name in self.config.dynamics}
+            for key, metric in (("injected_trace", "injected"), ("target_trace", "trace_target"))
+        }
+
+
+def heading(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
+    """What a summary begins with; ``data``: the facts of the images."""
+    return {
+        "experiment": config.experiment,
+        "preset": config.preset,
+        "seed": config.seed,
+        "seeds": config.seeds,
+        "data": data,
+    }

@@ -1,0 +1,189 @@
+"""One hidden layer: does Tr(HΣ) exceed its isotropic reference all along training?
+
+Points x ~ U[−2, 2]², labels y = 1[x₁ ≥ x₂]; a hidden layer of ReLU units whose output weights are fixed at ±1,
+the output clipped, squared loss. After every epoch Tr(HΣ) of minibatch noise stands beside TrH·TrΣ/D.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, Optimiser
+from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.statistics import derived_seed, mean_over
+from noisescape.risk import EmpiricalRisk
+from noisescape.runs.run import Run
+from noisescape.runs.storage import read_bundle, write_bundle
+from noisescape.runs.tasks import Outcome, Task
+
+
+class FixedOutput(nn.Module):
+    """clip(Σ ±ReLU(Wx + b)): the hidden layer is trained, the signs are not.
+
+    The biases start so that the output is ½ at x = 0: a network whose output happens to start below 0 on the points
+    labelled 1 is clipped there, gets no gradient from them, and never learns.
+    """
+
+    def __init__(self, width: int, clip: float, init_std: float, seed: int) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(seed)
+        self.hidden = nn.Linear(2, width)
+        nn.init.normal_(self.hidden.weight, std=init_std / width**0.5, generator=generator)
+        signs = torch.ones(width)
+        signs[width // 2 :] = -1
+        with torch.no_grad():
+            self.hidden.bias.copy_(signs.clamp_min(0) / width)
+        self.signs: Tensor
+        self.register_buffer("signs", signs)
+        self.clip = clip
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Outputs in [clip, 1 − clip], (n,)."""
+        return (torch.relu(self.hidden(x)) @ self.signs).clamp(self.clip, 1 - self.clip)
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    """(f − y)², (n,)."""
+    return (outputs - targets).square()
+
+
+def one_hidden_layer_risk(config: OneHiddenLayerConfig, width: int, repetition: int) -> EmpiricalRisk:
+    """The risk of one repetition, the network freshly initialised; every width has the same points."""
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, repetition, 0))
+    points = 4 * torch.rand(config.points, 2, generator=generator) - 2
+    labels = (points[:, 0] >= points[:, 1]).float()
+    model = FixedOutput(width, config.clip, config.init_std, derived_seed(config.seed, repetition, 1))
+    return EmpiricalRisk(model.to(config.device), squared, (points.to(config.device), labels.to(config.device)))
+
+
+def run_one_hidden_layer(
+    config: OneHiddenLayerConfig, out: Path, *, jobs: int | None, resume: bool, progress: bool
+) -> Run:
+    """Train every width with every optimiser for every seed and write the run directory."""
+    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress)
+    if session.run.complete:
+        return session.run
+    tasks = [
+        Task(f"{optimiser}-{width}-{repetition}", train, (config, optimiser, width, repetition))
+        for width in sorted(config.widths, reverse=True)  # the longest first
+        for optimiser in config.optimisers
+        for repetition in range(config.seeds)
+    ]
+    rows = rows_of(session.perform(tasks))
+    return session.finish(rows, _summary(config, rows))
+
+
+def train(
+    config: OneHiddenLayerConfig, optimiser: Optimiser, width: int, repetition: int, *, checkpoint: Path
+) -> Outcome:
+    """One network with one optimiser, measured after every epoch."""
+    risk = one_hidden_layer_risk(config, width, repetition)
+    theta = risk.parameters().requires_grad_()
+    kind: Callable[..., torch.optim.Optimizer] = torch.optim.Adam if optimiser == "adam" else torch.optim.SGD
+    stepper = kind([theta], lr=config.rate(optimiser, width, 0))
+    rows: list[dict[str, Any]] = []
+    first = 0
+    if checkpoint.exists():
+        # Adam's moments are part of the trajectory, so here the optimiser's state is kept too
+        kept = read_bundle(checkpoint)
+        first, rows = kept.notes["epoch"], kept.notes["rows"]
+        theta.data.copy_(kept.tensors["theta"])
+        stepper.load_state_dict(_unflatten(stepper, kept.tensors, optimiser))
+    for epoch in range(first, config.epochs):
+        rate = config.rate(optimiser, width, epoch)
+        for group in stepper.param_groups:
+            group["lr"] = rate
+        for _ in range(config.steps_per_epoch):
+            theta.grad = risk.gradient(theta.detach())
+            stepper.step()
+        found = figures(risk, theta.detach(), config)
+        rows += [
+            {
+                "width": width,
+                "optimiser": optimiser,
+                "seed": repetition,
+                "step": (epoch + 1) * config.steps_per_epoch,
+                "metric": metric,
+                "value": value,
+            }
+            for metric, value in found.items()
+        ]
+        state = stepper.state.get(theta, {})
+        moments = {f"optimiser/{k}": v for k, v in state.items() if isinstance(v, Tensor)}
+        write_bundle(checkpoint, {"theta": theta.detach(), **moments}, {"epoch": epoch + 1, "rows": rows})
+    checkpoint.unlink(missing_ok=True)
+    return Outcome(rows, {"theta": theta.detach()})
+
+
+def _unflatten(stepper: torch.optim.Optimizer, tensors: Any, optimiser: Optimiser) -> dict[str, Any]:
+    stored = stepper.state_dict()
+    if optimiser == "adam":
+        moments = {
+            key.removeprefix("optimiser/"): value for key, value in tensors.items() if key.startswith("optimiser/")
+        }
+        stored["state"] = {0: moments}
+    return stored
+
+
+def figures(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
+    """Tr(HΣ) and its reference, exact: H of a network that is piecewise linear in θ is its Gauss–Newton matrix.
+
+    Two samples' terms of it: H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
+    Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped.
+    """
+    rows = risk.per_sample_gradients(theta)
+    residual = 2 * risk.losses(theta).sqrt()  # |∂ℓ/∂f|
+    active = rows.abs().sum(1) > 0
+    jacobians = rows[active] / residual[active, None]  # up to sign
+    centred = rows - rows.mean(0)
+    number, factor = risk.sample_count, 1 / (config.batch_size * risk.sample_count)
+    trace_sigma = factor * float(centred.double().square().sum())
+    trace_h = 2 / number * float(jacobians.double().square().sum())
+    overlaps = (jacobians @ centred.T).double().square().sum()
+    trace_h_sigma = 2 / number * factor * float(overlaps)
+    reference = trace_h * trace_sigma / risk.dimension
+    return {
+        "loss": float(risk.loss(theta)),
+        "trace_h": trace_h,
+        "trace_sigma": trace_sigma,
+        "trace_h_sigma": trace_h_sigma,
+        "isotropic_reference": reference,
+        "anisotropy": trace_h_sigma / reference if reference else float("nan"),
+        "active_share": float(active.double().mean()),
+    }
+
+
+def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Geometric mean over epochs of the anisotropy, and its least value, over seeds."""
+    ratios: dict[str, Any] = {}
+    for optimiser in config.optimisers:
+        for width in config.widths:
+            by_seed = [
+                [
+                    row["value"]
+                    for row in rows
+                    if (row["optimiser"], row["width"], row["seed"], row["metric"])
+                    == (optimiser, width, seed, "anisotropy")
+                    and row["value"] > 0
+                ]
+                for seed in range(config.seeds)
+            ]
+            logs = [sum(map(math.log, own)) / len(own) if own else math.nan for own in by_seed]
+            ratios[f"{optimiser}/{width}"] = {
+                "log_anisotropy": mean_over(logs).to_dict(),
+                "least": min((value for own in by_seed for value in own), default=math.nan),
+                "greatest": max((value for own in by_seed for value in own), default=math.nan),
+            }
+    return {
+        "experiment": config.experiment,
+        "preset": config.preset,
+        "seed": config.seed,
+        "seeds": config.seeds,
+        "anisotropy": ratios,
+    }

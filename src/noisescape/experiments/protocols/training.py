@@ -1,0 +1,75 @@
+"""Training from initialisation under each noise: the protocol of the SVHN and CIFAR-10 experiments.
+
+Every dynamics trains the same network from the same parameters on the same images for the same number of
+steps. What is asked: which noise generalises best, and do flatter end points generalise better?
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics import SGD
+from noisescape.experiments.constants import TrainingConfig
+from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
+from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow, heading
+from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.statistics import derived_seed
+from noisescape.runs.run import Run
+from noisescape.runs.tasks import Outcome, Task
+
+FINAL_FIGURES = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
+
+
+def run_training(
+    config: TrainingConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+) -> Run:
+    """Train under every dynamics for every seed and write the run directory.
+
+    Returns:
+        The run, complete: metrics, checkpoints of every end point, summary.
+    """
+    splits = checked_splits(config, problem)  # before anything is written
+    identity = data_identity(splits)
+    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
+    run = session.run
+    if run.complete:
+        return run
+    keys = [(name, repetition) for repetition in range(config.seeds) for name in config.dynamics]
+    outcomes = session.perform([Task(f"{name}-{r}", train, (config, problem, r, name)) for name, r in keys])
+    rows = rows_of(outcomes)
+    run.write_tensors("data", data_tensors(splits))
+    run.write_tensors(
+        "final",
+        {f"{name}/seed-{r}": found.tensors["theta"] for (name, r), found in zip(keys, outcomes, strict=True)},
+    )
+    compared = Compared(config, rows, "training")
+    summary = {**heading(config, splits[0].facts), "final": compared.final(FINAL_FIGURES), **compared.traces()}
+    return session.finish(rows, summary)
+
+
+def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: str, *, checkpoint: Path) -> Outcome:
+    """One dynamics from the initialisation."""
+    made = problem(config, repetition)
+    risk = made.risk
+
+    def trace(theta: Tensor) -> float:
+        noise = SGD(config.batch_size)
+        if config.batches is None:
+            return float(noise.variances(risk, theta).sum())
+        generator = torch.Generator(theta.device).manual_seed(derived_seed(config.seed, repetition, 3))
+        return float(noise.variances_of_batches(risk, theta, config.batches, generator).sum())
+
+    return follow(
+        config,
+        made,
+        name,
+        risk.parameters(),
+        trace,
+        phase="training",
+        repetition=repetition,
+        sharpness_at={config.steps},
+        checkpoint=checkpoint,
+    )

@@ -1,0 +1,61 @@
+"""Where runs lie, and where a new one goes."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+
+from noisescape.errors import MissingPathError, OccupiedPathError
+from noisescape.runs.run import Run
+
+
+def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
+    """A path for a new run that nothing holds yet: ``runs/EXPERIMENT-YYYYmmdd-HHMMSS``, local time."""
+    first = Path(root) / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
+    later = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
+    return next(path for path in itertools.chain([first], later) if not path.exists())
+
+
+def require_vacant(path: Path) -> None:
+    """Refuse a directory that holds something.
+
+    Raises:
+        FileExistsError: it is not empty, or is a file.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise OccupiedPathError(
+            f"{path} already exists and is not empty: choose another directory, or remove this one"
+        )
+
+
+def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:
+    """The latest directory of an experiment, or of a suite of them, under ``root`` that has no report yet."""
+    begun = [
+        path
+        for path in sorted(root.glob(f"{experiment}-*"))
+        if ((path / "run.json").is_file() or any(path.glob("*/run.json"))) and not (path / "report.html").exists()
+    ]
+    return begun[-1] if begun else None
+
+
+def open_runs(paths: Sequence[Path]) -> list[Run]:
+    """The runs at these paths; a directory that is no run itself stands for the complete runs right inside it.
+
+    Raises:
+        FileNotFoundError: a path without any run, or a run that is not complete.
+    """
+    found: list[Run] = []
+    for path in paths:
+        if (path / "run.json").is_file() or not path.is_dir():
+            run = Run.open(path)
+            run.summary()
+            found.append(run)
+            continue
+        inside = [Run.open(entry) for entry in sorted(path.iterdir()) if (entry / "run.json").is_file()]
+        complete = [run for run in inside if run.complete]
+        if not complete:
+            raise MissingPathError(f"{path} holds no complete run")
+        found += complete
+    return found

@@ -1,0 +1,356 @@
+"""Hand-made runs whose verdict on each claim is known beforehand."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+from scipy import stats
+
+from noisescape.experiments.claims import CLAIMS, Claim, Evidence, Result
+from noisescape.experiments.statistics import wilson
+from noisescape.runs.run import Run, tidy
+
+CLAIM: dict[str, Claim] = {claim.name: claim for claim in CLAIMS}
+STEPS, GD_STEPS = 10, 50
+Rows = list[dict[str, Any]]
+
+
+def written(
+    path: Path, experiment: str, config: dict[str, Any], rows: Rows, summary: dict[str, Any] | None = None
+) -> Run:
+    run = Run.create(path, experiment=experiment, config=config, seed=0)
+    if rows:
+        run.write_metrics(tidy(rows))
+    run.write_summary(summary or {})
+    return run
+
+
+def row(phase: str, seed: int, dynamics: str, step: int, metric: str, value: float) -> dict[str, Any]:
+    return {
+        "phase": phase,
+        "seed": seed,
+        "dynamics": dynamics,
+        "replica": 0,
+        "step": step,
+        "metric": metric,
+        "value": value,
+    }
+
+
+def traces(phase: str, seed: int, dynamics: str, ratio: float) -> Rows:
+    """Injected noise at two steps, twice as much as that between them, and the target of all three."""
+    return [
+        *(row(phase, seed, dynamics, step, "injected", ratio * step) for step in (3, 6)),
+        *(row(phase, seed, dynamics, step, "trace_target", step) for step in (3, 6, 9)),
+    ]
+
+
+def sharpness(seed: int, dynamics: str, late: float, ratio: float = 1.0) -> Rows:
+    """Five steps, of which those of the last half have the mean ``late``."""
+    values = {0: 99.0, 4: 99.0, 5: late + 0.3, 8: late, STEPS: late - 0.3}
+    return [
+        *(row("escape", seed, dynamics, step, "sharpness/signed", value) for step, value in values.items()),
+        *([] if dynamics.startswith("gd") else traces("escape", seed, dynamics, ratio)),
+    ]
+
+
+def losses(seed: int, dynamics: str, mean: float, ratio: float = 1.0) -> Rows:
+    """The start and four steps whose mean is told, around a level of the seed's own."""
+    bends = {5: 0.2, 8: -0.3, 9: 0.1, STEPS: 0.0}
+    return [
+        row("escape", seed, dynamics, 0, "loss", 99.0 if dynamics == "gd" else 1.0),
+        *(row("escape", seed, dynamics, step, "loss", seed + mean + bend) for step, bend in bends.items()),
+        *([] if dynamics.startswith("gd") else traces("escape", seed, dynamics, ratio)),
+    ]
+
+
+def accuracy(phase: str, seed: int, dynamics: str, value: float, ratio: float = 1.0) -> Rows:
+    return [
+        row(phase, seed, dynamics, 0, "test_accuracy", 0.1),
+        row(phase, seed, dynamics, STEPS, "test_accuracy", value),
+        *([] if dynamics.startswith("gd") else traces(phase, seed, dynamics, ratio)),
+    ]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A claim, and rows for one seed from which its statistic comes out as told.
+
+    Attributes:
+        claim: its name.
+        dynamics: those of the run; the first one's trace is set off its target where that is asked for.
+        rows: (seed, statistic, injected over target trace of the first dynamics) ↦ rows.
+        verdicts: statistics of three seeds, and the verdict they must give.
+        case: what the finding says it is of.
+        experiment: whose run.
+        effect: from the mean of the statistics to the effect told.
+        noisy: whether an injected trace is among what is judged.
+    """
+
+    claim: str
+    dynamics: tuple[str, ...]
+    rows: Callable[[int, float, float], Rows]
+    verdicts: dict[str, tuple[float, float, float]]
+    case: str = ""
+    experiment: str = "digits"
+    effect: Callable[[float], float] = float
+    noisy: bool = True
+
+    def run(self, path: Path, values: Sequence[float], ratios: Sequence[float] | None = None) -> Run:
+        ratios = [1.0] * len(values) if ratios is None else ratios
+        config = {
+            "seeds": len(values),
+            "steps": STEPS,
+            "gd_steps": GD_STEPS,
+            "dynamics": [*self.dynamics],
+        }
+        rows = [
+            entry
+            for seed, (value, ratio) in enumerate(zip(values, ratios, strict=True))
+            for entry in self.rows(seed, value, ratio)
+        ]
+        return written(path, self.experiment, config, rows)
+
+    def judged(self, path: Path, values: Sequence[float], ratios: Sequence[float] | None = None) -> Result:
+        [result] = CLAIM[self.claim].judge(Evidence(self.run(path, values, ratios)))
+        assert result.case == self.case
+        return result
+
+
+FALLS = {
+    "supported": (-0.30, -0.20, -0.25),
+    "contradicted": (0.30, 0.20, 0.25),
+    "undecided": (-0.30, 0.10, -0.05),
+}
+STAYS = {
+    "supported": (-0.02, 0.01, -0.01),
+    "contradicted": (-0.30, -0.20, -0.25),
+    "undecided": (-0.12, -0.04, -0.10),
+}
+RISES = {
+    "supported": (0.03, 0.02, 0.025),
+    "contradicted": (-0.03, -0.02, -0.025),
+    "undecided": (0.03, -0.01, 0.0),
+}
+SAME = {
+    "supported": (0.001, -0.001, 0.0005),
+    "contradicted": (0.03, 0.031, 0.029),
+    "undecided": (0.01, -0.005, 0.004),
+}
+LOSS_SAME = {verdict: tuple(5 * value for value in values) for verdict, values in SAME.items()}
+LARGE_SAME = {verdict: tuple(10 * value for value in values) for verdict, values in SAME.items()}
+
+
+def flattening(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        base = 2.0 + seed  # what counts is relative to gradient descent of the same seed
+        return [*sharpness(seed, "gd", base), *sharpness(seed, dynamics, base * (1 + value), ratio)]
+
+    noisy = not dynamics.startswith("gd")
+    return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, noisy=noisy)
+
+
+def leaving(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        return [*losses(seed, "gd", 0.1), *losses(seed, dynamics, 0.1 + value, ratio)]
+
+    return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, experiment="fashion-mnist")
+
+
+def accuracies(
+    claim: str, more: str, less: str, verdicts: dict[str, Any], joint: str, experiment: str = "svhn"
+) -> Case:
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        base = 0.3 + 0.1 * seed  # differences are taken within seeds, so this must not count
+        return [
+            *accuracy("training", seed, more, base + value, ratio),
+            *accuracy("training", seed, less, base),
+        ]
+
+    return Case(claim, (more, less), rows, verdicts, case=f"{more} {joint} {less}", experiment=experiment)
+
+
+def at_minimum(claim: str, metric: str, verdicts: dict[str, Any]) -> Case:
+    def rows(seed: int, value: float, _: float) -> Rows:
+        return [row("minimum", seed, "gd", GD_STEPS, metric, value)]
+
+    return Case(claim, ("gd",), rows, verdicts, noisy=False)
+
+
+def followed(seed: int, value: float, ratio: float) -> Rows:
+    base = 0.3 + 0.1 * seed
+    means = {"sgd": base + value + 0.02, "gld-leading": base + value - 0.02, "gld-constant": base}
+    return [
+        entry
+        for name, mean in means.items()
+        for entry in accuracy("escape", seed, name, mean, ratio if name == "sgd" else 1.0)
+    ]
+
+
+def full_beside_sgd(seed: int, value: float, ratio: float) -> Rows:
+    return [
+        *sharpness(seed, "gld-full", 2.0 * (1 + 0.1 * seed + value), ratio),
+        *sharpness(seed, "sgd", 2.0 * (1 + 0.1 * seed)),
+        *sharpness(seed, "gd", 2.0),
+    ]
+
+
+ORDERS = {-1.0: (3, 2, 1), -0.5: (2, 3, 1), 0.5: (2, 1, 3), 1.0: (1, 2, 3)}
+"""Three ranks by their Spearman correlation with 1, 2, 3."""
+
+
+def ranked(seed: int, value: float, _: float) -> Rows:
+    order = ORDERS.get(value, (math.nan,) * 3)
+    return [
+        row("training", seed, name, STEPS, metric, number)
+        for name, *numbers in zip(("gd", "sgd", "gld-full"), (0.1, 0.2, 0.7), order, strict=True)
+        for metric, number in zip(("sharpness/signed", "test_accuracy"), numbers, strict=True)
+    ]
+
+
+def along(seed: int, value: float, _: float) -> Rows:
+    """Two steps and the minimum, logarithms of the ratios 0, 2 and 1 times their mean."""
+    places = (("descent", 10, "along/", 0.0), ("descent", 20, "along/", 2.0), ("minimum", GD_STEPS, "", 1.0))
+    return [
+        row(phase, seed, "gd", step, prefix + metric, number)
+        for phase, step, prefix, share in places
+        for metric, number in (("trace_h_sigma", 5 * math.exp(share * value)), ("isotropic_reference", 5.0))
+    ]
+
+
+def hidden(seed: int, value: float, _: float) -> Rows:
+    shares = (0.0, 2.0, 1.0)
+    return [
+        {
+            "width": 32,
+            "optimiser": "adam",
+            "seed": seed,
+            "step": 10 * (epoch + 1),
+            "metric": metric,
+            "value": number,
+        }
+        for epoch, share in enumerate(shares)
+        for metric, number in (("loss", 0.1), ("anisotropy", math.exp(share * value)))
+    ]
+
+
+LOGS = {"supported": (1.0, 1.2, 0.9), "contradicted": (-1.0, -1.2, -0.9), "undecided": (1.0, -0.3, 0.2)}
+CASES = [
+    Case(
+        "indicator-one-hidden-layer",
+        (),
+        hidden,
+        LOGS,
+        case="adam, width 32",
+        experiment="one-hidden-layer",
+        effect=math.exp,
+        noisy=False,
+    ),
+    Case("indicator-along", ("gd",), along, LOGS, experiment="fashion-mnist", effect=math.exp, noisy=False),
+    at_minimum(
+        "ill-conditioned",
+        "decay_exponent",
+        {"supported": (0.6, 0.62, 0.64), "contradicted": (0.4, 0.38, 0.36), "undecided": (0.4, 0.6, 0.55)},
+    ),
+    at_minimum(
+        "aligned",
+        "projection_coefficient",
+        {"supported": (0.6, 0.62, 0.64), "contradicted": (0.04, 0.05, 0.06), "undecided": (0.05, 0.2, 0.1)},
+    ),
+    *(leaving("escapes", name, RISES) for name in ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")),
+    *(leaving("stays", name, LOSS_SAME) for name in ("gld-constant", "gld-dynamic", "gld-diagonal")),
+    leaving("gaussian-escapes", "gld-full", RISES),
+    leaving("shuffled-stays", "gld-shuffled", LOSS_SAME),
+    *(flattening("flatter", name, FALLS) for name in ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")),
+    *(flattening("not-flatter", name, STAYS) for name in ("gld-constant", "gld-dynamic", "gld-diagonal")),
+    Case("accuracy-follows", ("sgd", "gld-leading", "gld-constant"), followed, RISES),
+    accuracies("accuracy-order", "sgd", "gld-diagonal", RISES, "over"),
+    accuracies("accuracy-order", "gld-diagonal", "gld-dynamic", RISES, "over", "cifar10"),
+    accuracies("accuracy-order", "gld-diagonal", "gld-constant", RISES, "over"),
+    accuracies("isotropic-as-gd", "gld-constant", "gd", SAME, "and"),
+    accuracies("isotropic-as-gd", "gld-dynamic", "gd", SAME, "and", "cifar10"),
+    Case(
+        "flatter-generalises",
+        ("gd", "sgd", "gld-full"),
+        ranked,
+        {"supported": (-1.0, -1.0, -0.5), "contradicted": (0.5, 1.0, 1.0), "undecided": (-1.0, 1.0, 0.5)},
+        experiment="svhn",
+        noisy=False,
+    ),
+    flattening("gaussian-flattens", "gld-full", FALLS),
+    Case("gaussian-as-sgd", ("gld-full", "sgd", "gd"), full_beside_sgd, LARGE_SAME),
+    flattening("shuffled-does-not-flatten", "gld-shuffled", STAYS),
+    flattening("noise-is-needed", "gd-gradient-penalty", STAYS),
+    accuracies("gaussian-generalises-as-sgd", "gld-full", "sgd", SAME, "and"),
+]
+
+
+def by_case(cases: Sequence[Case] = CASES) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("case", cases, ids=[f"{case.claim} {case.case}".strip() for case in cases])
+
+
+ALL = (
+    "gd",
+    "sgd",
+    "gld-constant",
+    "gld-dynamic",
+    "gld-diagonal",
+    "gld-leading",
+    "gld-hessian",
+    "gld-top-eigenvector",
+    "gld-full",
+    "gld-shuffled",
+    "gd-gradient-penalty",
+)
+
+
+def all_at_once(seed: int, name: str) -> Rows:
+    return [
+        *sharpness(seed, name, 2.0 + 0.01 * seed),
+        *(entry for entry in losses(seed, name, 0.1) if entry["metric"] == "loss"),
+        row("escape", seed, name, STEPS, "test_accuracy", 0.5),
+    ]
+
+
+SIX = ("gd", "gld-constant", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector")
+INDICATORS = dict(zip(SIX, (0.0, 44_000.0, 44_000.0, 70_000.0, 73_455.0, 80_000.0), strict=True))
+RATES = dict(zip(SIX, (0.0, 0.1, 0.12, 0.3, 0.31, 0.5), strict=True))
+
+
+def toy(
+    path: Path,
+    rates: dict[str, float] = RATES,
+    indicators: dict[str, float] = INDICATORS,
+    *,
+    n: int = 4000,
+    **controls: dict[str, float],
+) -> Evidence:
+    def of(shares: dict[str, float]) -> dict[str, Any]:
+        return {
+            "success": {name: asdict(wilson(round(share * n), n)) for name, share in shares.items()},
+            "trace_h_sigma": {name: {"value": indicators[name]} for name in shares},
+        }
+
+    summary = {**of(rates), "controls": {geometry: of(shares) for geometry, shares in controls.items()}}
+    return Evidence(written(path, "toy-2d", {"replicas": n}, [], summary))
+
+
+def newcombe(one: tuple[int, int], other: tuple[int, int], level: float) -> tuple[float, float]:
+    """Hybrid score interval of p₁ − p₂, Newcombe (1998), method 10, written out."""
+    z = float(stats.norm.ppf(0.5 + level / 2))
+    ends = []
+    for successes, trials in (one, other):
+        p = successes / trials
+        half = z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
+        centre = p + z * z / (2 * trials)
+        ends.append((p, (centre - half) / (1 + z * z / trials), (centre + half) / (1 + z * z / trials)))
+    (p1, low1, high1), (p2, low2, high2) = ends
+    return (
+        p1 - p2 - math.sqrt((p1 - low1) ** 2 + (high2 - p2) ** 2),
+        p1 - p2 + math.sqrt((high1 - p1) ** 2 + (p2 - low2) ** 2),
+    )

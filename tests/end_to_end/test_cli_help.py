@@ -1,0 +1,47 @@
+"""The command line's help and version."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+import noisescape as ns
+from cli_calls import COMMON, Result
+
+
+@pytest.mark.parametrize(
+    ("command", "mentions"),
+    [
+        ([], ["reproduce", "claims", "measure", "report", "demo", "--version"]),
+        (
+            ["reproduce"],
+            ["toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "all"],
+        ),
+        (["reproduce", "toy-2d"], [*COMMON, "--preset", "--replicas", "--control-replicas", "--steps"]),
+        (["reproduce", "one-hidden-layer"], [*COMMON, "--preset", "--seeds"]),
+        (
+            ["reproduce", "fashion-mnist"],
+            [*COMMON, "--preset", "--seeds", "--data-dir", "--gd-steps", "--steps"],
+        ),
+        (["reproduce", "svhn"], [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--train"]),
+        (["reproduce", "cifar10"], [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--train"]),
+        (["reproduce", "digits"], [*COMMON, "--seeds", "--dynamics", "--batch-size"]),
+        (["reproduce", "all"], [*COMMON, "--preset", "--seeds", "--data-dir"]),
+        (["claims"], ["--verbose", "--out", "--json"]),
+        (
+            ["measure"],
+            ["--batch-size", "--without-replacement", "--seed", "--out", "--device", "--quiet", "--json"],
+        ),
+        (["report"], ["--quiet", "--json"]),
+        (["demo"], ["--seed", "--out", "--quiet"]),
+    ],
+)
+def test_every_command_helps(command: list[str], mentions: list[str], call: Callable[..., Result]) -> None:
+    result = call(*command, "--help")
+    assert result.exit_code == 0
+    assert all(name in result.stdout for name in mentions)
+
+
+def test_the_version_is_the_packages(call: Callable[..., Result]) -> None:
+    assert call("--version").stdout.strip() == f"noisescape {ns.__version__}"

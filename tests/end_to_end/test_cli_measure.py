@@ -1,0 +1,45 @@
+"""Measuring a user's own model by the command line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import noisescape as ns
+from cli_calls import Result, only_json
+
+
+def test_measure_prints_a_table(call: Callable[..., Result]) -> None:
+    result = call("measure", "laboratory:make_risk", "--batch-size", 8)
+    assert result.exit_code == 0
+    assert "D = 3, N = 12, B = 8 with replacement" in result.stdout
+    assert "Tr(HΣ)" in result.stdout
+    assert call("measure", "laboratory:make_risk", "--batch-size", 8, "--quiet").stdout == ""
+
+
+def test_measure_gives_the_librarys_figures_as_json(call: Callable[..., Result], tmp_path: Path) -> None:
+    arguments = ("--batch-size", 8, "--without-replacement", "--k", 2, "--json", "--out", "found.json")
+    found = only_json(call("measure", "laboratory:make_risk", *arguments))
+    assert json.loads((tmp_path / "found.json").read_text()) == found
+    import laboratory
+
+    risk = laboratory.make_risk()
+    expected = ns.measure(risk, risk.parameters(), batch_size=8, replacement=False, k=2)
+    assert found["trace_h_sigma"]["value"] == expected.trace_h_sigma.value
+    assert found["replacement"] is False
+    assert found["k"] == 2
+
+
+def test_measure_is_at_the_returned_parameters(call: Callable[..., Result]) -> None:
+    found = only_json(call("measure", "laboratory:make_both", "--batch-size", 8, "--json"))
+    import laboratory
+
+    risk, theta = laboratory.make_both()
+    assert found["loss"]["value"] == float(risk.loss(theta))
+    assert found["loss"]["value"] != float(risk.loss(risk.parameters()))
+
+
+def test_measure_takes_a_network_and_a_device(call: Callable[..., Result]) -> None:
+    arguments = ("--batch-size", 4, "--device", "cpu", "--json")
+    assert only_json(call("measure", "laboratory:make_network", *arguments))["dimension"] == 8

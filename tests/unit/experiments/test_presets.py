@@ -1,0 +1,96 @@
+"""Presets: what each changes, what it takes, and the suite made of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from typing import Any
+
+import pytest
+
+from noisescape.experiments.cifar10 import CIFAR10
+from noisescape.experiments.fashion_mnist import FASHION_MNIST
+from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER
+from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.experiments.suite import paper_suite
+from noisescape.experiments.svhn import SVHN
+
+PRESETS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "one-hidden-layer": (ONE_HIDDEN_LAYER.configure, {"widths": (100,), "optimisers": ("adam",)}),
+    "fashion-mnist": (
+        FASHION_MNIST.configure,
+        {"clean": 5000, "corrupted": 1000, "rho": 1e-3, "rescale": False},
+    ),
+    "svhn": (SVHN.configure, {"rho": 1e-3}),
+    "cifar10": (CIFAR10.configure, {"rho": 1e-3}),
+}
+VGG_QUICK = {"seeds", "train", "test", "image_size", "width", "lr", "steps", "pixel_low", "batches"}
+QUICK = {
+    "one-hidden-layer": {"seeds"},
+    "fashion-mnist": {
+        "seeds",
+        "clean",
+        "corrupted",
+        "test",
+        "gd_steps",
+        "landmarks",
+        "steps",
+        "curvature_refresh",
+        "sharpness_draws",
+        "rtol",
+    },
+    "svhn": VGG_QUICK,
+    "cifar10": VGG_QUICK,
+}
+by_experiment = pytest.mark.parametrize("experiment", PRESETS)
+
+
+def changed(one: Any, other: Any) -> dict[str, Any]:
+    before = asdict(one)
+    return {name: value for name, value in asdict(other).items() if before[name] != value}
+
+
+@by_experiment
+def test_the_published_preset_differs_in_what_it_says_only(experiment: str) -> None:
+    make, deviations = PRESETS[experiment]
+    assert changed(make("paper"), make("as-published")) == {"preset": "as-published", **deviations}
+
+
+@by_experiment
+def test_the_quick_preset_gives_up_what_the_decision_lists(experiment: str) -> None:
+    make, _ = PRESETS[experiment]
+    assert changed(make("paper"), make("quick")).keys() == {"preset"} | QUICK[experiment]
+
+
+@by_experiment
+def test_presets_take_changes_and_leave_out_what_is_not_given(experiment: str) -> None:
+    make, _ = PRESETS[experiment]
+    assert make("paper", seeds=None, seed=7) == replace(make("paper"), seed=7)
+    assert changed(make("quick"), make("quick", seeds=5)) == {"seeds": 5}
+    assert make("paper").experiment == experiment
+    with pytest.raises(ValueError, match="seeds must be at least 1, not 0"):
+        make("paper", seeds=0)
+
+
+@by_experiment
+@pytest.mark.parametrize(
+    ("preset", "hint"),
+    [("papr", "; did you mean paper?"), ("published", "; did you mean as-published?"), ("x", ";")],
+)
+def test_an_unknown_preset_gets_the_nearest_one(experiment: str, preset: str, hint: str) -> None:
+    with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole message is compared)
+        PRESETS[experiment][0](preset)
+    assert str(caught.value) == f"unknown preset '{preset}'{hint} known: quick, paper, as-published"
+
+
+@pytest.mark.parametrize("preset", ["quick", "paper", "as-published"])
+def test_the_suite_is_the_paper_in_its_order(preset: str) -> None:
+    suite = paper_suite(preset, seeds=4, data_dir="somewhere", seed=9, device="cpu")
+    assert [*suite] == ["toy-2d", *PRESETS]
+    assert suite.keys() <= EXPERIMENTS.keys()
+    assert suite["toy-2d"].preset == ("as-published" if preset == "as-published" else "corrected")
+    for experiment, (make, _) in PRESETS.items():
+        own = {} if experiment == "one-hidden-layer" else {"data_dir": "somewhere"}
+        assert suite[experiment] == make(preset, seeds=4, seed=9, device="cpu", **own)
+    with pytest.raises(ValueError, match="unknown preset 'large'; known: quick, paper, as-published"):
+        paper_suite("large")
