@@ -13,7 +13,7 @@ from noisescape.linops.eigen import largest_eigh
 OVERSAMPLING = 10
 """Columns of a sketch beyond those asked for."""
 START_SEED = 0x6E6F697365
-"""Of where a search for directions starts: none a caller would choose, lest the probes be the same numbers."""
+"""Of the start of a search for directions; no seed a caller is likely to choose, whose probes would be the same."""
 TEMPORARY = 2**25
 """Bytes that the intermediate of one product may take."""
 
@@ -66,7 +66,7 @@ def leading_pairs_of(rows: Rows, k: int, *, centred: bool) -> tuple[Tensor, Tens
     if rows.direct.shape == rows.shape:
         return _leading_pairs_in_blocks(rows.direct, k, centred=centred)
     gram = rows.gram()
-    of_mean = gram.mean() * len(gram)  # N‖x̄‖²: taken off, it leaves its rounding error
+    of_mean = gram.mean() * len(gram)  # N‖x̄‖²: subtracting it leaves its rounding error
     if centred:
         gram = gram - gram.mean(0)
         gram = gram - gram.mean(1, keepdim=True)
@@ -77,7 +77,7 @@ def leading_pairs_of(rows: Rows, k: int, *, centred: bool) -> tuple[Tensor, Tens
 
 
 def _leading_pairs_in_blocks(rows: Tensor, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
-    """As :func:`leading_pairs_of`: never are all rows copied, less their mean."""
+    """As :func:`leading_pairs_of`, of a matrix that is never copied whole to subtract the mean."""
     count, dimension = rows.shape
     tall = count > dimension
     centre = rows.mean(0) if centred else rows.new_zeros(dimension)
@@ -143,5 +143,5 @@ def sketched_pairs(rows: Rows, k: int, *, centred: bool, sweeps: int = 4) -> tup
 
 
 def fixed_generator(device: torch.device) -> torch.Generator:
-    """Where every search for directions starts."""
+    """The generator every search for directions starts from."""
     return torch.Generator(device).manual_seed(START_SEED)

@@ -1,4 +1,4 @@
-"""What theory says of noisy gradient descent near a minimum."""
+"""Closed forms for noisy gradient descent near a minimum, and landscapes to compare them on."""
 
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.theory import landscapes
