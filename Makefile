@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types bench bench-check clean
+.PHONY: demo test test-slow lint types hooks bench bench-check clean
 
 demo: $(READY)
 	$(BIN)/noisescape demo
@@ -23,6 +23,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# lint and types before every commit
+hooks: $(READY)
+	$(BIN)/pre-commit install
 
 # Against other libraries, in an environment of its own; some hours on two cores. NAMES="steps toy" runs some of it.
 BENCH := benchmarks/.venv
