@@ -12,8 +12,9 @@ from noisescape import linops
 from noisescape.experiments.data import corrupted_digits
 from noisescape.experiments.models import digits_net
 from noisescape.linops import DenseOperator, LowRankOperator, nystrom_pairs, product_trace, trace
+from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.gradient_covariance import gradient_moments, leading_pairs, sketched_pairs
+from noisescape.risk.gradient_covariance import gradient_moments
 from noisescape.risk.hessian import Hessian, followed_hessian_pairs, leading_hessian_pairs
 
 SIZE = 60

@@ -28,7 +28,8 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
-from noisescape.risk.gradient_covariance import GradientOuterProduct, covariance_factor, leading_pairs
+from noisescape.linops.gram import leading_pairs
+from noisescape.risk.gradient_covariance import GradientOuterProduct, covariance_factor
 
 MLP, SQUARED, LOGISTIC = CASES["mlp cross-entropy"], CASES["mlp squared"], CASES["logistic"]
 D = len(MLP.theta)
