@@ -13,7 +13,7 @@ from cli_calls import COMMON, Result
 @pytest.mark.parametrize(
     ("command", "mentions"),
     [
-        ([], ["reproduce", "claims", "measure", "report", "demo", "--version"]),
+        ([], ["reproduce", "claims", "measure", "report", "demo", "--version", "--debug", "--install-completion"]),
         (
             ["reproduce"],
             ["toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "all"],
