@@ -60,11 +60,11 @@ def sharpness(seed: int, dynamics: str, late: float, ratio: float = 1.0) -> Rows
 
 
 def losses(seed: int, dynamics: str, mean: float, ratio: float = 1.0) -> Rows:
-    """The start and four steps whose mean is told, around a level of the seed's own."""
-    bends = {5: 0.2, 8: -0.3, 9: 0.1, STEPS: 0.0}
+    """The start and four steps of a given mean, around a level of the seed's own."""
+    offsets = {5: 0.2, 8: -0.3, 9: 0.1, STEPS: 0.0}
     return [
         row("escape", seed, dynamics, 0, "loss", 99.0 if dynamics == "gd" else 1.0),
-        *(row("escape", seed, dynamics, step, "loss", seed + mean + bend) for step, bend in bends.items()),
+        *(row("escape", seed, dynamics, step, "loss", seed + mean + offset) for step, offset in offsets.items()),
         *([] if dynamics.startswith("gd") else traces("escape", seed, dynamics, ratio)),
     ]
 
@@ -79,7 +79,7 @@ def accuracy(phase: str, seed: int, dynamics: str, value: float, ratio: float = 
 
 @dataclass(frozen=True)
 class Case:
-    """A claim, and rows for one seed from which its statistic comes out as told.
+    """A claim, and rows for one seed from which its statistic comes out as given.
 
     Attributes:
         claim: its name.
@@ -88,7 +88,7 @@ class Case:
         verdicts: statistics of three seeds, and the verdict they must give.
         case: what the finding says it is of.
         experiment: whose run.
-        effect: from the mean of the statistics to the effect told.
+        effect: from the mean of the statistics to the reported effect.
         noisy: whether an injected trace is among what is judged.
     """
 

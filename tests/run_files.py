@@ -74,8 +74,8 @@ def check_page(run: Run, figures: set[str]) -> str:
     addresses = Fetched(page).addresses
     assert len(addresses) >= len(figures)
     assert all(address.startswith(("data:", "#")) for address in addresses)
-    told = headings(page)
-    assert (told[0], told[-1]) == ("What holds and what does not", "How the claims are judged")
+    sections = headings(page)
+    assert (sections[0], sections[-1]) == ("What holds and what does not", "How the claims are judged")
     return page
 
 

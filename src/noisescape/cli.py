@@ -113,15 +113,15 @@ def one_experiment(
     as_json: Json = False,
 ) -> None:
     """Run one experiment at a preset; ``constants`` are those that its own options set."""
-    _device(device)
     config = experiment.configure(preset, **constants, seed=seed, device=device)
+    _device(device)
     if not quiet and not as_json:
         _print_constants(experiment.name, config)
     place = _place(experiment.name, out, resume)
     run = experiment.run(config, place, jobs=jobs, resume=resume, progress=not quiet)
     path = _write_report(run)
     if as_json:
-        _print_json({**_told(run), "claims": _findings([run]), "run": str(run.path), "report": str(path)})
+        _print_json({**_outcome(run), "claims": _findings([run]), "run": str(run.path), "report": str(path)})
     else:
         _show(run, path, quiet)
 
@@ -151,8 +151,8 @@ def _parameter(option: Option, experiment: Experiment) -> inspect.Parameter:
     kind: Any = str if option.kind is tuple else option.kind
     if experiment.chosen:  # which default it has depends on the preset
         least = 1 if kind is int else None
-        told = typer.Option(min=least, help=option.help, show_default=False)
-        return _keyword(option.constant, None, Annotated[kind | None, told])
+        about = typer.Option(min=least, help=option.help, show_default=False)
+        return _keyword(option.constant, None, Annotated[kind | None, about])
     default = getattr(experiment.presets[experiment.default], option.constant)
     default = ",".join(default) if option.kind is tuple else default
     return _keyword(option.constant, default, Annotated[kind, typer.Option(help=option.help)])
@@ -187,8 +187,8 @@ def everything(
     as_json: Json = False,
 ) -> None:
     """Every experiment of the paper, one combined report, and the ledger of its claims."""
-    _device(device)
     suite = paper_suite(preset, seeds=seeds, data_dir=_text(data_dir), seed=seed, device=device)
+    _device(device)
     check_data(suite)
     from noisescape.report import write_combined_report
     from noisescape.runs.places import require_vacant
@@ -207,8 +207,8 @@ def everything(
             _show(run, path, quiet)
     path = write_combined_report(root, runs)
     if as_json:
-        told = {run.info["experiment"]: _told(run) for run in runs}
-        _print_json({**told, "claims": _findings(runs), "report": str(path)})
+        found = {run.info["experiment"]: _outcome(run) for run in runs}
+        _print_json({**found, "claims": _findings(runs), "report": str(path)})
         return
     if not quiet:
         _print_ledger(runs)
@@ -389,7 +389,7 @@ def _write_report(run: Run) -> Path:
     return write_report(run)
 
 
-def _told(run: Run) -> dict[str, Any]:
+def _outcome(run: Run) -> dict[str, Any]:
     return {**run.summary(), **run.timing()}
 
 

@@ -73,7 +73,7 @@ def forgotten(call: object, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "told"),
+    ("source", "reason"),
     [
         ("import no_such_module", "ModuleNotFoundError: No module named 'no_such_module'"),
         ("1 / 0", "ZeroDivisionError: division by zero"),
@@ -82,10 +82,10 @@ def forgotten(call: object, monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_a_module_that_cannot_be_imported_is_named_in_a_line(
-    source: str, told: str, call: Callable[..., Result]
+    source: str, reason: str, call: Callable[..., Result]
 ) -> None:
     message = the_error(measured(call, source))
-    assert message.startswith(f"error: cannot import theirs: {told}")
+    assert message.startswith(f"error: cannot import theirs: {reason}")
 
 
 @pytest.mark.parametrize(
@@ -118,6 +118,6 @@ def test_what_noisescape_says_to_their_function_is_a_line(call: Callable[..., Re
     assert isinstance(debugged.exception, InvalidValueError)
 
 
-def test_a_function_that_wants_arguments_is_told_apart_from_one_that_fails(call: Callable[..., Result]) -> None:
+def test_a_function_that_wants_arguments_is_not_taken_for_one_that_fails(call: Callable[..., Result]) -> None:
     message = the_error(measured(call, "def make(path):\n    pass\n"))
     assert message == "error: theirs:make is called without arguments, but: missing a required argument: 'path'"

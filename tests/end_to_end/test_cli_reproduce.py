@@ -29,7 +29,7 @@ def test_json_is_one_object_with_the_six_rates(call: Callable[..., Result], tmp_
     assert Path(found["report"]).is_file()
 
 
-def test_a_run_goes_where_it_is_told_and_shows_a_table(call: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_run_goes_where_it_is_sent_and_shows_a_table(call: Callable[..., Result], tmp_path: Path) -> None:
     result = call(*SMALLEST, "--control-replicas", 1, "--out", "here", "--seed", 5, "--preset", "as-published")
     assert result.exit_code == 0
     assert all(name in result.stdout for name in (*SIX, "rotated", "isotropic"))
@@ -88,7 +88,7 @@ def test_with_nothing_to_resume_a_new_run_is_made(
     begun: Run, undrawn: None, call: Callable[..., Result], tmp_path: Path
 ) -> None:
     begun.write_summary({})
-    begun.write_report("<p>all told</p>")
+    begun.write_report("<p>done</p>")
     found = only_json(call(*RESUMED, "--json"))
     assert Path(found["run"]).resolve() != begun.path.resolve()
     assert Run.open(found["run"]).complete

@@ -72,10 +72,10 @@ def test_one_command_runs_all_of_the_paper(everything: tuple[Path, Result]) -> N
     for name in PAPER:
         assert sum(line.startswith(f"{name}: preset = ") for line in lines) == 1, "the constants"
         assert f"report: {root / name / 'report.html'}" in lines
-    told = " ".join(result.stdout.split())
+    shown = " ".join(result.stdout.split())
     for claim in {finding.claim for finding in ledger(runs)}:
         own = sum(name in claim.experiments for name in PAPER)
-        assert told.count(claim.statement) == own + 1, "after each of its experiments and at the end"
+        assert shown.count(claim.statement) == own + 1, "after each of its experiments and at the end"
 
 
 def never(*_: Any, **__: Any) -> Run:
@@ -202,12 +202,12 @@ def test_a_run_on_images_prints_its_table_and_ledger(
 def test_the_claims_of_one_run(everything: tuple[Path, Result], call: Callable[..., Result]) -> None:
     root, _ = everything
     findings = ledger([Run.open(root / "svhn")])
-    told = plain(call("claims", root / "svhn"))
+    shown = plain(call("claims", root / "svhn"))
     for finding in findings:
-        assert finding.claim.statement in told
-        assert f"{finding.effect_text}, n = {finding.result.n}" in told
-        assert finding.claim.rule not in told
-    assert "toy" not in told
+        assert finding.claim.statement in shown
+        assert f"{finding.effect_text}, n = {finding.result.n}" in shown
+        assert finding.claim.rule not in shown
+    assert "toy" not in shown
     verbose = plain(call("claims", root / "svhn", "--verbose"))
     for finding in findings:
         assert finding.claim.statistic in verbose
@@ -230,10 +230,10 @@ def test_the_claims_of_several_runs_and_of_the_directory_around_them(
         "accuracy-order",
         "isotropic-as-gd",
     }, "all but those on dynamics that did not run"
-    told = plain(call("claims", root, "--out", "again.json"))
+    shown = plain(call("claims", root, "--out", "again.json"))
     assert json.loads((tmp_path / "again.json").read_text()) == found
-    assert "svhn" in told
-    assert "toy-2d" in told
+    assert "svhn" in shown
+    assert "toy-2d" in shown
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_claims_need_complete_runs(
     assert not (tmp_path / "found.json").exists()
 
 
-def test_claims_that_cannot_be_written_are_told(
+def test_a_ledger_that_cannot_be_written_is_an_error(
     everything: tuple[Path, Result], call: Callable[..., Result]
 ) -> None:
     root, _ = everything

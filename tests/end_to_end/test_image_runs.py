@@ -153,10 +153,10 @@ def test_every_claim_finds_its_figures_in_a_real_run(experiment: str, runs: dict
 @pytest.mark.parametrize("experiment", FIGURES)
 def test_every_report_starts_with_the_ledger_and_ends_with_its_rules(experiment: str, runs: dict[str, Run]) -> None:
     page = check_page(runs[experiment], FIGURES[experiment])
-    told, rules = html.unescape(page).split("How the claims are judged</h2>")
+    body, rules = html.unescape(page).split("How the claims are judged</h2>")
     for finding in ledger([runs[experiment]]):
-        assert finding.claim.statement in told
-        assert finding.effect_text in told
+        assert finding.claim.statement in body
+        assert finding.effect_text in body
         assert finding.claim.rule in rules
     assert runs[experiment].summary()["preset"] in page
 

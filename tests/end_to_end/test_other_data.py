@@ -74,7 +74,7 @@ def continued(experiment: str, root: Path, **changes: Any) -> Run:
 
 @on_images
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (a_pixel_of_each, r"images and labels of seed 0 = \w+ there, \w+ now.*train sha256 = \w+ there, \w+ now"),
         (one_label, r"train sha256 = \w+ there, \w+ now"),
@@ -82,11 +82,11 @@ def continued(experiment: str, root: Path, **changes: Any) -> Run:
     ],
 )
 def test_a_run_is_not_continued_on_other_data(
-    experiment: str, change: Callable[[list[Any], list[int]], None], told: str, begun: Path
+    experiment: str, change: Callable[[list[Any], list[int]], None], message: str, begun: Path
 ) -> None:
     rewritten(begun / "data" / SET_OF[experiment] / "train_prefix.parquet", change)
     before = {name: (begun / "run" / name).read_bytes() for name in files(begun / "run")}
-    with pytest.raises(ValueError, match=f"run cannot be continued with other data: .*{told}") as caught:
+    with pytest.raises(ValueError, match=f"run cannot be continued with other data: .*{message}") as caught:
         continued(experiment, begun)
     assert "Bring back that data (--data-dir), or begin again in another directory" in str(caught.value)
     assert {name: (begun / "run" / name).read_bytes() for name in files(begun / "run")} == before
@@ -96,12 +96,12 @@ def test_a_run_is_not_continued_on_other_data(
 def test_a_run_is_continued_on_the_same_data_only_with_the_same_constants(experiment: str, begun: Path) -> None:
     with pytest.raises(Stop):  # accepted, and stopped again by the test
         continued(experiment, begun)
-    for changes, told in (
+    for changes, message in (
         ({"preset": "paper"}, "preset = quick there, paper now"),
         ({"steps": 8}, r"steps = \d there, 8 now"),
         ({"seed": 1}, "seed = 0 there, 1 now"),
     ):
-        with pytest.raises(ValueError, match=f"cannot be continued with other constants: {told}"):
+        with pytest.raises(ValueError, match=f"cannot be continued with other constants: {message}"):
             continued(experiment, begun, **changes)
 
 

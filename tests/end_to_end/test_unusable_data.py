@@ -1,4 +1,4 @@
-"""Data that is missing, broken or too small is told before anything is written."""
+"""Data that is missing, broken or too small is refused before anything is written."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from run_files import files
 
 
 @on_images
-def test_missing_data_is_told_before_anything_is_written(experiment: str, tmp_path: Path) -> None:
+def test_missing_data_is_refused_before_anything_is_written(experiment: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no directory .*/absent; give another --data-dir or set NOISESCAPE_DATA"):
         EXPERIMENTS[experiment].run(tiny(experiment, tmp_path / "absent"), tmp_path / "run", jobs=1, progress=False)
     (tmp_path / "empty").mkdir()
@@ -39,7 +39,7 @@ def test_missing_data_is_told_before_anything_is_written(experiment: str, tmp_pa
         ("cifar10", {"image_size": 8}, "takes images of 32 or 16 pixels"),
     ],
 )
-def test_what_cannot_be_is_told_before_anything_is_written(
+def test_what_cannot_be_is_refused_before_anything_is_written(
     experiment: str, changes: dict[str, Any], message: str, data: Path, tmp_path: Path
 ) -> None:
     config = replace(tiny(experiment, data), **changes)
@@ -59,7 +59,7 @@ def test_what_cannot_be_is_told_before_anything_is_written(
         ("svhn", {"batches": 1}, "batches must be at least 2"),
     ],
 )
-def test_constants_that_do_not_fit_the_data_are_told_before_anything_is_written(
+def test_constants_that_do_not_fit_the_data_are_refused_before_anything_is_written(
     experiment: str, changes: dict[str, Any], message: str, data: Path, tmp_path: Path
 ) -> None:
     small = {"gd_steps": 1, "landmarks": (1.0,)} if experiment == "fashion-mnist" else {}
@@ -70,7 +70,7 @@ def test_constants_that_do_not_fit_the_data_are_told_before_anything_is_written(
 
 
 @on_images
-def test_a_broken_image_is_told_before_anything_is_written(experiment: str, tmp_path: Path) -> None:
+def test_a_broken_image_is_refused_before_anything_is_written(experiment: str, tmp_path: Path) -> None:
     name = SET_OF[experiment]
     path = data_directory(tmp_path / "data", rows=40) / name / "train_prefix.parquet"
     table = pq.read_table(path)

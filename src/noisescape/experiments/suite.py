@@ -32,7 +32,7 @@ def paper_suite(preset: str, **changes: Any) -> dict[str, Any]:
 
 
 def check_data(suite: Mapping[str, Any]) -> None:
-    """Make the first repetition's problem of every experiment on images: what is missing is told at once.
+    """Make the first repetition's problem of every experiment on images: what is missing is said at once.
 
     Raises:
         DataError: a data set is missing or broken.

@@ -1,4 +1,4 @@
-"""A run told as figures and one HTML page that opens offline."""
+"""A run as figures and one HTML page that opens offline."""
 
 from noisescape.report.combined import write_combined_report
 from noisescape.report.experiments import write_report

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from noisescape.experiments.claims import ledger
 from noisescape.experiments.registry import EXPERIMENTS
-from noisescape.report.ledger import ledger_sections, rules_section, told
+from noisescape.report.ledger import ledger_sections, rules_section, tally
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.runs.run import Run
 from noisescape.runs.storage import write_text
@@ -20,7 +20,7 @@ def write_combined_report(root: Path, runs: Sequence[Run]) -> Path:
     claims = [finding for finding in findings if not finding.claim.control]
     page = render(
         title="The anisotropic noise of SGD, reproduced",
-        lead=f"{told(claims)} Each verdict stands with its effect, interval and number of seeds.",
+        lead=f"{tally(claims)} Each verdict stands with its effect, interval and number of seeds.",
         sections=[
             *ledger_sections(findings),
             *(_section(root, run) for run in runs),

@@ -11,9 +11,10 @@ from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from noisescape.experiments.claims import ledger
+from noisescape.report.comparison import mean_cell, trace_table
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
-from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
+from noisescape.report.style import COLOURS, LABELS, figure_style, legend_outside, line_style, new_figure
 from noisescape.runs.run import Run
 
 Rows = Sequence[Mapping[str, Any]]
@@ -26,7 +27,7 @@ def write_escape_report(run: Run, title: str) -> None:
     config = run.info["config"]
     delta = float(config["sharpness_delta"])
     findings = ledger([run])
-    with house_style():
+    with figure_style():
         curves = run.save_figure("learning_curves", draw_curves(rows))
         sharpness = run.save_figure("sharpness", draw_sharpness(rows, delta))
         descent = run.save_figure("indicator", draw_descent(rows))
@@ -42,7 +43,7 @@ def write_escape_report(run: Run, title: str) -> None:
                 f"{config['lr']:g}, batch size {config['batch_size']}. Mean ± standard error over "
                 f"{config['seeds']} seeds; Δ is the change of expected sharpness from the minimum within a seed. "
                 "A few seeds decide large effects only: read the intervals, not the third digit.",
-                [_final_table(summary), _trace_table(summary)],
+                [_final_table(summary), trace_table(summary, ".3f")],
             ),
             Section(
                 "Sharpness",
@@ -91,7 +92,7 @@ def draw_curves(rows: Rows) -> MplFigure:
         _band(right, rows, name, "test_accuracy")
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="step", ylabel="test accuracy")
-    _legend(figure, left)
+    legend_outside(figure, left)
     return figure
 
 
@@ -105,7 +106,7 @@ def draw_sharpness(rows: Rows, delta: float) -> MplFigure:
         axis.set(xlabel="step", title=f"{kind}: {symbol} at δ = {delta:g}")
     axes[0].set_ylabel("expected sharpness (loss units)")
     axes[0].set_ylim(bottom=0)
-    _legend(figure, axes[0])
+    legend_outside(figure, axes[0])
     return figure
 
 
@@ -206,18 +207,6 @@ def _dynamics(rows: Rows) -> list[str]:
     return [name for name in LABELS if name in present]
 
 
-def _legend(figure: MplFigure, axis: Axes) -> None:
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
-
-
-def _pm(found: Mapping[str, Any], digits: int = 3, scale: float = 1.0) -> str:
-    if found["value"] is None:
-        return "diverged"
-    spread = "?" if found["stderr"] is None else f"{found['stderr'] * scale:.{digits}f}"
-    return f"{found['value'] * scale:.{digits}f} ± {spread}"
-
-
 def _figure(found: Mapping[str, Any]) -> str:
     """A measured figure, or a dash where it was not finite."""
     if found["value"] is None:
@@ -232,11 +221,11 @@ def _final_table(summary: Mapping[str, Any]) -> Table:
     rows = [
         [
             LABELS[name],
-            _pm(found["loss"]),
-            _pm(found["test_accuracy"], 1, 100),
-            _pm(found["sharpness/signed"], 2, 1000),
-            _pm(found["sharpness/absolute"], 2, 1000),
-            _pm(summary["sharpness_change"][name], 2, 1000),
+            mean_cell(found["loss"], ".3f"),
+            mean_cell(found["test_accuracy"], ".1f", 100),
+            mean_cell(found["sharpness/signed"], ".2f", 1000),
+            mean_cell(found["sharpness/absolute"], ".2f", 1000),
+            mean_cell(summary["sharpness_change"][name], ".2f", 1000),
         ]
         for name, found in summary["final"].items()
     ]
@@ -260,20 +249,6 @@ def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"with random ones, of {train['rows']:,} of {train['name']}{share}; {config['gd_steps']} steps of "
         "gradient descent to the minimum. The paper has 1,000 + 200 images, about 3,000 steps and up to 20,000 "
         "from there."
-    )
-
-
-def _trace_table(summary: Mapping[str, Any]) -> Table:
-    rows = []
-    for name, injected in summary["injected_trace"].items():
-        target = summary["target_trace"][name]
-        if injected["value"] and target["value"]:
-            rows.append([LABELS[name], _pm(injected), _pm(target), f"{injected['value'] / target['value']:.2f}"])
-    return Table(
-        ["noise", "injected ‖ε‖²", "target", "ratio"],
-        rows,
-        "What was injected, measured, beside its target: the trace of minibatch noise at the same parameters, for "
-        "constant noise that at the start. Means along the trajectories ± standard error over seeds.",
     )
 
 

@@ -21,7 +21,7 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
     return [
         Section(
             "What holds and what does not",
-            f"{told(claims)} Every rule was written down before the run; it is given at the end of this page. "
+            f"{tally(claims)} Every rule was written down before the run; it is given at the end of this page. "
             "n counts seeds, or replicas for escape rates.",
             [item for item in items if item.rows],
         )
@@ -38,10 +38,10 @@ def rules_section(findings: Sequence[Finding]) -> list[Section]:
     return [Section("How the claims are judged", "", [table])]
 
 
-def told(findings: Sequence[Finding]) -> str:
+def tally(findings: Sequence[Finding]) -> str:
     """The verdicts counted, as a sentence.
 
-    >>> told([])
+    >>> tally([])
     'No claim was judged.'
     """
     if not findings:

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure as MplFigure
 from noisescape.experiments.claims import ledger
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
-from noisescape.report.style import house_style, new_figure
+from noisescape.report.style import figure_style, new_figure
 from noisescape.runs.run import Run
 
 OPTIMISERS = {"adam": "Adam", "gd": "gradient descent"}
@@ -23,7 +23,7 @@ def write_one_hidden_layer_report(run: Run, title: str) -> None:
     summary, config = run.summary(), run.info["config"]
     rows = run.metrics().to_pylist()
     findings = ledger([run])
-    with house_style():
+    with figure_style():
         indicator = run.save_figure("indicator", draw(rows, ("trace_h_sigma", "isotropic_reference"), "Tr(HΣ)"))
         loss = run.save_figure("loss", draw(rows, ("loss",), "training loss"))
     page = render(

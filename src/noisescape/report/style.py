@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import matplotlib as mpl
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LABELS = {
@@ -49,7 +50,7 @@ def line_style(name: str) -> str:
 
 
 @contextmanager
-def house_style() -> Iterator[None]:
+def figure_style() -> Iterator[None]:
     """Matplotlib settings shared by all figures."""
     settings: dict[Any, Any] = {
         "font.size": 10,
@@ -70,3 +71,8 @@ def house_style() -> Iterator[None]:
 def new_figure(width: float, height: float) -> Figure:
     """A figure that belongs to no window system."""
     return Figure(figsize=(width, height), layout="constrained")
+
+
+def legend_outside(figure: Figure, axis: Axes) -> None:
+    """The legend of one panel beside all of them."""
+    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")

@@ -14,7 +14,7 @@ from torch import Tensor
 from noisescape.experiments.claims import ledger
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Interactive, Section, Table, render
-from noisescape.report.style import COLOURS, LABELS, house_style, new_figure
+from noisescape.report.style import COLOURS, LABELS, figure_style, legend_outside, new_figure
 from noisescape.runs.run import Run
 from noisescape.theory.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d
 
@@ -32,7 +32,7 @@ def write_toy_report(run: Run, title: str) -> None:
     findings = ledger([run])
     paths = run.tensors("trajectories")
     escaped_below = float(run.info["config"]["escaped_below"])
-    with house_style():
+    with figure_style():
         trajectories = run.save_figure("trajectories", draw_trajectories(paths, escaped_below))
         success = run.save_figure("success", draw_success(summary))
         indicator = run.save_figure("indicator", draw_indicator(summary))
@@ -117,8 +117,7 @@ def draw_indicator(summary: Mapping[str, Any]) -> MplFigure:
         axis.yaxis.set_major_formatter("{x:.0%}")
         axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
     axes[0].set_ylabel("success rate")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
+    legend_outside(figure, axes[0])
     return figure
 
 

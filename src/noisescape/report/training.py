@@ -9,9 +9,10 @@ import numpy as np
 from matplotlib.figure import Figure as MplFigure
 
 from noisescape.experiments.claims import ledger
+from noisescape.report.comparison import mean_cell, trace_table
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import Figure, Section, Table, render
-from noisescape.report.style import COLOURS, LABELS, house_style, line_style, new_figure
+from noisescape.report.style import COLOURS, LABELS, figure_style, legend_outside, line_style, new_figure
 from noisescape.runs.run import Run
 
 Rows = Sequence[Mapping[str, Any]]
@@ -22,7 +23,7 @@ def write_training_report(run: Run, title: str) -> None:
     summary, config = run.summary(), run.info["config"]
     rows = run.metrics().to_pylist()
     findings = ledger([run])
-    with house_style():
+    with figure_style():
         curves = run.save_figure("learning_curves", draw_curves(rows))
         scatter = run.save_figure("sharpness_accuracy", draw_scatter(rows, int(config["steps"])))
     page = render(
@@ -33,7 +34,7 @@ def write_training_report(run: Run, title: str) -> None:
             Section(
                 "Where each noise ended",
                 f"{about(summary, config)}\n\nMean ± standard error over {summary['seeds']} seeds.",
-                [_final_table(summary), _trace_table(summary)],
+                [_final_table(summary), trace_table(summary, ".3g")],
             ),
             Section(
                 "Sharpness against test accuracy",
@@ -88,8 +89,7 @@ def draw_curves(rows: Rows) -> MplFigure:
     axes[0].set_ylabel("training loss")
     axes[1].set_ylabel("test accuracy")
     axes[1].yaxis.set_major_formatter("{x:.0%}")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside right center")
+    legend_outside(figure, axes[0])
     return figure
 
 
@@ -109,7 +109,7 @@ def draw_scatter(rows: Rows, steps: int) -> MplFigure:
     axis.set(xlabel="expected sharpness", ylabel="test accuracy")
     axis.yaxis.set_major_formatter("{x:.0%}")
     axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
-    figure.legend(*axis.get_legend_handles_labels(), loc="outside right center")
+    legend_outside(figure, axis)
     return figure
 
 
@@ -130,38 +130,16 @@ def _final_table(summary: Mapping[str, Any]) -> Table:
     rows = [
         [
             LABELS[name],
-            _pm(found["loss"], "{:.3f}"),
-            _pm(found["train_accuracy"], "{:.1f}", 100),
-            _pm(found["test_accuracy"], "{:.1f}", 100),
-            _pm(found["sharpness/signed"], "{:.2e}"),
-            _pm(found["sharpness/absolute"], "{:.2e}"),
+            mean_cell(found["loss"], ".3f"),
+            mean_cell(found["train_accuracy"], ".1f", 100),
+            mean_cell(found["test_accuracy"], ".1f", 100),
+            mean_cell(found["sharpness/signed"], ".2e"),
+            mean_cell(found["sharpness/absolute"], ".2e"),
         ]
         for name, found in summary["final"].items()
     ]
     columns = ["noise", "training loss", "training accuracy, %", "test accuracy, %", "E[ΔL]", "E|ΔL|"]
     return Table(columns, rows, "At the last step; mean ± standard error over seeds.")
-
-
-def _trace_table(summary: Mapping[str, Any]) -> Table:
-    rows = []
-    for name, injected in summary["injected_trace"].items():
-        target = summary["target_trace"][name]
-        if injected["value"] and target["value"]:
-            ratio = injected["value"] / target["value"]
-            rows.append([LABELS[name], _pm(injected, "{:.3g}"), _pm(target, "{:.3g}"), f"{ratio:.2f}"])
-    return Table(
-        ["noise", "injected ‖ε‖²", "target", "ratio"],
-        rows,
-        "What was injected, measured, beside its target: the trace of minibatch noise at the same parameters, for "
-        "constant noise that at the start. Means along the trajectories ± standard error over seeds.",
-    )
-
-
-def _pm(found: Mapping[str, Any], form: str, scale: float = 1.0) -> str:
-    if found["value"] is None:
-        return "diverged"
-    spread = "?" if found["stderr"] is None else form.format(found["stderr"] * scale)
-    return f"{form.format(found['value'] * scale)} ± {spread}"
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -173,5 +151,5 @@ def _lead(summary: Mapping[str, Any]) -> str:
     if not accuracy:
         return "Every dynamics diverged."
     order = sorted(accuracy, key=lambda name: -accuracy[name])
-    told = ", ".join(f"{LABELS[name]} {accuracy[name]:.1%}" for name in order)
-    return f"Test accuracy after the same number of steps, mean of {summary['seeds']} seeds: {told}."
+    listed = ", ".join(f"{LABELS[name]} {accuracy[name]:.1%}" for name in order)
+    return f"Test accuracy after the same number of steps, mean of {summary['seeds']} seeds: {listed}."

@@ -137,17 +137,17 @@ class Run:
         info = run.info
         if info["experiment"] != experiment:
             raise InvalidValueError(f"{path} is a run of '{info['experiment']}', not of '{experiment}'")
-        if told := _differences({"seed": info["seed"], **info["config"]}, {"seed": seed, **config}):
-            raise InvalidValueError(f"{path} cannot be continued with other constants: {told}")
+        if differing := _differences({"seed": info["seed"], **info["config"]}, {"seed": seed, **config}):
+            raise InvalidValueError(f"{path} cannot be continued with other constants: {differing}")
         if data and "data" not in info:
             raise InvalidValueError(
                 f"{path} cannot be continued: it was begun by a version that noted no checksum of its data. Begin "
                 "again in another directory"
             )
-        if told := _differences(info.get("data", {}), data or {}):
+        if differing := _differences(info.get("data", {}), data or {}):
             raise InvalidValueError(
-                f"{path} cannot be continued with other data: {told}. Bring back that data (--data-dir), or begin "
-                "again in another directory"
+                f"{path} cannot be continued with other data: {differing}. Bring back that data (--data-dir), or "
+                "begin again in another directory"
             )
         if run.complete:  # killed while tidying up
             shutil.rmtree(path / "tasks", ignore_errors=True)

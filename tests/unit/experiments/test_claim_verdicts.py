@@ -108,12 +108,12 @@ OFF = {
 @by_case([case for case in CASES if case.noisy])
 @pytest.mark.parametrize("off", OFF)
 def test_noise_not_shown_to_be_of_its_trace_vetoes_any_verdict(case: Case, off: str, tmp_path: Path) -> None:
-    ratios, told = OFF[off]
+    ratios, veto = OFF[off]
     for verdict, values in case.verdicts.items():
         found = case.judged(tmp_path / verdict, values, ratios)
         assert found.verdict == "undecided"
         assert found.veto is not None
-        assert found.veto.startswith(told.replace("{}", case.dynamics[0]))
+        assert found.veto.startswith(veto.replace("{}", case.dynamics[0]))
         assert found.effect == pytest.approx(case.effect(np.mean(values)), abs=1e-12)
 
 

@@ -97,7 +97,7 @@ def test_what_did_not_run_is_not_judged(experiment: str, judged: set[str], tmp_p
     assert {finding.claim.name for finding in ledger([run])} == judged
 
 
-def test_the_least_ratio_of_all_epochs_is_told(tmp_path: Path) -> None:
+def test_the_least_ratio_of_all_epochs_is_noted(tmp_path: Path) -> None:
     case = CASES[0]
     found = case.judged(tmp_path / "high", [math.log(10), math.log(20), math.log(30)])
     assert found.note == ""  # every seed's first epoch has the ratio 1

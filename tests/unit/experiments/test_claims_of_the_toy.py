@@ -40,7 +40,7 @@ def test_one_reversed_pair_contradicts_the_order(tmp_path: Path) -> None:
     )
 
 
-def test_a_pair_that_cannot_be_told_apart_leaves_the_order_undecided(tmp_path: Path) -> None:
+def test_a_pair_too_close_to_order_leaves_the_order_undecided(tmp_path: Path) -> None:
     rates = {**RATES, "gld-top-eigenvector": 0.312}
     [found] = CLAIM["toy-order"].judge(toy(tmp_path / "run", rates))
     assert found.verdict == "undecided"

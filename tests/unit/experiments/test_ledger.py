@@ -22,7 +22,7 @@ from claim_runs import (
 from noisescape.experiments.claims import CLAIMS, Claim, Finding, Result, ledger
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import paper_suite
-from noisescape.report.ledger import ledger_sections, rules_section, told
+from noisescape.report.ledger import ledger_sections, rules_section, tally
 from noisescape.report.tables import ledger_text
 from noisescape.runs.run import Run, strict_json
 
@@ -140,7 +140,7 @@ def test_the_ledger_in_a_terminal_names_each_claim_once(two_runs: list[Run]) -> 
     assert "digits" not in alone, "one run need not be named"
 
 
-def test_two_runs_of_one_experiment_are_told_apart(two_runs: list[Run], tmp_path: Path) -> None:
+def test_two_runs_of_one_experiment_are_named_apart(two_runs: list[Run], tmp_path: Path) -> None:
     findings = ledger([two_runs[1], toy(tmp_path / "another", {**RATES, "gld-constant": 0.45}).run])
     lines = [line for line in ledger_text(findings[:2]).plain.splitlines() if "n = " in line]
     assert ["another" in line for line in lines] == [False, True]
@@ -156,7 +156,7 @@ def test_the_ledger_on_a_page_parts_claims_from_controls(two_runs: list[Run]) ->
         sum(not finding.claim.control for finding in findings),
         sum(finding.claim.control for finding in findings),
     ]
-    assert section.text.startswith(told([f for f in findings if not f.claim.control]))
+    assert section.text.startswith(tally([f for f in findings if not f.claim.control]))
     [rules] = rules_section(findings)
     assert [rows[0] for rows in rules.items[0].rows] == list(dict.fromkeys(f.claim.name for f in findings))
     assert ledger_sections([]) == rules_section([]) == []
@@ -167,5 +167,5 @@ def test_verdicts_are_counted_in_a_sentence() -> None:
         return [replace(EXAMPLE, result=replace(EXAMPLE.result, verdict=name)) for name in names]
 
     found = verdicts("undecided", "supported", "contradicted", "supported")
-    assert told(found) == "Of 4 findings on the paper's claims: 2 supported, 1 contradicted, 1 undecided."
-    assert told(verdicts("undecided")) == "Of 1 findings on the paper's claims: 1 undecided."
+    assert tally(found) == "Of 4 findings on the paper's claims: 2 supported, 1 contradicted, 1 undecided."
+    assert tally(verdicts("undecided")) == "Of 1 findings on the paper's claims: 1 undecided."

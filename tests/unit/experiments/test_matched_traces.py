@@ -33,12 +33,12 @@ def digits() -> tuple[EmpiricalRisk, Tensor, float]:
 
 def injected(dynamics: Any, risk: EmpiricalRisk, theta: Tensor, draws: int, *, kept: bool = True) -> np.ndarray:
     """‖ε‖² of that many draws at one θ, all from one root if it may be kept."""
-    random, slope, state = generator(5), risk.gradient(theta), NoiseState()
+    random, gradient, state = generator(5), risk.gradient(theta), NoiseState()
     found = []
     for _ in range(draws):
         noisy, after = dynamics.noisy_gradient(risk, theta, state, random)
         state = after if kept else state
-        found.append(float((noisy - slope).double().square().sum()))
+        found.append(float((noisy - gradient).double().square().sum()))
     return np.array(found)
 
 
@@ -103,10 +103,10 @@ def test_noise_estimated_from_minibatches_is_as_large_on_average(
     assert_mean(injected(make_dynamics(config, name, target), risk, theta, 100, kept=False), target)
 
 
-def test_constant_noise_has_the_trace_at_the_minimum_unless_told_otherwise() -> None:
+def test_constant_noise_has_the_trace_at_the_minimum_unless_rho_is_given() -> None:
     risk = digits_problem(SMALL, 0).risk
     theta = risk.parameters()
     matched = make_dynamics(replace(SMALL, rho=None), "gld-constant", 7.0).covariance(risk, theta)
     assert float(matched.trace()) == pytest.approx(7.0, rel=1e-5)
-    told = make_dynamics(replace(SMALL, rho=0.1), "gld-constant", 7.0).covariance(risk, theta)
-    assert float(told.trace()) == pytest.approx(0.01 * risk.dimension, rel=1e-5)
+    given = make_dynamics(replace(SMALL, rho=0.1), "gld-constant", 7.0).covariance(risk, theta)
+    assert float(given.trace()) == pytest.approx(0.01 * risk.dimension, rel=1e-5)

@@ -57,17 +57,17 @@ def test_published_hessian_noise_is_off_on_a_saddle() -> None:
 def test_published_leading_noise_comes_on_refresh_steps_only() -> None:
     risk, theta = MLP.risk(), MLP.theta
     dynamics = PublishedLeading(4, k=2, refresh=3)
-    slope = risk.gradient(theta)
+    gradient = risk.gradient(theta)
     state, random, seen = NoiseState(), generator(1), []
     for _ in range(8):
         noisy, state = dynamics.noisy_gradient(risk, theta, state, random)
-        seen.append(not torch.equal(noisy, slope))
+        seen.append(not torch.equal(noisy, gradient))
     assert seen == [True, False, False, True, False, False, True, False]
     assert state.step == 8
     usual, state = GLDLeading(4, k=2, refresh=3), NoiseState()
     for _ in range(4):
         noisy, state = usual.noisy_gradient(risk, theta, state, random)
-        assert not torch.equal(noisy, slope)
+        assert not torch.equal(noisy, gradient)
 
 
 def test_published_leading_noise_is_not_rescaled() -> None:

@@ -38,9 +38,9 @@ def test_the_published_fault_is_a_covariance_of_running_sums() -> None:
         assert (gap <= 4.5 * error + 1e-9).all(), "it drifts along ∇L, whatever scatters how"
         if name == "gd":
             continue
-        slope = shape.refresh_root(published, start, None, generator(0))[1]
-        if slope is not None:
-            assert_close(slope, corrected.gradient(start), rtol=1e-9, atol=1e-9)
+        gradient = shape.refresh_root(published, start, None, generator(0))[1]
+        if gradient is not None:
+            assert_close(gradient, corrected.gradient(start), rtol=1e-9, atol=1e-9)
         wanted = {
             "gld-diagonal": torch.diag(faulty.diagonal()) * 400 / faulty.trace(),
             "gld-leading": 400 * torch.outer(*[torch.linalg.eigh(faulty).eigenvectors[:, -1]] * 2),

@@ -72,7 +72,7 @@ def test_everything_is_inside_the_page(svg):
     assert "@import" not in style
 
 
-def test_the_browser_is_told_to_fetch_nothing():
+def test_the_browser_is_made_to_fetch_nothing():
     policies = [
         meta["content"]
         for html in (page_with(), page_with(interactive()))
@@ -182,7 +182,7 @@ def test_page_says_its_language_and_fits_a_phone():
         ([], False),
     ],
 )
-def test_columns_of_numbers_are_told_from_text(cells, numeric):
+def test_columns_of_numbers_are_not_taken_for_text(cells, numeric):
     assert Table(["x"], [[cell] for cell in cells], "").numeric == (numeric,)
 
 

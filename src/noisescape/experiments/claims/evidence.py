@@ -86,5 +86,5 @@ class Evidence:
             return None
         if len(ratios) < 2:
             return f"one seed shows nothing of the injected trace of {name}"
-        told = f"{name} was injected at {low:.2g} to {high:.2g} times its target trace"
-        return told if high < least or low > most else f"too few seeds to show the trace of {name}: {told}"
+        measured = f"{name} was injected at {low:.2g} to {high:.2g} times its target trace"
+        return measured if high < least or low > most else f"too few seeds to show the trace of {name}: {measured}"
