@@ -52,8 +52,6 @@ class ModelLoss:
         kernels: those the model needs in place of PyTorch's own choice, or None.
     """
 
-    broadcasts = False
-
     def __init__(
         self, model: nn.Module, loss: Loss | nn.Module, normalisation: Normalisation = "criterion"
     ) -> None:
