@@ -24,6 +24,8 @@ from noisescape.risk.agreement import (
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.contract import LARGEST_COPY, in_float64, shaken
 from noisescape.risk.differentiation import pull_back, push_forward, push_forward_by_reverse
+from noisescape.risk.linear_layers import LinearLayer
+from noisescape.risk.mapped_gradients import mappable_layers
 from noisescape.risk.model_loss import ModelLoss, head, mapping
 from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples
 
@@ -147,16 +149,24 @@ class Capabilities:
         return self.replicas and self._holds_on_all(holds)
 
     @functools.cached_property
+    def factored_layers(self) -> list[LinearLayer] | None:
+        """The linear layers whose per-sample gradients are kept as factors; None where gradients go one by one.
+
+        Of a closed form: none.
+        """
+        if not isinstance(self.function, ModelLoss):
+            return []
+        forms = len(self.samples.candidates) if isinstance(self.samples, StreamedSamples) else 1
+        # of more forms than are tried, some may call a layer otherwise
+        allowed = forms <= len(self.tried)
+        return mappable_layers(self.function, self._point(), list(self.tried), factors_allowed=allowed)
+
+    @property
     def gradient_width(self) -> int:
         """Numbers that a sample's gradient takes, where linear layers' are kept as factors."""
-        if not isinstance(self.function, ModelLoss):
-            return self.function.dimension
-        if not self.function.gradients_chosen:
-            forms = len(self.samples.candidates) if isinstance(self.samples, StreamedSamples) else 1
-            # of more forms than are tried, some may call a layer otherwise
-            allowed = forms <= len(self.tried)
-            self.function.choose_layers(self._point(), list(self.tried), layers_allowed=allowed)
-        return self.function.gradient_width
+        layers = self.factored_layers or []
+        factored = sum(self.function.sizes[position] for layer in layers for position in layer.parameters)
+        return self.function.dimension - factored + sum(layer.width for layer in layers)
 
     # ------------------------------------------------------------------ second derivatives
 

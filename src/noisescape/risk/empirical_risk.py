@@ -223,7 +223,7 @@ class EmpiricalRisk:
 
         The data is tried as at construction, with the same errors.
         """
-        function = self._model_loss("other data").afresh()
+        function = self._model_loss("other data").with_scale(None)
         opened = open_data(function, data, self._parameters, self._budget, self._chunk_size)
         return self._like(opened.function, opened.samples, self._parameters, opened.tried)
 

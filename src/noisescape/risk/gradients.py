@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
+from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.factored_gradients import FactoredGradients
+from noisescape.risk.mapped_gradients import mapped_gradients
 from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.samples import Batch
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
@@ -40,7 +43,7 @@ def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = N
     size = _size(risk, theta, risk.dimension)
     found = theta.new_empty(*theta.shape[:-1], len(indices), risk.dimension)
     for places, group in risk._samples.chosen(indices):
-        parts = [risk._function.gradients(theta, batch) for batch in group.batches(size)]
+        parts = [_rows(risk, theta, batch) for batch in group.batches(size)]
         found[..., places.to(risk.device), :] = torch.cat(parts, dim=-2)
     return found
 
@@ -49,7 +52,7 @@ def row_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[Tensor]:
     """G in consecutive blocks of rows."""
     risk._check_theta(theta)
     for batch in risk._samples.batches(_size(risk, theta, risk.dimension)):
-        yield risk._function.gradients(theta, batch)
+        yield _rows(risk, theta, batch)
 
 
 def factored_gradients(risk: EmpiricalRisk, theta: Tensor) -> FactoredGradients:
@@ -64,7 +67,7 @@ def factored_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[FactoredGrad
         yield from map(FactoredGradients.of_rows, row_chunks(risk, theta))
         return
     for batch in risk._samples.batches(_size(risk, theta, risk._capabilities.gradient_width)):
-        yield risk._function.factored_gradients(theta, batch)
+        yield _factored(risk, risk._function, theta, batch)
 
 
 def fits_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
@@ -80,7 +83,23 @@ def per_sample_square_norms(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     return torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
 
 
+def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:
+    """G of a batch, (n, D), or (R, n, D)."""
+    if isinstance(risk._function, ClosedForm):
+        return risk._function.gradients(theta, batch)
+    if theta.ndim == 2:
+        return torch.stack([_rows(risk, row, batch) for row in theta])
+    return _factored(risk, risk._function, theta, batch).rows()
+
+
+def _factored(risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, batch: Batch) -> FactoredGradients:
+    """G of a batch at a single θ."""
+    layers = risk._capabilities.factored_layers
+    if layers is None:
+        return FactoredGradients(function.sizes, function.gradients_one_by_one(theta, batch))
+    return mapped_gradients(function, theta, batch, layers)
+
+
 def _size(risk: EmpiricalRisk, theta: Tensor, width: int) -> int:
     """How many gradients of so many numbers are evaluated together."""
-    _ = risk._capabilities.gradient_width  # decides how they are evaluated
     return risk._chunking.rows(copies=len(theta) if theta.ndim == 2 else 1, width=width)
