@@ -16,7 +16,8 @@ from noisescape.risk.criterion import NormalisationWarning
 from noisescape.risk.model_loss import ModelLoss, head
 from noisescape.risk.probes import probe_batches
 from noisescape.risk.randomness import Generators
-from noisescape.risk.samples import Batch, Samples, TensorSamples, readings
+from noisescape.risk.reading import readings
+from noisescape.risk.samples import Batch, Samples, TensorSamples
 
 TRIED = 64
 TRIED_BYTES = 2**28
