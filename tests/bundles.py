@@ -48,7 +48,7 @@ def assert_same(found: Bundle, tensors: dict[str, Tensor], notes: object) -> Non
     assert {name: bits(tensor) for name, tensor in found.tensors.items()} == {
         name: bits(tensor) for name, tensor in tensors.items()
     }
-    assert repr(found.notes) == repr(notes)  # repr tells NaN from NaN no more, and −0 from 0
+    assert repr(found.notes) == repr(notes)  # by repr NaN equals NaN, and −0 differs from 0
 
 
 def files(folder: Path) -> set[str]:

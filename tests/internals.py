@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from torch import Tensor
+
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.hessian import Hessian
 from noisescape.risk.samples import Samples, StreamedSamples
@@ -13,7 +15,7 @@ DECISIONS = ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_w
 
 
 def decided(risk: EmpiricalRisk, name: str) -> Any:
-    """One of the decisions."""
+    """One of them, or another that needs no argument: ``pushes_outputs``, ``second_derivative_error``."""
     return getattr(risk, name)
 
 
@@ -21,6 +23,21 @@ def decide(risk: EmpiricalRisk) -> None:
     """Take all decisions, so that later work is only the work asked for."""
     for name in DECISIONS:
         decided(risk, name)
+
+
+def chunk_size(risk: EmpiricalRisk, **options: int) -> int:
+    """How many samples are evaluated together."""
+    return risk.chunk_size(**options)
+
+
+def holds_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
+    """Whether all per-sample gradients fit the memory budget."""
+    return risk.holds_gradients(theta)
+
+
+def keeps_graphs_for_blocks(risk: EmpiricalRisk) -> bool:
+    """Whether blocks of Hessian products go through kept graphs of the gradient."""
+    return risk.bends_blocks()
 
 
 def samples(risk: EmpiricalRisk) -> Samples:

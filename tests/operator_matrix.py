@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from cases import CASES, F64, Case, normal, symmetric
+from internals import chunk_size
 from noisescape.linops import (
     DenseOperator,
     DiagonalOperator,
@@ -37,7 +38,7 @@ class Entry:
 def _streamed(case: Case):
     """The per-sample gradients do not fit: products are passes over the data, a few samples at a time."""
     risk = case.risk(memory_budget=2_000)
-    assert risk.chunk_size() < case.count
+    assert chunk_size(risk) < case.count
     return risk
 
 

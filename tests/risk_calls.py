@@ -16,7 +16,7 @@ Call = Callable[[ns.EmpiricalRisk, Tensor, Tensor], object]
 
 
 def logits_of(outputs: Any) -> Tensor:
-    return outputs if isinstance(outputs, Tensor) else outputs.logits_of.movedim(-1, 1)
+    return outputs if isinstance(outputs, Tensor) else outputs.logits.movedim(-1, 1)
 
 
 def total(outputs: Any, targets: Tensor) -> Tensor:

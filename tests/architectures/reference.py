@@ -141,11 +141,11 @@ class Examined:
         """The loss of a batch of one; beyond one value a sample, their mean."""
         return self.architecture.loss(outputs, targets).mean()
 
-    def _slope(self, value: Tensor, **options: Any) -> Tensor:
+    def gradient(self, value: Tensor, **options: Any) -> Tensor:
         with sdpa_kernel(SDPBackend.MATH):  # checkpoints run the forward pass again
             found = torch.autograd.grad(value, self.trainable, allow_unused=True, **options)
         parts = [
-            torch.zeros_like(p) if slope is None else slope for p, slope in zip(self.trainable, found, strict=True)
+            torch.zeros_like(p) if part is None else part for p, part in zip(self.trainable, found, strict=True)
         ]
         return torch.cat([part.reshape(-1) for part in parts])
 
@@ -156,7 +156,7 @@ class Examined:
         for inputs, targets in self.samples:
             value = self.value(self.outputs(inputs), targets)
             values.append(value.detach())
-            rows.append(self._slope(value).detach())
+            rows.append(self.gradient(value).detach())
         return torch.stack(values), torch.stack(rows)
 
     @property
@@ -172,23 +172,23 @@ class Examined:
         return self.rows - self.rows.mean(0)
 
     @functools.cached_property
-    def bent(self) -> Tensor:
+    def hessian_columns(self) -> Tensor:
         """H times the three directions and the N centred gradients, (D, 3 + N)."""
         columns = torch.cat([self.directions, self.centred.T], dim=1)
         total = torch.zeros_like(columns)
         for inputs, targets in self.samples:
             if self.architecture.twice_differentiable:
-                slope = self._slope(self.value(self.outputs(inputs), targets), create_graph=True)
+                gradient = self.gradient(self.value(self.outputs(inputs), targets), create_graph=True)
                 for k, column in enumerate(columns.T):
-                    along = slope @ column
+                    along = gradient @ column
                     if along.requires_grad:
-                        total[:, k] += self._slope(along, retain_graph=True)
+                        total[:, k] += self.gradient(along, retain_graph=True)
             else:
                 for k, column in enumerate(columns.T):
-                    total[:, k] += self._difference(inputs, targets, column)
+                    total[:, k] += self.difference(inputs, targets, column)
         return total / len(self.samples)
 
-    def _difference(self, inputs: Any, targets: Any, direction: Tensor) -> Tensor:
+    def difference(self, inputs: Any, targets: Any, direction: Tensor) -> Tensor:
         """The derivative of a sample's gradient by central differences of fourth order."""
         step = self.architecture.step
         total = torch.zeros_like(direction)
@@ -199,7 +199,7 @@ class Examined:
             with torch.no_grad():
                 for parameter, part, start in zip(self.trainable, parts, kept, strict=True):
                     parameter.copy_(start + multiple * step * part.view_as(parameter))
-            total += weight * self._slope(self.value(self.outputs(inputs), targets)) / (12 * step)
+            total += weight * self.gradient(self.value(self.outputs(inputs), targets)) / (12 * step)
         with torch.no_grad():
             for parameter, start in zip(self.trainable, kept, strict=True):
                 parameter.copy_(start)
@@ -207,12 +207,12 @@ class Examined:
 
     @property
     def hessian_products(self) -> Tensor:
-        return self.bent[:, :3]
+        return self.hessian_columns[:, :3]
 
     @property
     def indicator(self) -> float:
         """Tr(HΣ_B) = (1/NB) Σ_n d_nᵀHd_n, d_n the centred gradients."""
-        return float((self.bent[:, 3:] * self.centred.T).sum()) / len(self.samples) / BATCH_SIZE
+        return float((self.hessian_columns[:, 3:] * self.centred.T).sum()) / len(self.samples) / BATCH_SIZE
 
     @property
     def noise_products(self) -> Tensor:
@@ -225,7 +225,7 @@ class Examined:
         for inputs, targets in self.samples:
             outputs = self.outputs(inputs)
             flat = outputs.reshape(-1)
-            jacobian = torch.stack([self._slope(output, retain_graph=True) for output in flat]).detach()
+            jacobian = torch.stack([self.gradient(output, retain_graph=True) for output in flat]).detach()
 
             def loss(point: Tensor, shape: torch.Size = outputs.shape, targets: Any = targets) -> Tensor:
                 return self.value(point.view(shape), targets)

@@ -62,10 +62,10 @@ class Heat(nn.Module):
         with torch.enable_grad():
             points = points.detach().clone().requires_grad_(True)
             u = self.net(points)
-            slope = torch.autograd.grad(u, points, torch.ones_like(u), create_graph=True)[0]
-            along = slope[:, 1:]
-            bend = torch.autograd.grad(along, points, torch.ones_like(along), create_graph=True)[0]
-        return slope[:, :1] - bend[:, 1:]
+            first = torch.autograd.grad(u, points, torch.ones_like(u), create_graph=True)[0]
+            along = first[:, 1:]
+            second = torch.autograd.grad(along, points, torch.ones_like(along), create_graph=True)[0]
+        return first[:, :1] - second[:, 1:]
 
 
 class HeatByTransforms(Heat):

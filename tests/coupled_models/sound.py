@@ -1,4 +1,4 @@
-"""Models and losses that may look coupled, or hard to tell, and are sound."""
+"""Models and losses that may look coupled and are sound."""
 
 from __future__ import annotations
 

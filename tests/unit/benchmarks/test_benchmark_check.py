@@ -32,7 +32,7 @@ def stored(folder: Path, **ratios: tuple[float, str]) -> Path:
         ({"product": (1.0, "lower")}, 1),
     ],
 )
-def test_only_ratios_that_got_worse_are_told(
+def test_only_ratios_that_got_worse_are_listed(
     tmp_path: Path, after: dict[str, tuple[float, str]], lines: int
 ) -> None:
     committed = stored(tmp_path / "old", product=(1.0, "lower"), toy=(2000.0, "higher"))

@@ -20,9 +20,9 @@ from noisescape.theory.landscapes import quadratic
 def test_noise_scales_are_in_samples_and_do_not_depend_on_the_batch(batch_size: int, replacement: bool) -> None:
     """Gradients (1 ± 2, 3 ± 1): ‖ḡ‖² = 10, TrC = 5; H = diag(4, 2), Tr(HC) = 18, ḡᵀHḡ = 22."""
     hessian = torch.diag(torch.tensor([4.0, 2.0], dtype=F64))
-    slopes = torch.tensor([[2.0, 1.0], [-2.0, -1.0], [2.0, -1.0], [-2.0, 1.0], [2.0, 1.0], [-2.0, -1.0]])
+    linear = torch.tensor([[2.0, 1.0], [-2.0, -1.0], [2.0, -1.0], [-2.0, 1.0], [2.0, 1.0], [-2.0, -1.0]])
     theta = torch.tensor([0.25, 1.5], dtype=F64)
-    found = ns.measure(quadratic(hessian, slopes.to(F64)), theta, batch_size=batch_size, replacement=replacement)
+    found = ns.measure(quadratic(hessian, linear.to(F64)), theta, batch_size=batch_size, replacement=replacement)
     share = 1 / batch_size if replacement else (6 - batch_size) / (5 * batch_size)
     assert found.noise_scale.value == pytest.approx(5 / 10, rel=1e-12)
     assert found.curvature_noise_scale.value == pytest.approx(18 / 22, rel=1e-12)
@@ -43,7 +43,7 @@ def test_decay_exponent_is_read_after_k_eigenvalues() -> None:
 
 
 def with_covariance(covariance: Tensor) -> ns.EmpiricalRisk:
-    """L = ½θᵀ·CURVATURE·θ and C given exactly: slopes ±√D times the columns of a root."""
+    """L = ½θᵀ·CURVATURE·θ and C given exactly: linear terms ±√D times the columns of a root."""
     values, vectors = torch.linalg.eigh(covariance)
     columns = (vectors * values.clamp_min(0).sqrt()).T * math.sqrt(len(covariance))
     return quadratic(CURVATURE, torch.cat([columns, -columns]))
@@ -51,8 +51,8 @@ def with_covariance(covariance: Tensor) -> ns.EmpiricalRisk:
 
 @pytest.mark.parametrize("seed", range(10))
 def test_both_bounds_hold_for_positive_curvature(seed: int) -> None:
-    slopes = normal(9, 6, seed=seed) * torch.logspace(0, -2, 6)[torch.randperm(6)]
-    found = ns.measure(quadratic(CURVATURE, slopes), HERE, batch_size=2)
+    linear = normal(9, 6, seed=seed) * torch.logspace(0, -2, 6)[torch.randperm(6)]
+    found = ns.measure(quadratic(CURVATURE, linear), HERE, batch_size=2)
     assert found.lower_bound.value <= found.anisotropy.value * (1 + 1e-12)
     assert found.anisotropy.value <= found.upper_bound.value * (1 + 1e-12)
     assert found.upper_bound.value == pytest.approx(6 * 5 / 8.35, rel=1e-12)

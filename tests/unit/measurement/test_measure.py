@@ -113,10 +113,10 @@ def test_a_closed_form_is_measured_exactly() -> None:
 @pytest.mark.parametrize("dimension", [1, 2, 3])
 def test_few_dimensions_are_enough(dimension: int) -> None:
     hessian = symmetric(dimension, torch.tensor([3.0, 1.0, 0.5])[:dimension], seed=3)
-    slopes = normal(6, dimension, seed=4)
+    linear = normal(6, dimension, seed=4)
     theta = normal(dimension, seed=5)
-    found = ns.measure(quadratic(hessian, slopes), theta, batch_size=2)
-    gradients = theta @ hessian + slopes - slopes.mean(0)
+    found = ns.measure(quadratic(hessian, linear), theta, batch_size=2)
+    gradients = theta @ hessian + linear - linear.mean(0)
     expected = reference(float(0.5 * theta @ hessian @ theta), gradients, hessian, 2)
     for figure, value in expected.items():
         assert found.estimates()[figure].value == pytest.approx(value, rel=1e-9), figure

@@ -39,7 +39,7 @@ def saddle() -> tuple[ns.EmpiricalRisk, int, bool]:
 LIMITING = [no_noise, whole_batch, single_sample, no_curvature, saddle]
 
 
-@pytest.mark.parametrize("theta", [HERE, torch.zeros(6, dtype=F64)], ids=["slope", "minimum"])
+@pytest.mark.parametrize("theta", [HERE, torch.zeros(6, dtype=F64)], ids=["elsewhere", "minimum"])
 @pytest.mark.parametrize("limit", LIMITING)
 def test_what_is_not_defined_is_not_finite_and_the_rest_stands(limit: object, theta: Tensor) -> None:
     risk, batch_size, replacement = limit()

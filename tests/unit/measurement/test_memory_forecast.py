@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 import noisescape as ns
 from cases import CASES, bowl_risk
+from internals import DECISIONS, decide, decided
 from noisescape.measurement.memory import Ledger
 
 Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
@@ -29,8 +30,7 @@ COMPUTATIONS: dict[str, Computation] = {
 
 
 def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
-    for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
-        getattr(risk, decision)
+    decide(risk)
     theta, ledger = risk.parameters(), Ledger()
     with ledger:
         computation(risk, theta)
@@ -110,12 +110,12 @@ def test_what_was_there_before_is_not_counted() -> None:
     assert ledger.peak == total.numel() * 4
 
 
-@pytest.mark.parametrize("name", ["bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"])
+@pytest.mark.parametrize("name", DECISIONS)
 @pytest.mark.parametrize("case", ["conv", "mlp cross-entropy", "attention"])
 def test_what_a_risk_decides_once_leaves_nothing_behind(case: str, name: str) -> None:
     risk = CASES[case].risk()
     with Ledger() as ledger:
-        getattr(risk, name)
+        decided(risk, name)
     assert ledger.peak > 0
     gc.collect()
     assert ledger.alive == 0

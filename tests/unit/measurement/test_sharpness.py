@@ -14,14 +14,14 @@ from noisescape.theory.landscapes import quadratic
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("place", ["minimum", "slope"])
+@pytest.mark.parametrize("place", ["minimum", "elsewhere"])
 def test_signed_sharpness_of_a_quadratic_is_its_trace(place: str, seed: int) -> None:
     """ΔL = gᵀν + ½νᵀHν: mean (δ²/2)TrH, variance δ²‖g‖² + (δ⁴/2)TrH²."""
-    theta, delta, draws = (HERE if place == "slope" else 0 * HERE), 0.3, 1000
+    theta, delta, draws = (HERE if place == "elsewhere" else 0 * HERE), 0.3, 1000
     risk = quadratic(CURVATURE, normal(3, 6, seed=1))
     found = ns.expected_sharpness(risk, theta, delta=delta, draws=draws, seed=seed)
-    slope = CURVATURE @ theta
-    variance = delta**2 * float(slope @ slope) + delta**4 / 2 * float((CURVATURE * CURVATURE).sum())
+    gradient = CURVATURE @ theta
+    variance = delta**2 * float(gradient @ gradient) + delta**4 / 2 * float((CURVATURE * CURVATURE).sum())
     assert abs(found.signed.value - delta**2 / 2 * 8.35) <= 4 * found.signed.stderr
     assert found.signed.stderr == pytest.approx(math.sqrt(variance / draws), rel=0.2)
     assert found.absolute.value >= abs(found.signed.value)
@@ -30,7 +30,7 @@ def test_signed_sharpness_of_a_quadratic_is_its_trace(place: str, seed: int) -> 
     assert found.signed.dof == draws - 1
 
 
-def test_absolute_sharpness_sees_a_slope_that_the_signed_one_averages_away() -> None:
+def test_absolute_sharpness_sees_a_gradient_that_the_signed_one_averages_away() -> None:
     flat = quadratic(torch.zeros(6, 6, dtype=F64), torch.zeros(2, 6, dtype=F64))
     risk = ns.EmpiricalRisk.from_sample_loss(
         lambda theta, sample: (theta * sample).sum(-1), HERE.expand(2, -1), torch.zeros(6, dtype=F64)

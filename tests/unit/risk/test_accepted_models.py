@@ -75,14 +75,14 @@ def check(model: nn.Module, plain: nn.Module, data: tuple[Tensor, Tensor] = DATA
     theta = risk.parameters()
     trained = [parameter for parameter in plain.parameters() if parameter.requires_grad]
     values = unreduced(plain(data[0]), data[1])
-    slopes = torch.autograd.grad(values.mean(), trained, create_graph=True)
-    slope = torch.cat([part.reshape(-1) for part in slopes])
+    parts = torch.autograd.grad(values.mean(), trained, create_graph=True)
+    gradient = torch.cat([part.reshape(-1) for part in parts])
     assert_close(risk.losses(theta), values.detach())
-    assert_close(risk.gradient(theta), slope.detach())
-    assert_close(risk.per_sample_gradients(theta).mean(0), slope.detach())
+    assert_close(risk.gradient(theta), gradient.detach())
+    assert_close(risk.per_sample_gradients(theta).mean(0), gradient.detach())
     direction = normal(len(theta), seed=5)
-    curved = torch.autograd.grad(slope @ direction, trained, materialize_grads=True)
-    assert_close(risk.hessian(theta) @ direction, torch.cat([part.reshape(-1) for part in curved]))
+    products = torch.autograd.grad(gradient @ direction, trained, materialize_grads=True)
+    assert_close(risk.hessian(theta) @ direction, torch.cat([part.reshape(-1) for part in products]))
 
 
 @pytest.mark.parametrize("name", SOUND)

@@ -95,7 +95,9 @@ def test_indicator(subject: Examined) -> None:
     with or_refused(subject):
         found = product_trace(hessian, noise, rtol=0.02)
     exact = subject.indicator
-    rounding = subject.architecture.second_tolerance * float((subject.centred.T * subject.bent[:, 3:]).abs().sum())
+    rounding = subject.architecture.second_tolerance * float(
+        (subject.centred.T * subject.hessian_columns[:, 3:]).abs().sum()
+    )
     assert abs(found.value - exact) <= max(4.5 * found.stderr, rounding)
 
 
@@ -103,8 +105,8 @@ def test_the_reference_is_at_theta_and_its_second_derivatives_are_those_of_its_f
     """The oracle itself, without the package: against central differences along one direction."""
     loaded = torch.cat([p.detach().reshape(-1) for p in subject.trainable])
     assert torch.equal(loaded, subject.theta.double())
-    # along what the losses do not learn, as the embedding of padding, differences would see a slope
+    # along what the losses do not learn, as the embedding of padding, differences would see a gradient
     direction = subject.directions[:, 0] * (subject.rows != 0).any(0)
-    bent = sum(subject._difference(*sample, direction) for sample in subject.samples) / len(subject.samples)
-    agrees(subject.hessian_products[:, 0], bent, max(1e-5, subject.architecture.second_tolerance))
+    expected = sum(subject.difference(*sample, direction) for sample in subject.samples) / len(subject.samples)
+    agrees(subject.hessian_products[:, 0], expected, max(1e-5, subject.architecture.second_tolerance))
     assert bool((subject.rows.norm(dim=1) > 0).all())

@@ -94,7 +94,7 @@ def test_a_backward_pass_that_clips_is_refused() -> None:
         ns.EmpiricalRisk(Clipped(), CE, (X, Y))
 
 
-def test_gradient_hooks_of_parameters_are_told() -> None:
+def test_gradient_hooks_of_parameters_bring_a_warning() -> None:
     model = network()
     model[0].weight.register_hook(lambda g: g * 0)
     with pytest.warns(UserWarning, match=r"gradient hooks \(0\.weight\)"):

@@ -9,24 +9,25 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from cases import CASES, F64, Batches, Case, close, normal
+from internals import chunk_size, decided
 from noisescape.risk import EmpiricalRisk
 
 
 def test_chunks_shrink_with_the_memory_budget(conv: Case) -> None:
-    one_sample = 2 * conv.risk().bytes_per_sample
-    sizes = [conv.risk(memory_budget=budget).chunk_size() for budget in (1, 4 * one_sample, 2**30)]
+    one_sample = 2 * decided(conv.risk(), "bytes_per_sample")
+    sizes = [chunk_size(conv.risk(memory_budget=budget)) for budget in (1, 4 * one_sample, 2**30)]
     assert sizes == [1, 4, conv.count]
-    assert conv.risk(memory_budget=4 * one_sample).chunk_size(passes=4) == 2
-    assert conv.risk(chunk_size=5, memory_budget=1).chunk_size() == 5
+    assert chunk_size(conv.risk(memory_budget=4 * one_sample), passes=4) == 2
+    assert chunk_size(conv.risk(chunk_size=5, memory_budget=1)) == 5
 
 
 def test_chunks_on_a_cpu_stay_within_its_caches(chunk_limits: Callable[..., None]) -> None:
     conv = CASES["conv"]
     risk = conv.risk()
-    chunk_limits(working_set=6 * risk.bytes_per_sample, parameter_share=0)
-    assert [risk.chunk_size(columns=columns) for columns in (1, 2, 3, 100)] == [6, 3, 2, 1]
+    chunk_limits(working_set=6 * decided(risk, "bytes_per_sample"), parameter_share=0)
+    assert [chunk_size(risk, columns=columns) for columns in (1, 2, 3, 100)] == [6, 3, 2, 1]
     chunk_limits(parameter_share=1000)
-    assert risk.chunk_size(columns=100) == conv.count
+    assert chunk_size(risk, columns=100) == conv.count
     chunk_limits(parameter_share=0)
     block = normal(risk.dimension, 20, seed=1)
     close(risk.hessian_product(conv.theta, block), conv.hessian() @ block)

@@ -101,8 +101,8 @@ def losses_and_gradients(subject: Subject, samples: slice) -> list[tuple[Tensor,
     found = []
     for value in values:
         parts = torch.autograd.grad(value, trainable, retain_graph=True, allow_unused=True)
-        slope = [torch.zeros_like(p) if part is None else part for p, part in zip(trainable, parts, strict=True)]
-        found.append((value.detach(), torch.cat([part.reshape(-1) for part in slope])))
+        gradient = [torch.zeros_like(p) if part is None else part for p, part in zip(trainable, parts, strict=True)]
+        found.append((value.detach(), torch.cat([part.reshape(-1) for part in gradient])))
     return found
 
 

@@ -60,9 +60,9 @@ def test_curvature_is_that_of_the_criterion(name: str) -> None:
     model = case.model()
     risk = EmpiricalRisk(model, case.criterion, (X, case.targets))
     theta, direction = risk.parameters(), normal(risk.dimension, seed=12)
-    slopes = torch.autograd.grad(case.criterion(model(X), case.targets), [*model.parameters()], create_graph=True)
-    slope = torch.cat([part.reshape(-1) for part in slopes])
-    expected = plain_gradient(model, slope @ direction)
+    parts = torch.autograd.grad(case.criterion(model(X), case.targets), [*model.parameters()], create_graph=True)
+    gradient = torch.cat([part.reshape(-1) for part in parts])
+    expected = plain_gradient(model, gradient @ direction)
     assert_close(risk.hessian(theta) @ direction, expected)
     assert_close(risk.gauss_newton(theta) @ direction, expected)  # the model is linear
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from operator import attrgetter
+from functools import partial
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from cases import CASES, F64, POINTS, Batches, Case, bowl, bowl_gradients, bowl_hessian, close, cubed, normal
+from internals import DECISIONS, decided
 from noisescape.risk import EmpiricalRisk
 
 each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -108,16 +109,13 @@ def test_closed_form_without_forward_mode_falls_back_to_reverse_mode(count: int,
     close(risk.hessian_product(theta, direction), 6 * (theta - points).mean(0) * direction)
 
 
-DECISIONS = ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width")
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_derivatives_are_the_same_where_gradients_are_off(name: str) -> None:
     """As in an evaluation loop, whichever is asked for first there."""
     case = CASES[name]
     block = normal(len(case.theta), 3, seed=3)
     asked: dict[str, Callable[[EmpiricalRisk], object]] = {
-        **{name: attrgetter(name) for name in DECISIONS},
+        **{name: partial(decided, name=name) for name in DECISIONS},
         "gradient": lambda risk: risk.gradient(case.theta),
         "minibatch": lambda risk: risk.minibatch_gradient(case.theta, torch.tensor([0, 2])),
         "per-sample gradients": lambda risk: risk.per_sample_gradients(case.theta),
@@ -126,7 +124,7 @@ def test_derivatives_are_the_same_where_gradients_are_off(name: str) -> None:
         "Hessian, block": lambda risk: risk.hessian(case.theta) @ block,
         "directional derivatives": lambda risk: risk.directional_derivatives(case.theta, block),
     }
-    if case.risk().pushes_outputs:
+    if decided(case.risk(), "pushes_outputs"):
         asked["Gauss-Newton"] = lambda risk: risk.gauss_newton(case.theta) @ block
         asked["its forms"] = lambda risk: risk.gauss_newton_forms(case.theta, block)
     for ask in asked.values():

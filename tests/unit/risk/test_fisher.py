@@ -13,6 +13,7 @@ from torch.testing import assert_close
 
 from cases import F64, classes, normal
 from criteria import BITS, CE, CLASSES, NUMBERS, TIGHT, WEIGHT, C, Focal, N, Named, X, plain_gradient
+from internals import chunk_size, decide
 from noisescape.measurement.memory import Ledger
 from noisescape.risk import EmpiricalRisk
 
@@ -99,7 +100,7 @@ def test_a_sampled_fisher_information_is_the_mean_over_its_draws(held: str) -> N
     theta = risk.parameters()
     generator = torch.Generator().manual_seed(5)
     expected, labels = torch.zeros((), dtype=F64), [[] for _ in range(3)]
-    size = risk.chunk_size(passes=1)
+    size = chunk_size(risk, passes=1)
     ends = [(0, N)] if held == "held" else [(0, 2), (2, N)]
     cuts = [(at, min(at + size, stop)) for start, stop in ends for at in range(start, stop, size)]
     for start, stop in cuts:
@@ -128,8 +129,7 @@ def test_drawing_targets_holds_no_inputs_again() -> None:
     # no more at once than were tried: the ledger has no numbers to try a larger batch by
     risk = EmpiricalRisk(model, CE(), (inputs, targets), memory_budget=2**22, chunk_size=32)
     theta = risk.parameters()
-    for decision in ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width"):
-        getattr(risk, decision)
+    decide(risk)
     with Ledger() as ledger:
         operator = risk.fisher(theta, sample_targets=drawn, draws=20)
         _ = operator @ torch.ones_like(theta)

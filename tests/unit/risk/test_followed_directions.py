@@ -59,8 +59,8 @@ def test_refreshed_noise_has_the_trace_and_shape_of_its_covariance(digits: ns.Em
     state, stream = dynamics.init(digits, theta), generator()
     for _ in range(6):  # the second refresh is at the last step
         here = theta
-        slope, state = dynamics.noisy_gradient(digits, theta, state, stream)
-        theta = theta - 0.05 * slope
+        gradient, state = dynamics.noisy_gradient(digits, theta, state, stream)
+        theta = theta - 0.05 * gradient
     assert state.root is not None
     followed, afresh = dynamics.operator(state.root), dynamics.covariance(digits, here)
     assert float(followed.trace()) == pytest.approx(float(afresh.trace()), rel=1e-3)

@@ -7,6 +7,7 @@ import torch
 
 import noisescape as ns
 from cases import classes, generator, normal
+from internals import holds_gradients
 from noisescape.linops.probing import rademacher
 
 
@@ -15,15 +16,15 @@ def test_a_spike_does_not_hide_the_bulk(dtype: torch.dtype) -> None:
     """One direction far above many small ones: float32 cannot resolve their pairs, and must not call the rank 1."""
     generator = torch.Generator().manual_seed(0)
     number, dimension = 1500, 1600
-    slopes = 0.02 * torch.randn(number, dimension, generator=generator, dtype=torch.float64)
-    slopes[:, 0] = torch.randn(number, generator=generator, dtype=torch.float64)
-    slopes = slopes.to(dtype)
+    rows = 0.02 * torch.randn(number, dimension, generator=generator, dtype=torch.float64)
+    rows[:, 0] = torch.randn(number, generator=generator, dtype=torch.float64)
+    rows = rows.to(dtype)
     risk = ns.EmpiricalRisk.from_sample_loss(
-        lambda theta, slope: (theta * slope).sum(-1), slopes, torch.zeros(dimension, dtype=dtype)
+        lambda theta, row: (theta * row).sum(-1), rows, torch.zeros(dimension, dtype=dtype)
     )
     covariance = risk.noise_covariance(risk.parameters(), 1)
     identity = ns.linops.DiagonalOperator(torch.ones(dimension, dtype=dtype))
-    exact = float((slopes.double() - slopes.double().mean(0)).square().sum()) / number
+    exact = float((rows.double() - rows.double().mean(0)).square().sum()) / number
     found = ns.product_trace(identity, covariance, rtol=0.01)
     assert found.value == pytest.approx(exact, abs=4 * found.stderr + 1e-5 * exact)
     assert ns.GLDLeading(1, k=20).covariance(risk, risk.parameters()).factor.shape == (dimension, 20)
@@ -37,7 +38,7 @@ def test_the_search_for_directions_shares_no_numbers_with_the_probes_of_any_seed
     data = normal(count, 16, seed=1), classes(count, of=5, seed=2)
     risk = ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, data, memory_budget=budget)
     covariance = risk.noise_covariance(risk.parameters(), 1)
-    assert risk.holds_gradients(risk.parameters()) == (budget > 2**16)
+    assert holds_gradients(risk, risk.parameters()) == (budget > 2**16)
     carried = covariance.split(k).carried
     for seed in range(20):
         probes = rademacher(count, k, carried, generator(seed))

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 
 import noisescape as ns
 from cases import CASES, F64, normal
-from internals import keeps_graph
+from internals import chunk_size, decided, keeps_graph, keeps_graphs_for_blocks
 from noisescape.risk.hessian import Hessian
 
 
@@ -19,12 +19,12 @@ def test_blocks_pushed_through_the_gradient_are_hessian_products(name: str) -> N
     block = normal(len(case.theta), 5, seed=3)
     found = Hessian(risk, case.theta) @ block
     assert_close(found, case.hessian() @ block, rtol=1e-9, atol=1e-10)
-    if risk.pushes_gradients:
+    if decided(risk, "pushes_gradients"):
         assert_close(risk.gradient_derivatives(case.theta, block), found, rtol=1e-12, atol=1e-12)
 
 
 def test_ordinary_networks_push_gradients_and_custom_functions_do_not() -> None:
-    pushing = {name for name, case in CASES.items() if case.risk().pushes_gradients}
+    pushing = {name for name, case in CASES.items() if decided(case.risk(), "pushes_gradients")}
     assert {"conv", "mlp cross-entropy", "tied weights"} <= pushing
     assert not any("without forward" in name for name in pushing)
     assert pushing < set(CASES)
@@ -33,7 +33,7 @@ def test_ordinary_networks_push_gradients_and_custom_functions_do_not() -> None:
 def test_blocks_are_the_same_in_chunks() -> None:
     case = CASES["conv"]
     whole, chunked = case.risk(), case.risk(memory_budget=3_000)
-    assert chunked.chunk_size() < case.count
+    assert chunk_size(chunked) < case.count
     block = normal(len(case.theta), 5, seed=3)
     assert_close(
         chunked.gradient_derivatives(case.theta, block),
@@ -58,7 +58,7 @@ def test_blocks_of_a_network_of_large_weights_go_through_kept_graphs(width: int)
         )
     risk = ns.EmpiricalRisk(model, torch.nn.functional.mse_loss, (normal(12, width, seed=1), normal(12, 3, seed=2)))
     theta = risk.parameters()
-    assert risk.bends_blocks() is (width > 2)
+    assert keeps_graphs_for_blocks(risk) is (width > 2)
     block = normal(risk.dimension, 11, seed=3)
     hessian = Hessian(risk, theta)
     found = hessian @ block

@@ -126,7 +126,7 @@ def test_the_indicator_approaches_the_populations() -> None:
     by_covariance = (gradient_products() * expected["hessian"]).sum((1, 2))
     error = float((by_hessian + by_covariance).std()) / 8 / math.sqrt(COUNT)
     assert abs(found - exact) < 4 * error
-    assert error < 0.02 * exact, "tight enough to tell a wrong factor"
+    assert error < 0.02 * exact, "tight enough to show a wrong factor"
 
 
 def test_minibatch_gradients_scatter_as_the_population_predicts() -> None:

@@ -13,7 +13,7 @@ from noisescape.risk import EmpiricalRisk
 from sample_data import N, X, Y, linear
 
 
-def test_a_list_that_may_be_both_is_read_as_batches_and_told() -> None:
+def test_a_list_that_may_be_both_is_read_as_batches_with_a_warning() -> None:
     model = nn.Linear(4, 4).to(F64)
     either = [(X[n], 2 * X[n]) for n in range(3)]  # three samples of 4 numbers, or batches of 4 samples
     risk = EmpiricalRisk(model, nn.MSELoss(), either)
@@ -47,6 +47,6 @@ LISTS: dict[str, tuple[Callable[[], nn.Module], Any, list[Any], int]] = {
 
 
 @pytest.mark.parametrize("name", LISTS)
-def test_lists_of_samples_are_told_from_lists_of_batches(name: str) -> None:
+def test_lists_of_samples_are_kept_apart_from_lists_of_batches(name: str) -> None:
     model, loss, pairs, count = LISTS[name]
     assert EmpiricalRisk(model(), loss, pairs).sample_count == count

@@ -15,7 +15,7 @@ from risk_calls import CALLS, INERT, OF_TENSOR_OUTPUTS, logits_of
 from snapshots import Snapshot
 from whole_modules import SUBJECTS
 
-pytestmark = pytest.mark.filterwarnings("ignore:parameters have gradient hooks")  # they are told, and kept
+pytestmark = pytest.mark.filterwarnings("ignore:parameters have gradient hooks")  # hooks are warned of, and kept
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,7 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.criterion import NormalisationWarning
 
 
-def test_ignored_targets_in_a_mean_of_ones_own_are_told() -> None:
+def test_ignored_targets_in_a_mean_of_ones_own_bring_a_warning() -> None:
     def loss(outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs, targets, reduction="none")
 
@@ -36,7 +36,7 @@ def test_a_sample_may_be_normalised_by_itself(name: str) -> None:
     assert_close(risk.gradient(theta), plain_gradient(model, sum(kept) / N))
 
 
-def test_where_both_normalisations_are_one_nothing_is_said() -> None:
+def test_where_both_normalisations_are_one_there_is_no_warning() -> None:
     model = Shaped(C, T)
     one = EmpiricalRisk(model, CE(), (X, TOKENS), normalisation="sample")
     other = EmpiricalRisk(model, CE(), (X, TOKENS))
@@ -61,7 +61,7 @@ class OverValid(Focal):
         return values if self.reduction == "none" else values.sum() / (target != -100).sum()
 
 
-def test_a_mean_that_is_not_known_is_told() -> None:
+def test_a_mean_that_is_not_known_brings_a_warning() -> None:
     with pytest.warns(NormalisationWarning, match=r"normalised as you train \(OverValid does not\)"):
         risk = EmpiricalRisk(Shaped(C, T), OverValid(reduction="mean"), (X, ignoring(TOKENS)))
     assert risk.sample_count == N

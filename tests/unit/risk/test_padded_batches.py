@@ -85,5 +85,5 @@ def test_batches_padded_to_their_own_width_give_what_one_width_gives(tags: bool,
     direction = normal(len(theta), seed=20)
     covariance = risk.noise_covariance(theta, 4)
     assert_close(covariance @ direction, centred.T @ (centred @ direction) / count / 4)
-    slope = plain_gradient(values.mean(), create_graph=True)
-    assert_close(risk.hessian(theta) @ direction, plain_gradient(slope @ direction))
+    gradient = plain_gradient(values.mean(), create_graph=True)
+    assert_close(risk.hessian(theta) @ direction, plain_gradient(gradient @ direction))

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from cases import F64, classes, normal
+from internals import decided
 from networks import X, Y, flat_gradient, network
 
 CE = nn.functional.cross_entropy
@@ -52,7 +53,7 @@ def test_a_weight_read_outside_its_layer_counts_however_little(strength: float) 
         return CE(outputs, targets, reduction="none") + strength * sum(p.square().sum() for p in model.parameters())
 
     risk = ns.EmpiricalRisk(model, loss, (X.float(), Y))
-    assert risk.gradient_width == risk.dimension
+    assert decided(risk, "gradient_width") == risk.dimension
     far = 100 * risk.parameters()  # where the penalty is no longer small
     torch.testing.assert_close(risk.per_sample_gradients(far).mean(0), risk.gradient(far), rtol=1e-3, atol=1e-5)
 
@@ -82,6 +83,6 @@ def test_a_loss_that_reads_the_parameters_has_a_hessian_but_no_gauss_newton_matr
     torch.testing.assert_close(
         risk.hessian(theta).dense(), plain.hessian(theta).dense() + 0.1 * torch.eye(len(theta), dtype=F64)
     )
-    assert not risk.pushes_outputs
+    assert not decided(risk, "pushes_outputs")
     with pytest.raises(ValueError, match="reads the model's parameters itself"):
         risk.gauss_newton(theta) @ theta

@@ -84,13 +84,13 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_data_is_told_with_the_mend(name: str) -> None:
+def test_what_is_no_data_is_named_with_the_mend(name: str) -> None:
     make, message = REFUSED[name]
     with pytest.raises((TypeError, ValueError), match=message):
         build(make())
 
 
 @pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
-def test_a_nested_tensor_without_a_shape_is_told() -> None:
+def test_a_nested_tensor_without_a_shape_is_named() -> None:
     with pytest.raises(ValueError, match=r"nested; .*to_padded_tensor"):
         build((torch.nested.nested_tensor([X[0], X[1]]), Y[:2]))

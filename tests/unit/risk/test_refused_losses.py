@@ -16,7 +16,7 @@ def test_a_class_is_no_loss() -> None:
         EmpiricalRisk(Shaped(C), CE, (X, CLASSES))
 
 
-def test_outputs_that_are_no_tensor_are_told_with_the_loss() -> None:
+def test_outputs_that_are_no_tensor_are_named_with_the_loss() -> None:
     with pytest.raises(TypeError, match=r"the model returns tuple, which cross_entropy does not take.*out\[0\]"):
         EmpiricalRisk(Shaped(C, then=lambda out: (out, out)), CE(), (X, CLASSES))
 

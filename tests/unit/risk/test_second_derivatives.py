@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from cases import F64, normal
+from internals import decided
 from networks import classifier_risk
 
 
@@ -64,7 +65,7 @@ def test_kinks_are_no_reason_to_refuse(activation: type[nn.Module]) -> None:
     torch.manual_seed(0)
     layers = nn.Sequential(nn.Linear(4, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 3))
     risk = classifier_risk(layers, normal(50, 4, seed=1), torch.float32)
-    assert risk.second_derivative_error < 1e-3
+    assert decided(risk, "second_derivative_error") < 1e-3
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
@@ -119,7 +120,7 @@ class _Once(torch.autograd.Function):
         return upstream * ctx.saved_tensors[0].cos()
 
 
-def test_an_operation_differentiable_once_is_told_with_the_mend() -> None:
+def test_an_operation_differentiable_once_is_named_with_the_mend() -> None:
     class Kernel(Hiding):
         def forward(self, x: Tensor) -> Tensor:
             return self.b(_Once.apply(self.a(x)))

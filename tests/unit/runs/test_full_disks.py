@@ -36,15 +36,15 @@ axes.plot(random[:5000])
 attempts = json.loads(sys.argv[2])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
-told = {}
+answers = {}
 for name, (_, write) in attempts.items():
     run = Run(Path(sys.argv[1]) / name)
     try:
         exec(write)
-        told[name] = (0, "it was written")
+        answers[name] = (0, "it was written")
     except OSError as error:
-        told[name] = (error.errno, str(error))
-print(json.dumps(told))
+        answers[name] = (error.errno, str(error))
+print(json.dumps(answers))
 """
 ATTEMPTS = {
     "bundle": ("note.safetensors", "write_bundle(run.path / 'note.safetensors', {'x': random}, {})"),
@@ -73,8 +73,8 @@ def without_room(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pa
         [sys.executable, "-c", WRITERS, root, json.dumps(ATTEMPTS)], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
-    return {name: (root / name / place, before[name], *told[name]) for name, (place, _) in ATTEMPTS.items()}
+    answers = json.loads(done.stdout)
+    return {name: (root / name / place, before[name], *answers[name]) for name, (place, _) in ATTEMPTS.items()}
 
 
 @needs_limits

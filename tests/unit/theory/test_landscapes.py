@@ -80,8 +80,8 @@ def test_per_sample_gradients_are_those_of_the_branch(geometry: str) -> None:
         for x in points:
             turned = TURN @ (w - x - 1)
             sharp = by_the_formula(w, x, geometry) < float((w - x + 1).square().sum())
-            slope = 2 * TURN.T @ (torch.tensor([p, q], dtype=F64) * turned) if sharp else 2 * (w - x + 1)
-            expected.append(slope)
+            gradient = 2 * TURN.T @ (torch.tensor([p, q], dtype=F64) * turned) if sharp else 2 * (w - x + 1)
+            expected.append(gradient)
         assert_close(risk.per_sample_gradients(w), torch.stack(expected), rtol=1e-10, atol=1e-10)
 
 
@@ -149,15 +149,15 @@ def test_the_class_of_risk_can_be_chosen() -> None:
 
 
 def test_quadratic_has_the_given_curvature_and_noise_everywhere() -> None:
-    hessian, slopes = symmetric(4, normal(4, seed=1), seed=2), 3 + normal(7, 4, seed=3)
-    risk = quadratic(hessian, slopes)
+    hessian, linear = symmetric(4, normal(4, seed=1), seed=2), 3 + normal(7, 4, seed=3)
+    risk = quadratic(hessian, linear)
     assert not risk.parameters().any()
     for theta in (torch.zeros(4, dtype=F64), normal(4, seed=4)):
         assert_close(risk.loss(theta), 0.5 * theta @ hessian @ theta, rtol=1e-12, atol=1e-12)
         assert_close(risk.gradient(theta), hessian @ theta, rtol=1e-12, atol=1e-12)
         assert_close(risk.hessian(theta).dense(), hessian, rtol=1e-12, atol=1e-12)
         assert_close(
-            risk.noise_covariance(theta, 1).dense(), torch.cov(slopes.T, correction=0), rtol=1e-12, atol=1e-12
+            risk.noise_covariance(theta, 1).dense(), torch.cov(linear.T, correction=0), rtol=1e-12, atol=1e-12
         )
-        rows = hessian @ theta + slopes - slopes.mean(0)
+        rows = hessian @ theta + linear - linear.mean(0)
         assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-12, atol=1e-12)
