@@ -58,9 +58,9 @@ def chunk_limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def limit(*, working_set: int | None = None, parameter_share: float | None = None) -> None:
         if working_set is not None:
-            monkeypatch.setattr("noisescape.risk.per_sample_losses.CPU_WORKING_SET", working_set)
+            monkeypatch.setattr("noisescape.risk.chunking.CACHED_BYTES", working_set)
         if parameter_share is not None:
-            monkeypatch.setattr("noisescape.risk.per_sample_losses.PARAMETER_SHARE", parameter_share)
+            monkeypatch.setattr("noisescape.risk.chunking.PARAMETER_SHARE", parameter_share)
 
     return limit
 

@@ -2,42 +2,53 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from torch import Tensor
 
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.capabilities import Capabilities
+from noisescape.risk.gradients import fits_gradients
 from noisescape.risk.hessian import Hessian
 from noisescape.risk.samples import Samples, StreamedSamples
 
-DECISIONS = ("bytes_per_sample", "forward_mode", "pushes_gradients", "gradient_width")
+DECISIONS = (
+    "sample_bytes",
+    *(name for name, entry in vars(Capabilities).items() if isinstance(entry, functools.cached_property)),
+)
 """What a risk finds out once, on first use."""
 
 
 def decided(risk: EmpiricalRisk, name: str) -> Any:
-    """One of them, or another that needs no argument: ``pushes_outputs``, ``second_derivative_error``."""
-    return getattr(risk, name)
+    """One of them, or what follows from them without more."""
+    return sample_bytes(risk) if name == "sample_bytes" else getattr(risk._capabilities, name)
+
+
+def sample_bytes(risk: EmpiricalRisk) -> int:
+    """What one sample's forward pass keeps for the backward pass."""
+    return risk._chunking.sample_bytes
 
 
 def decide(risk: EmpiricalRisk) -> None:
     """Take all decisions, so that later work is only the work asked for."""
-    for name in DECISIONS:
-        decided(risk, name)
+    risk._capabilities.decide()
+    sample_bytes(risk)
 
 
 def chunk_size(risk: EmpiricalRisk, **options: int) -> int:
     """How many samples are evaluated together."""
-    return risk.chunk_size(**options)
+    return risk._chunking.samples(**options)
 
 
 def holds_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
     """Whether all per-sample gradients fit the memory budget."""
-    return risk.holds_gradients(theta)
+    return fits_gradients(risk, theta)
 
 
 def keeps_graphs_for_blocks(risk: EmpiricalRisk) -> bool:
     """Whether blocks of Hessian products go through kept graphs of the gradient."""
-    return risk.bends_blocks()
+    return risk._chunking.holds_graphs and risk._chunking.parameters_dominate
 
 
 def samples(risk: EmpiricalRisk) -> Samples:
@@ -57,4 +68,4 @@ def is_streamed(risk: EmpiricalRisk) -> bool:
 
 def keeps_graph(hessian: Hessian) -> bool:
     """Whether a Hessian has kept the graph of its gradient from an earlier product."""
-    return hessian._graph is not None
+    return hessian._graphs is not None

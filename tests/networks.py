@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cases import F64, classes, normal
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import dense_hessian
 
 X, Y = normal(60, 6, seed=1), classes(60, of=3, seed=2)
 
@@ -55,4 +56,4 @@ def indicator_operands(residual: float) -> dict[str, SymmetricOperator]:
 @functools.cache
 def exact_indicator(residual: float) -> float:
     risk, theta = fitted_risk(residual)
-    return float((risk.dense_hessian(theta) * risk.noise_covariance(theta, 3).dense()).sum())
+    return float((dense_hessian(risk, theta) * risk.noise_covariance(theta, 3).dense()).sum())

@@ -11,6 +11,23 @@ from torch import Tensor
 import noisescape as ns
 from cases import F64
 from internals import held_data
+from noisescape.risk import DifferenceHessian, fingerprint
+from noisescape.risk.gradients import (
+    factored_chunks,
+    factored_gradients,
+    fits_gradients,
+    per_sample_square_norms,
+    row_chunks,
+)
+from noisescape.risk.passes import (
+    ggn_draws,
+    ggn_forms,
+    ggnvp,
+    gradient_graphs,
+    hvp_by_forward_mode,
+    hvp_through,
+    unchecked_losses,
+)
 
 Call = Callable[[ns.EmpiricalRisk, Tensor, Tensor], object]
 
@@ -33,29 +50,29 @@ CALLS: dict[str, Call] = {
     "state_dict": lambda risk, theta, block: risk.state_dict(theta),
     "losses": lambda risk, theta, block: risk.losses(theta),
     "losses, replicas": lambda risk, theta, block: risk.losses(torch.stack([theta, theta + 1e-3])),
-    "unchecked_losses": lambda risk, theta, block: risk.unchecked_losses(theta),
+    "unchecked_losses": lambda risk, theta, block: unchecked_losses(risk, theta),
     "loss": lambda risk, theta, block: risk.loss(theta),
     "metric": lambda risk, theta, block: risk.metric(theta, total),
     "gradient": lambda risk, theta, block: risk.gradient(theta),
     "gradient, replicas": lambda risk, theta, block: risk.gradient(torch.stack([theta, theta + 1e-3])),
-    "weighted_gradient": lambda risk, theta, block: risk.weighted_gradient(theta, torch.ones(6, 2, dtype=F64)),
+    "vjp": lambda risk, theta, block: risk.vjp(theta, torch.ones(6, 2, dtype=F64)),
     "minibatch_gradient": lambda risk, theta, block: risk.minibatch_gradient(theta, torch.tensor([0, 3, 0])),
-    "directional_derivatives": lambda risk, theta, block: risk.directional_derivatives(theta, block),
+    "jvp": lambda risk, theta, block: risk.jvp(theta, block),
     "per_sample_gradients": lambda risk, theta, block: risk.per_sample_gradients(theta),
     "per_sample_gradients, chosen": lambda risk, theta, block: risk.per_sample_gradients(
         theta, torch.tensor([2, 0])
     ),
-    "per_sample_gradient_chunks": lambda risk, theta, block: list(risk.per_sample_gradient_chunks(theta)),
-    "per_sample_square_norms": lambda risk, theta, block: risk.per_sample_square_norms(theta),
-    "factored_gradients": lambda risk, theta, block: risk.factored_gradients(theta),
-    "factored_gradient_chunks": lambda risk, theta, block: list(risk.factored_gradient_chunks(theta)),
-    "holds_gradients": lambda risk, theta, block: risk.holds_gradients(theta),
-    "gradient_graphs": lambda risk, theta, block: list(risk.gradient_graphs(theta)),
-    "bend": lambda risk, theta, block: risk.bend(risk.gradient_graphs(theta), block),
-    "hessian_product": lambda risk, theta, block: risk.hessian_product(theta, block),
-    "finite_difference_hessian": lambda risk, theta, block: risk.finite_difference_hessian(theta) @ block,
-    "fingerprint": lambda risk, theta, block: risk.fingerprint(),
-    "gradient_derivatives": lambda risk, theta, block: risk.gradient_derivatives(theta, block),
+    "row_chunks": lambda risk, theta, block: list(row_chunks(risk, theta)),
+    "per_sample_square_norms": lambda risk, theta, block: per_sample_square_norms(risk, theta),
+    "factored_gradients": lambda risk, theta, block: factored_gradients(risk, theta),
+    "factored_chunks": lambda risk, theta, block: list(factored_chunks(risk, theta)),
+    "fits_gradients": lambda risk, theta, block: fits_gradients(risk, theta),
+    "gradient_graphs": lambda risk, theta, block: list(gradient_graphs(risk, theta)),
+    "hvp_through": lambda risk, theta, block: hvp_through(risk, gradient_graphs(risk, theta), block),
+    "hvp": lambda risk, theta, block: risk.hvp(theta, block),
+    "DifferenceHessian": lambda risk, theta, block: DifferenceHessian(risk, theta) @ block,
+    "fingerprint": lambda risk, theta, block: fingerprint(risk),
+    "hvp_by_forward_mode": lambda risk, theta, block: hvp_by_forward_mode(risk, theta, block),
     "hessian, a vector": lambda risk, theta, block: risk.hessian(theta) @ block[:, 0],
     "hessian": lambda risk, theta, block: risk.hessian(theta) @ block,
     "noise_covariance": lambda risk, theta, block: risk.noise_covariance(theta, 3) @ block,
@@ -84,15 +101,10 @@ CALLS: dict[str, Call] = {
 OF_TENSOR_OUTPUTS: dict[str, Call] = {
     "accuracy": lambda risk, theta, block: risk.accuracy(theta),
     "gauss_newton": lambda risk, theta, block: risk.gauss_newton(theta) @ block,
-    "gauss_newton_product": lambda risk, theta, block: risk.gauss_newton_product(theta, block[:, 0]),
-    "gauss_newton_forms": lambda risk, theta, block: risk.gauss_newton_forms(theta, block),
-    "gauss_newton_draws": lambda risk, theta, block: risk.gauss_newton_draws(theta, 2, GENERATOR),
+    "ggnvp": lambda risk, theta, block: ggnvp(risk, theta, block[:, 0]),
+    "ggn_forms": lambda risk, theta, block: ggn_forms(risk, theta, block),
+    "ggn_draws": lambda risk, theta, block: ggn_draws(risk, theta, 2, GENERATOR),
     "fisher": lambda risk, theta, block: risk.fisher(theta) @ block,
 }
-INERT = {
-    "bends_blocks", "bytes_per_sample", "chunk_size", "dense_hessian", "device", "dimension", "dtype",
-    "forward_mode", "from_losses", "from_sample_loss", "gradient_width", "keeps_graphs", "maps_cotangents",
-    "maps_replicas", "pushes_by_reverse", "pushes_gradients", "pushes_outputs", "sample_count",
-    "second_derivative_error",
-}  # fmt: skip
+INERT = {"device", "dimension", "dtype", "from_losses", "from_sample_loss", "sample_count"}
 """Settings, and what the calls above go through."""

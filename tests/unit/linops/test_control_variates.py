@@ -113,7 +113,7 @@ def test_the_gauss_newton_matrix_is_the_control_where_its_forms_are_cheap(
     recorders.indicator(3)(risk, case.theta)
     assert len(asked) == 2
     for control in asked:
-        assert (control is not None) is decided(risk, "pushes_outputs")
+        assert (control is not None) is decided(risk, "gauss_newton_forms")
         if control is not None:
             torch.testing.assert_close(control.dense(), case.gauss_newton(), rtol=1e-9, atol=1e-12)
 

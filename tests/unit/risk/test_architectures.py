@@ -60,7 +60,7 @@ def test_minibatch_gradient(subject: Examined) -> None:
 
 def test_directional_derivatives(subject: Examined) -> None:
     with or_refused(subject):
-        found = subject.risk.directional_derivatives(subject.theta, subject.given)
+        found = subject.risk.jvp(subject.theta, subject.given)
     agrees(found, subject.rows @ subject.directions, subject.architecture.tolerance)
 
 

@@ -14,6 +14,7 @@ from cases import Case, close, normal
 from criteria import CE, LOG, SHARES, TIGHT, TOKENS, TRAINED, WEIGHT, C, N, Shaped, T, X, cut, plain_gradient
 from internals import is_streamed
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.gradients import row_chunks
 
 
 @pytest.mark.parametrize("held", ["held", "streamed"])
@@ -34,7 +35,7 @@ def test_the_risk_is_the_criterion_on_all_data(name: str, held: str) -> None:
     assert_close(risk.loss(theta), value.detach())
     assert_close(risk.losses(theta).mean(), value.detach())
     assert_close(risk.gradient(theta), gradient)
-    rows = torch.cat(list(risk.per_sample_gradient_chunks(theta)))
+    rows = torch.cat(list(row_chunks(risk, theta)))
     assert_close(rows.mean(0), gradient)
     indices = torch.tensor([0, N - 1, 0, 3])
     assert_close(risk.minibatch_gradient(theta, indices), rows[indices].mean(0))

@@ -19,6 +19,7 @@ from noisescape.risk.gradient_covariance import (
     moments_of,
     sketched_pairs,
 )
+from noisescape.risk.gradients import factored_chunks, factored_gradients, per_sample_square_norms
 
 
 def wide() -> Case:
@@ -42,7 +43,7 @@ def wide() -> Case:
 @pytest.fixture(scope="module")
 def pair() -> tuple[FactoredGradients, torch.Tensor]:
     case = wide()
-    return case.risk().factored_gradients(case.theta), case.gradients()
+    return factored_gradients(case.risk(), case.theta), case.gradients()
 
 
 def test_linear_layers_are_kept_as_factors(pair: tuple[FactoredGradients, torch.Tensor]) -> None:
@@ -98,9 +99,9 @@ def test_moments_and_leading_pairs(pair: tuple[FactoredGradients, torch.Tensor],
 def test_a_risk_gives_the_same_in_chunks(budget: int | None) -> None:
     case = wide()
     risk, rows = case.risk(memory_budget=budget), case.gradients()
-    assert len(list(risk.factored_gradient_chunks(case.theta))) == (1 if budget is None else 12)
+    assert len(list(factored_chunks(risk, case.theta))) == (1 if budget is None else 12)
     assert_close(risk.per_sample_gradients(case.theta), rows, rtol=1e-10, atol=1e-13)
-    assert_close(risk.per_sample_square_norms(case.theta), rows.square().sum(1), rtol=1e-10, atol=1e-13)
+    assert_close(per_sample_square_norms(risk, case.theta), rows.square().sum(1), rtol=1e-10, atol=1e-13)
     mean, variances = gradient_moments(risk, case.theta)
     assert_close(mean, rows.mean(0), rtol=1e-10, atol=1e-13)
     assert_close(variances, rows.var(0, correction=0), rtol=1e-9, atol=1e-13)
@@ -109,7 +110,7 @@ def test_a_risk_gives_the_same_in_chunks(budget: int | None) -> None:
 @pytest.mark.parametrize("name", list(CASES))
 def test_every_model_has_gradients_of_this_kind(name: str) -> None:
     case = CASES[name]
-    gradients = case.risk().factored_gradients(case.theta)
+    gradients = factored_gradients(case.risk(), case.theta)
     assert_close(gradients.rows(), case.gradients(), rtol=1e-8, atol=1e-11)
     none_apart = {"tied weights", "lstm", "sequence", "no forward mode"}  # or no vmap
     assert bool(gradients.layers) == (name not in none_apart)
@@ -136,15 +137,15 @@ class ReadElsewhere(Reused):
 
 def test_layers_that_are_no_outer_product_are_not_factored() -> None:
     case = Case(Reused, normal(11, 4, seed=1), classes(11, of=3, seed=2))
-    gradients = case.risk().factored_gradients(case.theta)
-    assert [layer.slopes.shape[1] for layer in gradients.layers] == [4, 3]
+    gradients = factored_gradients(case.risk(), case.theta)
+    assert [layer.deltas.shape[1] for layer in gradients.layers] == [4, 3]
     assert_close(gradients.rows(), case.gradients(), rtol=1e-10, atol=1e-13)
 
 
 def test_a_weight_read_outside_its_layer_is_noticed() -> None:
     case = Case(ReadElsewhere, normal(11, 4, seed=1), classes(11, of=3, seed=2))
     case = Case(lambda: nn.Sequential(ReadElsewhere(), nn.Linear(3, 3)), case.inputs, case.targets)
-    gradients = case.risk().factored_gradients(case.theta)
+    gradients = factored_gradients(case.risk(), case.theta)
     assert_close(gradients.rows(), case.gradients(), rtol=1e-10, atol=1e-13)
 
 
@@ -153,7 +154,7 @@ def test_no_hook_stays_on_the_module() -> None:
     model = case.model()
     before = [dict(module._forward_hooks) for module in model.modules()]
     risk = EmpiricalRisk(model, case.loss, (case.inputs, case.targets))
-    risk.factored_gradients(case.theta)
+    factored_gradients(risk, case.theta)
     assert [dict(module._forward_hooks) for module in model.modules()] == before
 
 

@@ -11,7 +11,7 @@ from cases import generator, normal
 from noisescape.experiments.data import corrupted_digits
 from noisescape.experiments.models import digits_net
 from noisescape.linops import product_trace
-from noisescape.risk.hessian import followed_hessian_pairs, leading_hessian_pairs
+from noisescape.risk.hessian_pairs import followed_hessian_pairs, leading_hessian_pairs
 
 
 @pytest.fixture(scope="module")

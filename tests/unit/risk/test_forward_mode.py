@@ -87,10 +87,10 @@ def test_a_derivative_wrong_for_one_sample_of_thirty_is_not_used(place: int, dty
     derivatives, products = by_reverse_mode(model, inputs.to(dtype), block)
     tolerance = {"rtol": 1e-4, "atol": 1e-5} if dtype == torch.float32 else {"rtol": 1e-9, "atol": 1e-12}
     theta = risk.parameters()
-    torch.testing.assert_close(risk.directional_derivatives(theta, block), derivatives, **tolerance)
+    torch.testing.assert_close(risk.jvp(theta, block), derivatives, **tolerance)
     torch.testing.assert_close(risk.hessian(theta) @ block, products, **tolerance)
     assert not decided(risk, "forward_mode")
-    assert not decided(risk, "pushes_gradients")
+    assert not decided(risk, "forward_over_reverse")
 
 
 def test_a_wrong_tangent_shows_in_many_dimensions(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -164,4 +164,4 @@ def test_a_forward_derivative_that_disagrees_with_reverse_mode_is_not_trusted() 
     risk = EmpiricalRisk.from_losses(lambda w: Lying.apply(w), torch.ones(2, dtype=F64))
     assert not decided(risk, "forward_mode")
     theta = torch.tensor([1.0, -2.0], dtype=F64)
-    close(risk.directional_derivatives(theta, torch.ones(2, dtype=F64)), 2 * theta)
+    close(risk.jvp(theta, torch.ones(2, dtype=F64)), 2 * theta)

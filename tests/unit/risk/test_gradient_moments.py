@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from cases import CASES, F64, close, normal
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.gradient_covariance import gradient_moments, leading_pairs, sketched_pairs
+from noisescape.risk.gradients import per_sample_square_norms
 
 
 @pytest.mark.parametrize("budget", [None, 3_000])
@@ -22,7 +23,7 @@ def test_moments_are_mean_and_variance_of_the_gradients(budget: int | None) -> N
 @pytest.mark.parametrize("budget", [None, 3_000])
 def test_square_norms_of_the_gradients(budget: int | None) -> None:
     case = CASES["conv"]
-    found = case.risk(memory_budget=budget).per_sample_square_norms(case.theta)
+    found = per_sample_square_norms(case.risk(memory_budget=budget), case.theta)
     assert_close(found, case.gradients().square().sum(1), rtol=1e-10, atol=1e-12)
 
 

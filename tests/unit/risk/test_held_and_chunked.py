@@ -14,6 +14,8 @@ from torch.utils.data import DataLoader, Dataset, TensorDataset
 
 from cases import CASES, F64, Batches, Case, classes, close, normal
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.gradients import row_chunks
+from noisescape.risk.passes import ggnvp
 
 
 class PairedData(Dataset):
@@ -40,14 +42,14 @@ def everything(risk: EmpiricalRisk, theta: Tensor) -> dict[str, Tensor]:
         "loss": risk.loss(theta),
         "accuracy": risk.accuracy(theta),
         "gradient": risk.gradient(theta),
-        "weighted": risk.weighted_gradient(theta, weights[:, 0]),
-        "weighted block": risk.weighted_gradient(theta, weights),
-        "directional derivatives": risk.directional_derivatives(theta, direction),
-        "directional derivatives of a block": risk.directional_derivatives(theta, block),
-        "rows": torch.cat(list(risk.per_sample_gradient_chunks(theta))),
+        "weighted": risk.vjp(theta, weights[:, 0]),
+        "weighted block": risk.vjp(theta, weights),
+        "directional derivatives": risk.jvp(theta, direction),
+        "directional derivatives of a block": risk.jvp(theta, block),
+        "rows": torch.cat(list(row_chunks(risk, theta))),
         "minibatch": risk.minibatch_gradient(theta, torch.tensor([9, 0, 9])),
-        "hessian": risk.hessian_product(theta, block),
-        "gauss-newton": risk.gauss_newton_product(theta, block),
+        "hessian": risk.hvp(theta, block),
+        "gauss-newton": ggnvp(risk, theta, block),
         "covariance": covariance @ block,
         "covariance diagonal": covariance.diagonal(),
     }

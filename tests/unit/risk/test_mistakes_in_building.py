@@ -14,6 +14,7 @@ from cases import CASES, F64, Tagger, bowl, normal
 from mistakes import CE, X, Y, build, linear, with_a_nan
 from noisescape.errors import BatchCouplingError
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import unchecked_losses
 
 
 class FunctionalDropout(nn.Linear):
@@ -200,7 +201,7 @@ CONSTRUCTION: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
 
 
 def test_non_finite_data_is_no_obstacle_to_building_the_risk() -> None:
-    assert with_a_nan().unchecked_losses(torch.ones(12, dtype=F64)).isnan().sum() == 1
+    assert unchecked_losses(with_a_nan(), torch.ones(12, dtype=F64)).isnan().sum() == 1
 
 
 def test_an_untouched_tagger_is_accepted() -> None:

@@ -75,27 +75,27 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
         r"6 of 6 losses are not finite.*smaller learning rate",
     ),
     "weights of the wrong length": (
-        lambda: RISK.weighted_gradient(THETA, torch.ones(7, dtype=F64)),
+        lambda: RISK.vjp(THETA, torch.ones(7, dtype=F64)),
         ValueError,
         r"\(11,\), not \(7,\)",
     ),
     "block of weights of the wrong length": (
-        lambda: RISK.weighted_gradient(THETA, torch.ones(7, 2, dtype=F64)),
+        lambda: RISK.vjp(THETA, torch.ones(7, 2, dtype=F64)),
         ValueError,
         r"\(11, 2\), not \(7, 2\)",
     ),
     "weights of too many dimensions": (
-        lambda: RISK.weighted_gradient(THETA, torch.ones(11, 2, 11, dtype=F64)),
+        lambda: RISK.vjp(THETA, torch.ones(11, 2, 11, dtype=F64)),
         ValueError,
         r"weights must have",
     ),
     "direction of the wrong length": (
-        lambda: RISK.hessian_product(THETA, THETA[:-1]),
+        lambda: RISK.hvp(THETA, THETA[:-1]),
         ValueError,
         r"directions must have shape \(31,\).*\(30,\)",
     ),
     "one direction for many replicas": (
-        lambda: RISK.directional_derivatives(THETA.repeat(2, 1), THETA),
+        lambda: RISK.jvp(THETA.repeat(2, 1), THETA),
         ValueError,
         r"with replicas, directions",
     ),

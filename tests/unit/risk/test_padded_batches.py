@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader
 
 from cases import F64, normal
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.gradients import row_chunks
 
 LENGTHS = [3, 6, 2, 5, 5, 4, 1, 2, 6, 3]
 GENERATOR = torch.Generator().manual_seed(1)
@@ -75,7 +76,7 @@ def test_batches_padded_to_their_own_width_give_what_one_width_gives(tags: bool,
     indices = torch.tensor([0, 9, 3, 0, 6])
     assert_close(risk.losses(theta), values.detach())
     assert_close(risk.gradient(theta), rows.mean(0))
-    assert_close(torch.cat(list(risk.per_sample_gradient_chunks(theta))), rows)
+    assert_close(torch.cat(list(row_chunks(risk, theta))), rows)
     assert_close(risk.per_sample_gradients(theta, indices), rows[indices])
     assert_close(risk.minibatch_gradient(theta, indices), rows[indices].mean(0))
     both = torch.stack([theta, theta])

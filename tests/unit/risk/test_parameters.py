@@ -130,7 +130,7 @@ def test_theta_gathers_no_graph_and_no_gradient(mlp: Case) -> None:
         risk.losses(theta),
         risk.gradient(theta),
         risk.per_sample_gradients(theta),
-        risk.directional_derivatives(theta, mlp.theta),
+        risk.jvp(theta, mlp.theta),
         risk.hessian(theta) @ mlp.theta,
         risk.gauss_newton(theta) @ mlp.theta,
         risk.noise_covariance(theta, 2) @ mlp.theta,

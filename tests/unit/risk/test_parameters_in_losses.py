@@ -41,7 +41,7 @@ def test_weight_decay_in_the_loss_meets_parameters_as_in_training(name: str, rep
     if not replicas:
         rows = risk.per_sample_gradients(theta)
         torch.testing.assert_close(rows.mean(0), gradient)
-        torch.testing.assert_close(risk.directional_derivatives(theta, theta), rows @ theta)
+        torch.testing.assert_close(risk.jvp(theta, theta), rows @ theta)
 
 
 @pytest.mark.parametrize("strength", [1e-7, 1e-3])
@@ -83,6 +83,6 @@ def test_a_loss_that_reads_the_parameters_has_a_hessian_but_no_gauss_newton_matr
     torch.testing.assert_close(
         risk.hessian(theta).dense(), plain.hessian(theta).dense() + 0.1 * torch.eye(len(theta), dtype=F64)
     )
-    assert not decided(risk, "pushes_outputs")
+    assert not decided(risk, "gauss_newton_forms")
     with pytest.raises(ValueError, match="reads the model's parameters itself"):
         risk.gauss_newton(theta) @ theta

@@ -19,7 +19,7 @@ def test_single_precision_agrees_with_double(name: str) -> None:
     direction = normal(len(theta), seed=3)
     close(risk.gradient(theta).double(), case.gradients().mean(0), rtol=2e-5)
     close(risk.per_sample_gradients(theta).double(), case.gradients(), rtol=2e-5)
-    close(risk.hessian_product(theta, direction.float()).double(), case.hessian() @ direction, rtol=1e-4)
+    close(risk.hvp(theta, direction.float()).double(), case.hessian() @ direction, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -78,7 +78,7 @@ def test_an_ambient_autocast_changes_nothing() -> None:
         return [
             risk.losses(theta), risk.gradient(theta), risk.per_sample_gradients(theta), risk.hessian(theta) @ block,
             risk.gauss_newton(theta) @ block, sigma @ block, sigma.diagonal(),
-            risk.directional_derivatives(theta, block),
+            risk.jvp(theta, block),
         ]  # fmt: skip
 
     wanted = figures()

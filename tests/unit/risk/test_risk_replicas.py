@@ -40,11 +40,11 @@ PER_REPLICA = {
     "losses": lambda risk, theta, _: risk.losses(theta),
     "loss": lambda risk, theta, _: risk.loss(theta),
     "gradient": lambda risk, theta, _: risk.gradient(theta),
-    "weighted gradient": lambda risk, theta, r: risk.weighted_gradient(theta, _weights(risk)[r]),
-    "directional derivatives": lambda risk, theta, r: risk.directional_derivatives(theta, _directions(risk)[r]),
+    "weighted gradient": lambda risk, theta, r: risk.vjp(theta, _weights(risk)[r]),
+    "directional derivatives": lambda risk, theta, r: risk.jvp(theta, _directions(risk)[r]),
     "per-sample gradients": lambda risk, theta, _: risk.per_sample_gradients(theta),
     "minibatch gradient": lambda risk, theta, r: risk.minibatch_gradient(theta, _BATCHES[r]),
-    "hessian product": lambda risk, theta, r: risk.hessian_product(theta, _directions(risk)[r]),
+    "hessian product": lambda risk, theta, r: risk.hvp(theta, _directions(risk)[r]),
 }
 
 
@@ -86,18 +86,18 @@ def test_replicas_of_a_closed_form_may_have_data_of_their_own() -> None:
     rows = torch.tensor([5, 0])
     close(risk.per_sample_gradients(theta, rows), risk.per_sample_gradients(theta)[:, rows])
     close(
-        risk.weighted_gradient(theta, weights),
-        each(lambda one, row, r: one.weighted_gradient(row, weights[r])),
+        risk.vjp(theta, weights),
+        each(lambda one, row, r: one.vjp(row, weights[r])),
     )
     close(
         risk.minibatch_gradient(theta, indices),
         each(lambda one, row, r: one.minibatch_gradient(row, indices[r])),
     )
     close(risk.minibatch_gradient(theta, rows), each(lambda one, row, r: one.minibatch_gradient(row, rows)))
-    close(risk.hessian_product(theta, theta), each(lambda one, row, r: one.hessian_product(row, row)))
+    close(risk.hvp(theta, theta), each(lambda one, row, r: one.hvp(row, row)))
     close(
-        risk.directional_derivatives(theta, theta),
-        each(lambda one, row, r: one.directional_derivatives(row, row)),
+        risk.jvp(theta, theta),
+        each(lambda one, row, r: one.jvp(row, row)),
     )
     with pytest.raises(ValueError, match=r"4 replicas with data of their own"):
         risk.losses(theta[0])

@@ -12,6 +12,7 @@ import noisescape as ns
 from cases import F64, normal
 from internals import decided
 from networks import classifier_risk
+from noisescape.risk import DifferenceHessian
 
 
 class _Detached(torch.autograd.Function):
@@ -52,10 +53,10 @@ def test_second_derivatives_that_are_none_are_refused(kind: type[nn.Module], dty
     theta = risk.parameters()
     for call in (
         lambda: risk.hessian(theta) @ theta,
-        lambda: risk.hessian_product(theta, theta),
+        lambda: risk.hvp(theta, theta),
         lambda: ns.measure(risk, theta, batch_size=4),
     ):
-        with pytest.raises(ValueError, match=r"not the derivatives of its gradient.*finite_difference_hessian"):
+        with pytest.raises(ValueError, match=r"not the derivatives of its gradient.*DifferenceHessian"):
             call()
     assert risk.gradient(theta).shape == theta.shape
 
@@ -73,7 +74,7 @@ def test_finite_differences_state_their_error(dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     risk = classifier_risk(nn.Sequential(nn.Linear(4, 6), nn.Tanh(), nn.Linear(6, 3)), normal(30, 4, seed=1), dtype)
     theta = risk.parameters()
-    exact, found = risk.hessian(theta), risk.finite_difference_hessian(theta)
+    exact, found = risk.hessian(theta), DifferenceHessian(risk, theta)
     block = normal(len(theta), 20, seed=9).to(dtype)
     errors = (found @ block - exact @ block).norm(dim=0) / (exact @ block).norm(dim=0)
     assert float(errors.median()) <= 2 * found.relative_error
@@ -95,7 +96,7 @@ def test_finite_differences_of_a_model_without_second_derivatives() -> None:
     twin = Open()
     twin.load_state_dict(risk.state_dict(theta))
     exact = classifier_risk(twin, inputs).hessian(theta).dense()
-    found = risk.finite_difference_hessian(theta)
+    found = DifferenceHessian(risk, theta)
     torch.testing.assert_close(found.dense(), exact, rtol=1e-5, atol=1e-7)
     measured = ns.measure(risk, theta, batch_size=4, k=3, hessian=found)
     assert abs(measured.trace_h.value - float(exact.trace())) <= 5 * measured.trace_h.stderr + 1e-5
@@ -105,7 +106,7 @@ def test_finite_differences_of_a_model_without_second_derivatives() -> None:
 def test_finite_differences_refuse_a_step_that_is_none(step: float) -> None:
     risk = classifier_risk(Hiding(), normal(5, 4, seed=1))
     with pytest.raises(ValueError, match="step must be positive"):
-        risk.finite_difference_hessian(risk.parameters(), step=step)
+        DifferenceHessian(risk, risk.parameters(), step=step)
 
 
 class _Once(torch.autograd.Function):
@@ -129,7 +130,7 @@ def test_an_operation_differentiable_once_is_named_with_the_mend() -> None:
     risk = classifier_risk(Kernel(), normal(10, 4, seed=1))
     theta = risk.parameters()
     # PyTorch itself says nothing where the derivative is with respect to chosen inputs
-    with pytest.raises(ValueError, match=r"not the derivatives of its gradient.*finite_difference_hessian"):
+    with pytest.raises(ValueError, match=r"not the derivatives of its gradient.*DifferenceHessian"):
         risk.hessian(theta) @ theta
-    assert risk.finite_difference_hessian(theta).relative_error < 1e-6
+    assert DifferenceHessian(risk, theta).relative_error < 1e-6
     assert risk.noise_covariance(theta, 2).trace() > 0

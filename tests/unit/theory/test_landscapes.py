@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-import noisescape as ns
 from cases import F64, generator, normal, symmetric
+from noisescape.risk.closed_form import SampleLoss
+from noisescape.risk.passes import dense_hessian
+from noisescape.risk.samples import Batch
 from noisescape.theory.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, quadratic, toy_2d, toy_points
 
 COEFFICIENTS = {"published": (10.0, 100.0), "isotropic": (55.0, 55.0), "rotated": (100.0, 10.0)}
@@ -91,8 +93,8 @@ def test_the_two_minima_have_the_curvature_of_their_basins(geometry: str) -> Non
     risk = toy_2d(torch.zeros(1, 2, dtype=F64), geometry)
     sharp, flat = (torch.tensor(place, dtype=F64) for place in (SHARP_MINIMUM, FLAT_MINIMUM))
     expected = 2 * TURN.T @ torch.diag(torch.tensor(COEFFICIENTS[geometry], dtype=F64)) @ TURN
-    assert_close(risk.dense_hessian(sharp), expected, rtol=1e-12, atol=1e-12)
-    assert_close(risk.dense_hessian(flat), 2 * torch.eye(2, dtype=F64), rtol=1e-12, atol=1e-12)
+    assert_close(dense_hessian(risk, sharp), expected, rtol=1e-12, atol=1e-12)
+    assert_close(dense_hessian(risk, flat), 2 * torch.eye(2, dtype=F64), rtol=1e-12, atol=1e-12)
     assert_close(risk.hessian(sharp).dense(), expected, rtol=1e-12, atol=1e-12)
     for place in (sharp, flat):
         assert float(risk.loss(place)) == 0
@@ -138,11 +140,14 @@ def test_an_unknown_geometry_is_named() -> None:
         toy_2d(torch.zeros(1, 2), "round")
 
 
-def test_the_class_of_risk_can_be_chosen() -> None:
-    class Special(ns.EmpiricalRisk):
-        pass
+def test_how_the_loss_is_differentiated_can_be_chosen() -> None:
+    class Twice(SampleLoss):
+        def gradients(self, theta: torch.Tensor, batch: Batch) -> torch.Tensor:
+            return 2 * super().gradients(theta, batch)
 
-    assert type(toy_2d(torch.zeros(1, 2), kind=Special)) is Special
+    points, w = torch.zeros(1, 2), torch.tensor([0.9, 1.2])
+    found, plain = (toy_2d(points, kind=kind).per_sample_gradients(w) for kind in (Twice, SampleLoss))
+    assert torch.equal(found, 2 * plain)
 
 
 # ---------------------------------------------------------------------- quadratics
