@@ -15,7 +15,12 @@ from noisescape.risk.samples import Samples, StreamedSamples
 
 DECISIONS = (
     "sample_bytes",
-    *(name for name, entry in vars(Capabilities).items() if isinstance(entry, functools.cached_property)),
+    "gradient_width",  # which tells the factored layers
+    *(
+        name
+        for name, entry in vars(Capabilities).items()
+        if isinstance(entry, functools.cached_property) and name != "factored_layers"
+    ),
 )
 """What a risk finds out once, on first use."""
 
@@ -38,7 +43,7 @@ def decide(risk: EmpiricalRisk) -> None:
 
 def chunk_size(risk: EmpiricalRisk, **options: int) -> int:
     """How many samples are evaluated together."""
-    return risk._chunking.samples(**options)
+    return risk._chunking.samples(**{"passes": 2, **options})
 
 
 def holds_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:

@@ -51,9 +51,9 @@ class Fused(nn.Module):
 
 
 FAILING = [
-    "losses", "losses, replicas", "gradient", "weighted_gradient", "minibatch_gradient", "metric",
-    "directional_derivatives", "per_sample_gradients", "factored_gradients", "hessian", "hessian, a vector",
-    "gradient_derivatives", "noise_covariance", "gauss_newton", "product_trace", "eigenpairs", "measure",
+    "losses", "losses, replicas", "gradient", "vjp", "minibatch_gradient", "metric",
+    "jvp", "per_sample_gradients", "factored_gradients", "hessian", "hessian, a vector",
+    "hvp_by_forward_mode", "noise_covariance", "gauss_newton", "product_trace", "eigenpairs", "measure",
     "expected_sharpness", "simulate, SGD",
 ]  # fmt: skip
 

@@ -129,7 +129,7 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "per-sample gradients beyond the budget": (
         lambda: STREAM.per_sample_gradients(THETA),
         ValueError,
-        r"per_sample_gradient_chunks",
+        r"a few samples at a time",
     ),
     "data that changes between passes": (
         lambda: _risk_on_shrunken_data().loss(torch.ones(12, dtype=F64)),
