@@ -11,8 +11,9 @@ from torch import Tensor
 from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
 from noisescape.dynamics.exact_pairs import exact_noise_pairs
 from noisescape.linops import eigenpairs
+from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.gradient_covariance import leading_pairs, moments_of, sketched_pairs
+from noisescape.risk.gradient_covariance import moments_of
 from noisescape.risk.gradients import factored_gradients, fits_gradients
 
 

@@ -77,7 +77,7 @@ class Ledger(TorchDispatchMode):
 
     @property
     def alive(self) -> int:
-        """How many there are now."""
+        """How many bytes there are now."""
         return sum(self._alive.values())
 
     def __torch_dispatch__(

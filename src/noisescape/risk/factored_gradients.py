@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TEMPORARY = 2**25
-"""Bytes that the intermediate of one product may take."""
+from noisescape.linops.gram import TEMPORARY
 
 
 @dataclass(frozen=True)

@@ -9,18 +9,15 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
-from noisescape.linops import Split, SymmetricOperator, largest_eigh
+from noisescape.linops import Split, SymmetricOperator
+from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_pairs, sketches
 from noisescape.linops.probing import orthonormal, rademacher
-from noisescape.risk.factored_gradients import TEMPORARY, FactoredGradients
+from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, row_chunks
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
 
-OVERSAMPLING = 10
-"""Columns of a sketch beyond those asked for."""
-START_SEED = 0x6E6F697365
-"""Of where a search for directions starts: none a caller would choose, lest the probes be the same numbers."""
 GRAM_LIMIT = 4_000
 """Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
 
@@ -149,7 +146,7 @@ class GradientOuterProduct(SymmetricOperator):
         if k == 0:
             carried, exhausted = like.new_empty(count, 0), False
         elif basis is None:
-            start = self._centred(rademacher(count, k, like, _fixed_generator(self.device)))
+            start = self._centred(rademacher(count, k, like, fixed_generator(self.device)))
             images = [self._along(self._weighted(some)) for some in start.split(self.block, dim=1)]
             carried, exhausted = orthonormal(torch.cat(images, dim=1)), False
         else:
@@ -225,112 +222,3 @@ def moments_of(gradients: FactoredGradients, *, centred: bool = True) -> tuple[T
     if not gradients.layers:
         return mean, (gradients.direct - mean).square().mean(0)
     return mean, (gradients.square_mean() - mean.square()).clamp_min(0)
-
-
-def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
-    """As :func:`leading_pairs` of the rows, less their mean if centred, without forming them; and the trace."""
-    if not gradients.layers:
-        return _leading_pairs_in_blocks(gradients.direct, k, centred=centred)
-    gram = gradients.gram()
-    of_mean = gram.mean() * len(gram)  # N‖ḡ‖²: taken off, it leaves its rounding error
-    if centred:
-        gram = gram - gram.mean(0)
-        gram = gram - gram.mean(1, keepdim=True)
-    values, vectors = largest_eigh(gram, min(k, *gradients.shape))
-    values, vectors = _resolved(values, vectors, values.amax() + of_mean.clamp_min(0))
-    lifted = gradients.weighted(vectors - vectors.mean(0) if centred else vectors)
-    return values, lifted / values.sqrt(), float(gram.diagonal().double().sum())
-
-
-def _fixed_generator(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(START_SEED)
-
-
-def _leading_pairs_in_blocks(rows: Tensor, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
-    """As :func:`leading_pairs_of`: never are all rows copied, less their mean."""
-    count, dimension = rows.shape
-    tall = count > dimension
-    centre = rows.mean(0) if centred else rows.new_zeros(dimension)
-
-    def blocks() -> Iterator[Tensor]:
-        if tall:
-            for some in rows.split(max(1, TEMPORARY // (dimension * rows.element_size()))):
-                yield some - centre
-        else:
-            width = max(1, TEMPORARY // (count * rows.element_size()))
-            for some, its_centre in zip(rows.split(width, dim=1), centre.split(width), strict=True):
-                yield some - its_centre
-
-    gram = rows.new_zeros(min(rows.shape), min(rows.shape))
-    total = 0.0
-    for block in blocks():
-        gram += block.mT @ block if tall else block @ block.mT
-        total += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
-    values, vectors = largest_eigh(gram, min(k, len(gram)))
-    if tall:
-        return values.clamp_min(0), vectors, total
-    values, vectors = _resolved(values, vectors, values.amax())
-    return values, torch.cat([block.mT @ vectors for block in blocks()]) / values.sqrt(), total
-
-
-def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The leading eigenpairs of XᵀX from the smaller of XXᵀ and XᵀX.
-
-    Args:
-        rows: X, (N, D), or (R, N, D).
-        k: how many; fewer come back where the numerical rank is lower (single X only).
-
-    Returns:
-        Values (k,) in decreasing order and vectors as columns (D, k), with a leading R for replicas.
-    """
-    if rows.ndim == 2:
-        return _leading_pairs_in_blocks(rows, k, centred=False)[:2]
-    tall = rows.shape[-2] > rows.shape[-1]
-    gram = rows.mT @ rows if tall else rows @ rows.mT
-    k = min(k, gram.shape[-1])
-    values, vectors = largest_eigh(gram, k)
-    if tall:
-        return values.clamp_min(0), vectors
-    lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
-    return values.clamp_min(0), lifted
-
-
-def _resolved(values: Tensor, vectors: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs of a Gram matrix of that size, vectors (N, k), that stand above its rounding error."""
-    floor = size * 10 * len(vectors) * torch.finfo(values.dtype).eps
-    rank = int((~(values <= floor)).sum())  # NaN stays
-    return values[:rank], vectors[:, :rank]
-
-
-def sketches(gradients: FactoredGradients, k: int) -> bool:
-    """Whether X is large enough for a sketch to be cheaper than its Gram matrix."""
-    return 4 * (k + OVERSAMPLING) < min(gradients.shape)
-
-
-def sketched_pairs(
-    gradients: FactoredGradients, k: int, *, centred: bool, sweeps: int = 4
-) -> tuple[Tensor, Tensor]:
-    """As :func:`leading_pairs_of`, approximately: by randomised subspace iteration.
-
-    The part of XᵀX captured is within a per cent of the best rank k where the spectrum decays at all, for
-    2(k + 10)·(sweeps + 1) products with X in place of the N products of a Gram matrix. The start is
-    fixed: the same X gives the same pairs.
-
-    Source: Halko, Martinsson & Tropp (2011), algorithm 4.4.
-    """
-    if not sketches(gradients, k):
-        return leading_pairs_of(gradients, k, centred=centred)[:2]
-
-    def centre(columns: Tensor) -> Tensor:
-        return columns - columns.mean(0) if centred else columns
-
-    width = k + OVERSAMPLING
-    like = gradients.direct
-    generator = _fixed_generator(like.device)
-    start = torch.randn(len(gradients), width, generator=generator, dtype=like.dtype, device=like.device)
-    basis = torch.linalg.qr(gradients.weighted(centre(start))).Q
-    for _ in range(sweeps - 1):
-        basis = torch.linalg.qr(gradients.weighted(centre(gradients @ basis))).Q
-    image = centre(gradients @ basis)
-    values, vectors = largest_eigh(image.mT @ image, k)
-    return values.clamp_min(0), basis @ vectors

@@ -1,5 +1,6 @@
 """Running a dynamics: the loop, what is recorded along it, and checkpoints."""
 
+from noisescape.simulation import recorders
 from noisescape.simulation.loop import Record, Trajectory, simulate
 
-__all__ = ["Record", "Trajectory", "simulate"]
+__all__ = ["Record", "Trajectory", "recorders", "simulate"]

@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from cases import F64, close, normal
-from noisescape.risk.gradient_covariance import leading_pairs
+from noisescape.linops.gram import leading_pairs
 from operator_matrix import MATRIX, matrix_of
 
 KNOWS_LEADING_PAIRS = [

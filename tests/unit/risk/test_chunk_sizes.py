@@ -47,6 +47,7 @@ def test_streamed_batches_larger_than_a_chunk_are_cut(mlp: Case) -> None:
 
     model = Watched(3, 3).to(F64)
     risk = EmpiricalRisk(model, mlp.loss, Batches(mlp, [8, 3]), memory_budget=1, chunk_size=5)
+    sample_bytes(risk)
     seen.clear()
     risk.losses(risk.parameters())
     assert seen == [5, 3, 3]

@@ -10,15 +10,10 @@ from torch import nn
 from torch.testing import assert_close
 
 from cases import CASES, F64, Case, classes, normal
+from noisescape.linops.gram import leading_pairs, leading_pairs_of, sketched_pairs
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.factored_gradients import FactoredGradients, OuterGradients
-from noisescape.risk.gradient_covariance import (
-    gradient_moments,
-    leading_pairs,
-    leading_pairs_of,
-    moments_of,
-    sketched_pairs,
-)
+from noisescape.risk.gradient_covariance import gradient_moments, moments_of
 from noisescape.risk.gradients import factored_chunks, factored_gradients, per_sample_square_norms
 
 

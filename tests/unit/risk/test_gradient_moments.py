@@ -7,8 +7,9 @@ import torch
 from torch.testing import assert_close
 
 from cases import CASES, F64, close, normal
+from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.gradient_covariance import gradient_moments, leading_pairs, sketched_pairs
+from noisescape.risk.gradient_covariance import gradient_moments
 from noisescape.risk.gradients import per_sample_square_norms
 
 
