@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
 from noisescape.experiments.fashion_mnist import FASHION_MNIST
 from noisescape.experiments.images import COLUMNS, IMAGE_SETS, ImageSet
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig
 from noisescape.experiments.registry import EXPERIMENTS
+from tiny_images import png
 
 HIDDEN = OneHiddenLayerConfig(seeds=1, widths=(4, 16), points=50, seed=4)
 ON_IMAGES = ("fashion-mnist", "svhn", "cifar10")
@@ -44,17 +43,10 @@ def write_part(root: Path, about: ImageSet, split: str, patterns: np.ndarray[Any
     labels = random.permutation(rows) % 10
     noise = random.normal(0, 40, (rows, *patterns.shape[1:]))
     images = np.clip(patterns[labels] + noise, 0, 255).astype(np.uint8)
-    cells = [{"bytes": encoded(image), "path": f"{row}.png"} for row, image in enumerate(images)]
+    cells = [{"bytes": png(image), "path": f"{row}.png"} for row, image in enumerate(images)]
     path = root / about.name / f"{split}_prefix.parquet"
     path.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table({"image": pa.array(cells, COLUMNS["image"]), "label": labels}), path)
-
-
-def encoded(pixels: np.ndarray[Any, Any]) -> bytes:
-    """An image, (height, width, channels), as PNG."""
-    buffer = io.BytesIO()
-    Image.fromarray(pixels.squeeze(-1) if pixels.shape[-1] == 1 else pixels).save(buffer, "png")
-    return buffer.getvalue()
 
 
 def tiny(experiment: str, data_dir: str | Path | None, **changes: Any) -> Any:

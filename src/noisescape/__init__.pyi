@@ -16,7 +16,7 @@ from .dynamics import (
     MatchedTrace,
     dynamics_by_name,
 )
-from .errors import BatchCouplingError, CorruptFileError, NonFiniteLossError
+from .errors import BatchCouplingError, CorruptFileError, NoisescapeError, NonFiniteLossError
 from .linops import (
     Eigenpairs,
     Estimate,
@@ -30,7 +30,7 @@ from .linops import (
     trace,
 )
 from .measurement import Measurement, Sharpness, expected_sharpness, forecast_memory, measure
-from .risk import EmpiricalRisk
+from .risk import DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
 
@@ -42,6 +42,7 @@ __all__ = [
     "SGD",
     "BatchCouplingError",
     "CorruptFileError",
+    "DifferenceHessian",
     "Dynamics",
     "Eigenpairs",
     "EmpiricalRisk",
@@ -57,6 +58,7 @@ __all__ = [
     "GLDTopEigenvector",
     "MatchedTrace",
     "Measurement",
+    "NoisescapeError",
     "NonFiniteLossError",
     "Sharpness",
     "SpectralDensity",

@@ -21,8 +21,9 @@ from noisescape.experiments.problem import data_identity
 from noisescape.experiments.protocols import session
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.runs.run import Run
-from paper_runs import SET_OF, data_directory, encoded, on_images, tiny
+from paper_runs import SET_OF, data_directory, on_images, tiny
 from run_files import files
+from tiny_images import png
 
 
 def rewritten(path: Path, change: Callable[[list[Any], list[int]], None]) -> None:
@@ -37,7 +38,7 @@ def a_pixel_of_each(cells: list[Any], _labels: list[int]) -> None:
     for cell in cells:
         image = np.asarray(Image.open(io.BytesIO(cell["bytes"]))).copy()
         image.flat[5] ^= 1
-        cell["bytes"] = encoded(image)
+        cell["bytes"] = png(image)
 
 
 def one_label(_cells: list[Any], labels: list[int]) -> None:

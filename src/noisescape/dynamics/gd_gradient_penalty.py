@@ -36,7 +36,7 @@ class GDGradientPenalty(Dynamics):
     ) -> tuple[Tensor, NoiseState]:
         """∇L + 2sH∇L."""
         slope = risk.gradient(theta)
-        bend = risk.hessian_product(theta, slope)
+        bend = risk.hvp(theta, slope)
         return slope + 2 * self.strength * bend, replace(state, step=state.step + 1)
 
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:

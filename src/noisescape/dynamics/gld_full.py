@@ -35,7 +35,7 @@ class GLDFull(MinibatchNoise):
         scale = (number * self.covariance_factor(risk)) ** 0.5
         noise = torch.randn(*theta.shape[:-1], number, generator=generator, dtype=theta.dtype, device=theta.device)
         weights = (1 + scale * (noise - noise.mean(-1, keepdim=True))) / number
-        return risk.weighted_gradient(theta, weights), replace(state, step=state.step + 1)
+        return risk.vjp(theta, weights), replace(state, step=state.step + 1)
 
     def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
         """Σ_B."""

@@ -14,6 +14,7 @@ from noisescape.linops import eigenpairs
 from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradient_covariance import moments_of
+from noisescape.risk.gradients import factored_gradients, fits_gradients
 
 
 @dataclass(frozen=True)
@@ -52,12 +53,12 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
     ) -> tuple[Tensor, Tensor | None]:
         """U√λ from a sketch where one is cheaper, and the mean of the per-sample gradients where those are held."""
         factor = self.covariance_factor(risk) / risk.sample_count
-        if theta.ndim == 1 and not risk.holds_gradients(theta):
+        if theta.ndim == 1 and not fits_gradients(risk, theta):
             found = eigenpairs(risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k)
             root = found.vectors * found.values.clamp_min(0).sqrt()
             return (self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root), None
         if theta.ndim == 1:
-            gradients = risk.factored_gradients(theta)
+            gradients = factored_gradients(risk, theta)
             values, vectors = sketched_pairs(gradients, self.k, centred=True)
             slope, variances = moments_of(gradients) if self.rescale else (gradients.mean(), None)
         else:

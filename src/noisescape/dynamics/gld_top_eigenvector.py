@@ -11,7 +11,7 @@ from torch import Tensor
 from noisescape.dynamics.base import LowRankLangevin, MatchedToMinibatch
 from noisescape.dynamics.exact_pairs import exact_hessian_pairs
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.hessian import followed_hessian_pairs
+from noisescape.risk.hessian_pairs import followed_hessian_pairs
 
 
 @dataclass(frozen=True)

@@ -192,7 +192,7 @@ def measure(
     loss = float(risk.loss(theta))
     gradient = risk.gradient(theta)
     hessian = risk.hessian(theta) if hessian is None else hessian
-    control = risk.gauss_newton(theta) if risk.pushes_outputs else None
+    control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
     dimension = risk.dimension
     k = max(1, min(k, dimension - 1))
 

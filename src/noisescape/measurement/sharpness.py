@@ -10,6 +10,7 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import unchecked_losses
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def expected_sharpness(
     rises = torch.empty(draws, dtype=torch.float64)
     for draw in range(draws):
         noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
-        rises[draw] = (risk.unchecked_losses(theta + delta * noise).mean().double() - base).cpu()
+        rises[draw] = (unchecked_losses(risk, theta + delta * noise).mean().double() - base).cpu()
     return Sharpness(_mean(rises), _mean(rises.abs()), delta)
 
 

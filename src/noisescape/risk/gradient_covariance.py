@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,7 +13,10 @@ from noisescape.linops import Split, SymmetricOperator
 from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_pairs, sketches
 from noisescape.linops.probing import orthonormal, rademacher
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.per_sample_losses import PerSampleLosses
+from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, row_chunks
+
+if TYPE_CHECKING:
+    from noisescape.risk.empirical_risk import EmpiricalRisk
 
 GRAM_LIMIT = 4_000
 """Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
@@ -56,25 +60,25 @@ class GradientOuterProduct(SymmetricOperator):
     θ is not copied: it must not be changed in place.
     """
 
-    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta
-        self.column_bytes = min(self.column_bytes, risk.memory_budget)
+        self.column_bytes = min(self.column_bytes, risk._budget)
         self.factor = factor
         self.centred = centred
         self._held: FactoredGradients | None = None
 
     def _gradients(self) -> FactoredGradients | None:
         """G, if it fits the memory budget."""
-        if self._held is None and self.risk.holds_gradients(self.theta):
-            self._held = self.risk.factored_gradients(self.theta)
+        if self._held is None and fits_gradients(self.risk, self.theta):
+            self._held = factored_gradients(self.risk, self.theta)
         return self._held
 
     def _along(self, block: Tensor) -> Tensor:
         """JGv, (N, K), with J = I − 11ᵀ/N if centred."""
         held = self._gradients()
-        return self._centred(self.risk.directional_derivatives(self.theta, block) if held is None else held @ block)
+        return self._centred(self.risk.jvp(self.theta, block) if held is None else held @ block)
 
     def _centred(self, weights: Tensor) -> Tensor:
         """Jw, (N, K)."""
@@ -85,7 +89,7 @@ class GradientOuterProduct(SymmetricOperator):
         if weights.shape[1] == 0:
             return weights.new_empty(self.size, 0)
         held = self._gradients()
-        return self.risk.weighted_gradient(self.theta, weights) if held is None else held.weighted(weights)
+        return self.risk.vjp(self.theta, weights) if held is None else held.weighted(weights)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor / self.risk.sample_count * self._weighted(self._along(block))
@@ -164,7 +168,7 @@ class NoiseCovariance(GradientOuterProduct):
         replacement: the sampling law; see :func:`covariance_factor`.
     """
 
-    def __init__(self, risk: PerSampleLosses, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
         factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
         super().__init__(risk, theta, factor=factor, centred=True, name="noise covariance")
         self.batch_size = batch_size
@@ -174,11 +178,11 @@ class NoiseCovariance(GradientOuterProduct):
 class EmpiricalFisher(GradientOuterProduct):
     """(1/N) Σ g_n g_nᵀ = C + ḡḡᵀ: uncentred, per sample (no 1/B)."""
 
-    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, name: str = "empirical Fisher") -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, name: str = "empirical Fisher") -> None:
         super().__init__(risk, theta, factor=1.0, centred=False, name=name)
 
 
-def gradient_moments(risk: PerSampleLosses, theta: Tensor, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+def gradient_moments(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = True) -> tuple[Tensor, Tensor]:
     """ḡ and diag C, the mean and the variance of each coordinate over the samples' gradients.
 
     (D,) → two of (D,), (R, D) → two of (R, D). One pass over the per-sample gradients, which are never all held.
@@ -198,13 +202,13 @@ def gradient_moments(risk: PerSampleLosses, theta: Tensor, *, centred: bool = Tr
 
 
 def _moments_of_chunks(
-    risk: PerSampleLosses, theta: Tensor, *, centred: bool
+    risk: EmpiricalRisk, theta: Tensor, *, centred: bool
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     if theta.ndim == 1:
-        for part in risk.factored_gradient_chunks(theta):
+        for part in factored_chunks(risk, theta):
             yield len(part), *moments_of(part, centred=centred)
         return
-    for rows in risk.per_sample_gradient_chunks(theta):
+    for rows in row_chunks(risk, theta):
         centre = rows.mean(-2) if centred else torch.zeros_like(theta)
         yield rows.shape[-2], centre, (rows - centre[..., None, :]).square().mean(-2)
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from noisescape.dynamics import Dynamics, NoiseState
 from noisescape.errors import CorruptFileError, InvalidValueError
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.progress import steps_bar
 from noisescape.runs.storage import read_bundle, write_bundle
 from noisescape.simulation.identity import differences, differing_losses, losses_near, simulation_identity
@@ -185,7 +186,7 @@ def simulate(
                 theta = (theta - rate * slope).contiguous()
             except (ArithmeticError, RuntimeError):
                 # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
-                if theta.ndim == 2 or bool(torch.isfinite(risk.unchecked_losses(theta)).all()):
+                if theta.ndim == 2 or bool(torch.isfinite(unchecked_losses(risk, theta)).all()):
                     raise
                 theta = torch.full_like(theta, torch.nan)
             lost = ~(theta.abs().amax(-1) < RUNAWAY)  # also true for NaN

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, closed_form_risk
+from noisescape.risk.closed_form import SampleLoss
 
 Geometry = Literal["published", "isotropic", "rotated"]
 GEOMETRIES: dict[Geometry, tuple[float, float]] = {
@@ -52,7 +53,7 @@ def toy_points(replicas: int, count: int, generator: torch.Generator, dtype: tor
 
 
 def toy_2d(
-    points: Tensor, geometry: Geometry = "published", *, kind: type[EmpiricalRisk] = EmpiricalRisk
+    points: Tensor, geometry: Geometry = "published", *, kind: type[SampleLoss] = SampleLoss
 ) -> EmpiricalRisk:
     """ℓ(w; x) = min{p·u² + q·v², ‖w − x + (1,1)‖²}: a sharp basin at (1, 1) and a flat one at (−1, −1).
 
@@ -63,7 +64,7 @@ def toy_2d(
     Args:
         points: x, (R, N, 2), data of their own for R replicas, or (N, 2).
         geometry: of the sharp basin.
-        kind: the class of risk to build.
+        kind: how the loss of a sample is evaluated and differentiated.
 
     Raises:
         ValueError: an unknown geometry.
@@ -84,4 +85,4 @@ def toy_2d(
         return 0.5 * torch.minimum(sharp, flat)
 
     start = torch.tensor(SHARP_MINIMUM, dtype=points.dtype, device=points.device)
-    return kind.from_sample_loss(loss, points, start)
+    return closed_form_risk(kind(loss, points, start))

@@ -9,7 +9,7 @@ import torch
 from torch.testing import assert_close
 
 from cases import F64, generator
-from noisescape.experiments.protocols.toy_2d import RunningSumRisk, toy_dynamics
+from noisescape.experiments.protocols.toy_2d import RunningSums, toy_dynamics
 from noisescape.theory.landscapes import SHARP_MINIMUM, toy_2d, toy_points
 
 
@@ -25,7 +25,7 @@ def test_the_published_fault_is_a_covariance_of_running_sums() -> None:
     faulty = sum(torch.outer(row - mean, row - mean) for row in sums) / len(sums)
     right = torch.cov(torch.stack(gradients).T, correction=0)
 
-    published, corrected = toy_2d(points, kind=RunningSumRisk), toy_2d(points)
+    published, corrected = toy_2d(points, kind=RunningSums), toy_2d(points)
     assert_close(published.noise_covariance(start, 1).dense(), faulty, rtol=1e-9, atol=1e-12)
     assert_close(corrected.noise_covariance(start, 1).dense(), right, rtol=1e-9, atol=1e-12)
     assert_close(published.gradient(start), corrected.gradient(start))

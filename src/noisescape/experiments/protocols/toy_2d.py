@@ -8,13 +8,13 @@ the flat basin.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from noisescape.dynamics import (
     GD,
@@ -30,6 +30,9 @@ from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
 from noisescape.experiments.toy_2d import Toy2DConfig
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.closed_form import SampleLoss
+from noisescape.risk.passes import dense_hessian
+from noisescape.risk.samples import Batch
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 from noisescape.simulation.loop import simulate
@@ -55,17 +58,19 @@ def toy_dynamics(gradient_trace: float) -> dict[str, Dynamics]:
     return {"gd": GD(), **{shape.name: MatchedTrace(shape, gradient_trace) for shape in shapes}}
 
 
-class RunningSumRisk(EmpiricalRisk):
-    """A risk whose per-sample gradients scatter as their running sums over the samples: the published code's fault.
+class RunningSums(SampleLoss):
+    """Per-sample gradients that scatter as their running sums over the samples: the published code's fault.
 
     Only the covariance is faulty there, so the running sums are moved to have the mean of the gradients, ∇L.
     """
 
-    def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
-        """Σ_{m ≤ n} g_m less their mean plus ∇L in place of g_n, in one block."""
-        rows = torch.cat(list(super().per_sample_gradient_chunks(theta)), dim=-2)
+    whole = True
+
+    @override
+    def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
+        rows = super().gradients(theta, batch)
         sums = rows.cumsum(-2)
-        yield sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
+        return sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
 
 
 def run_toy_2d(config: Toy2DConfig, out: Path, *, jobs: int | None, resume: bool, progress: bool) -> Run:
@@ -103,7 +108,7 @@ def simulate_block(
     data_seed = derived_seed(config.seed, 0, block)
     generator = torch.Generator(config.device).manual_seed(data_seed)
     points = toy_points(replicas, config.points, generator, torch.float32)
-    kind = RunningSumRisk if config.preset == "as-published" else EmpiricalRisk
+    kind = RunningSums if config.preset == "as-published" else SampleLoss
     risk = toy_2d(points, geometry, kind=kind)
     all_dynamics = toy_dynamics(config.gradient_trace)
     dynamics = all_dynamics[name]
@@ -148,7 +153,7 @@ def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor
     """Tr(HΣ) of the injected gradient noise at the start, for every replica."""
     if not isinstance(dynamics, MatchedTrace):
         return torch.zeros(len(start))
-    hessian = risk.dense_hessian(start)
+    hessian = dense_hessian(risk, start)
     root = dynamics.root(risk, start)
     if root.ndim == start.ndim:  # standard deviations
         return (hessian.diagonal(dim1=-2, dim2=-1) * root.square()).sum(-1)
