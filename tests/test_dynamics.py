@@ -6,7 +6,6 @@ import pytest
 import torch
 
 import noisescape as ns
-from noisescape.dynamics.base import draw_batches
 from noisescape.experiments.published import PublishedHessian, PublishedLeading
 from noisescape.theory.landscapes import quadratic
 
@@ -167,13 +166,13 @@ def test_replicas_draw_independent_noise(name, regression, theta):
 @pytest.mark.parametrize(
     "name", ["gld-dynamic", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"]
 )
-def test_root_of_replicas_is_the_root_of_each(name, regression):
+def test_covariance_of_replicas_is_the_covariance_of_each(name, regression):
     thetas = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     dynamics = ALL[name]
-    together = dynamics.root(regression, thetas)
-    for row, theta in zip(together, thetas, strict=True):
+    together = dynamics.covariance(regression, thetas)
+    for row, theta in enumerate(thetas):
         torch.testing.assert_close(
-            dynamics.operator(row).dense(),
+            together.replica(row).dense(),
             dynamics.covariance(regression, theta).dense(),
             rtol=1e-9,
             atol=1e-12,
@@ -201,8 +200,8 @@ def test_gradient_penalty_descends_the_penalised_risk(regression, theta):
 def test_variances_from_batches_are_unbiased(kind, replacement, regression, theta):
     dynamics = kind(BATCH, replacement=replacement, batches=4)
     replicas = theta.expand(20_000, -1)
-    root, _ = dynamics.refresh_root(regression, replicas, None, torch.Generator().manual_seed(0))
-    squares = root.square().expand_as(replicas)
+    found, _ = dynamics.noise(regression, replicas, None, torch.Generator().manual_seed(0))
+    squares = found.diagonal()
     wanted = dynamics.covariance(regression, theta).diagonal()
     error = squares.std(0) / len(squares) ** 0.5
     assert ((squares.mean(0) - wanted).abs() <= 4.5 * error).all()
@@ -212,17 +211,18 @@ def test_variances_from_batches_are_unbiased(kind, replacement, regression, thet
 def test_covariance_is_recomputed_only_at_refreshes(name, interval, regression, theta):
     dynamics = ns.dynamics_by_name(name, batch_size=BATCH, k=2, refresh=interval)
     state, generator = dynamics.init(regression, theta), torch.Generator().manual_seed(0)
-    roots = []
+    found = []
     for step in range(2 * interval):
         _, state = dynamics.noisy_gradient(regression, theta + step, state, generator)
-        roots.append(state.root)
+        found.append(state.covariance.diagonal())
     for step in range(1, 2 * interval):
-        same = torch.equal(roots[step], roots[step - 1])
+        same = torch.equal(found[step], found[step - 1])
         assert same == (step % interval != 0)
 
 
-def test_sgd_without_replacement_never_repeats_a_sample():
-    indices = draw_batches(torch.Size([2000]), 9, 4, False, torch.Generator().manual_seed(0))
+def test_sgd_without_replacement_never_repeats_a_sample(regression):
+    dynamics = ns.SGD(4, replacement=False)
+    indices = dynamics.draw_batch(regression, torch.Size([2000]), torch.Generator().manual_seed(0))
     assert all(len(set(batch)) == 4 for batch in indices.tolist())
     counts = torch.bincount(indices.flatten(), minlength=9)
     assert ((counts - 2000 * 4 / 9).abs() < 5 * (2000 * 4 / 9) ** 0.5).all()
@@ -353,18 +353,18 @@ def test_leading_covariance_is_the_best_part_of_its_rank(count, dimension, dtype
     )
 
 
-def test_leading_root_of_replicas_is_the_best_part_at_each():
+def test_leading_covariance_of_replicas_is_the_best_part_at_each():
     slopes = slopes_of(40, 30, 0.0)
     rotations = torch.linalg.qr(torch.randn(3, 30, 30, generator=torch.Generator().manual_seed(1)).double()).Q
     risk = with_slopes(torch.stack([slopes @ rotation for rotation in rotations]))
     for rescale in (False, True):
         dynamics = ns.GLDLeading(BATCH, k=4, rescale=rescale)
-        roots = dynamics.root(risk, torch.zeros(3, 30, dtype=torch.float64))
-        for root, rotation in zip(roots, rotations, strict=True):
+        found = dynamics.covariance(risk, torch.zeros(3, 30, dtype=torch.float64))
+        for row, rotation in enumerate(rotations):
             sigma = covariance_of(slopes @ rotation)
             wanted = best_part(sigma, 4)
             wanted = wanted * (sigma.trace() / wanted.trace() if rescale else 1.0)
-            assert_same_matrix(root @ root.T, wanted, 1e-9)
+            assert_same_matrix(found.replica(row).dense(), wanted, 1e-9)
 
 
 def test_leading_covariance_of_a_lower_rank_is_all_of_it():
@@ -379,10 +379,10 @@ def test_leading_noise_of_a_trajectory_captures_what_is_said_of_its_sketch(decay
     slopes = slopes_of(300, 400, decay)
     risk = with_slopes(slopes)
     dynamics = ns.GLDLeading(BATCH, k=12)
-    root, slope = dynamics.refresh_root(risk, risk.parameters(), None, torch.Generator())
-    share = dynamics.trace(root) / best_part(covariance_of(slopes), 12).trace()
+    found, gradient = dynamics.noise(risk, risk.parameters(), None, torch.Generator())
+    share = found.trace() / best_part(covariance_of(slopes), 12).trace()
     assert (0.9 if decay == 0 else 0.99) < share <= 1 + 1e-12
-    torch.testing.assert_close(slope, slopes.mean(0))
+    torch.testing.assert_close(gradient, slopes.mean(0))
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
@@ -434,10 +434,10 @@ def test_other_covariances_are_exact_whatever_a_trajectory_estimates(dynamics, d
     if isinstance(dynamics, ns.GLDShuffled):
         order = torch.randperm(150, generator=torch.Generator().manual_seed(2))
         sigma = sigma[order][:, order]
-    elif isinstance(dynamics, ns.GLDDiagonal):
-        sigma = torch.diag(sigma.diagonal())
     elif isinstance(dynamics, ns.GLDDynamic):
         sigma = torch.eye(150, dtype=sigma.dtype) * sigma.trace() / 150
+    elif isinstance(dynamics, ns.GLDDiagonal):
+        sigma = torch.diag(sigma.diagonal())
     assert_same_matrix(dynamics.covariance(risk, risk.parameters()).dense(), sigma, 1e-10)
 
 
@@ -483,9 +483,9 @@ def test_a_matched_trajectory_draws_the_inner_noise_rescaled(name, network):
         slope = network.gradient(point)
         own, states[0] = inner.noisy_gradient(network, point, states[0], generators[0])
         found, states[1] = matched.noisy_gradient(network, point, states[1], generators[1])
-        factor = (target / inner.trace(states[0].root)).sqrt()
+        factor = (target / states[0].covariance.trace()).sqrt()
         torch.testing.assert_close(found - slope, factor * (own - slope), rtol=1e-6, atol=1e-9)
-        torch.testing.assert_close(matched.trace(states[1].root), torch.tensor(target, dtype=torch.float64))
+        torch.testing.assert_close(states[1].covariance.trace(), torch.tensor(target, dtype=torch.float64))
         assert torch.equal(*(generator.get_state() for generator in generators)), "no draw more, none less"
     assert matched.name == inner.name
 
@@ -503,7 +503,7 @@ def test_matched_replicas_draw_the_inner_noise_rescaled(name, network):
             network, thetas, dynamics.init(network, thetas), torch.Generator().manual_seed(8)
         )
         noises.append(noisy - network.gradient(thetas))
-        traces.append(dynamics.trace(state.root))
+        traces.append(state.covariance.trace())
     torch.testing.assert_close(traces[1], torch.full((3,), 0.5, dtype=torch.float64))
     torch.testing.assert_close(noises[1], noises[0] * (0.5 / traces[0]).sqrt()[:, None], rtol=1e-6, atol=1e-9)
 
@@ -514,7 +514,7 @@ def test_a_matched_dynamics_asks_for_no_second_gradient(network, monkeypatch):
     theta = network.parameters()
     slope = network.gradient(theta)
     monkeypatch.setattr(type(network), "gradient", lambda *_: pytest.fail("∇L was there already"))
-    _, found = matched.refresh_root(network, theta, None, torch.Generator())
+    _, found = matched.noise(network, theta, None, torch.Generator())
     torch.testing.assert_close(found, slope)
     matched.noisy_gradient(network, theta, matched.init(network, theta), torch.Generator())
 

@@ -43,8 +43,9 @@ from noisescape.runs.run import Run
 from noisescape.runs.storage import read_bundle, write_bundle
 from noisescape.simulation import recorders
 from noisescape.simulation.identity import described, differing_losses, losses_near
-from noisescape.simulation.loop import Trajectory, simulate
+from noisescape.simulation.loop import simulate
 from noisescape.simulation.recorders import Recorder
+from noisescape.simulation.records import Trajectory
 from noisescape.theory.landscapes import toy_2d as toy_risk
 from noisescape.theory.landscapes import toy_points
 
@@ -921,7 +922,7 @@ def test_a_dynamics_that_breaks_loses_no_finished_task(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(ns.GLDLeading, "refresh_root", broken)
+        patch.setattr(ns.GLDLeading, "noise", broken)
         with pytest.raises(RuntimeError, match="a bug in leading noise"):
             perform(experiment, out)
     assert not Run.open(out).complete

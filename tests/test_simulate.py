@@ -13,7 +13,8 @@ from torch.testing import assert_close
 import noisescape as ns
 from cases import F64, Case, bowl_risk, normal, symmetric
 from noisescape.simulation import recorders
-from noisescape.simulation.loop import RUNAWAY, Trajectory
+from noisescape.simulation.loop import RUNAWAY
+from noisescape.simulation.records import Trajectory
 from noisescape.theory.landscapes import quadratic
 
 CONSTANTS = {"batch_size": 3, "k": 2, "rho": 0.05, "refresh": 1, "strength": 0.01}

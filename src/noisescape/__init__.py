@@ -35,8 +35,7 @@ from noisescape.measurement.indicator import Measurement, measure
 from noisescape.measurement.memory import forecast_memory
 from noisescape.measurement.sharpness import Sharpness, expected_sharpness
 from noisescape.risk import EmpiricalRisk
-from noisescape.simulation import recorders
-from noisescape.simulation.loop import Trajectory, simulate
+from noisescape.simulation import Trajectory, recorders, simulate
 from noisescape.theory import landscapes
 
 __version__ = "0.1.0"

@@ -29,6 +29,7 @@ from noisescape.dynamics import (
 )
 from noisescape.errors import InvalidValueError
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
+from noisescape.linops import LowRankOperator
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
@@ -202,13 +203,11 @@ def _simulate_block(
 
 def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor:
     """Tr(HΣ) of the injected gradient noise at the start, for every replica."""
-    if not isinstance(dynamics, MatchedTrace):
-        return torch.zeros(len(start))
     hessian = risk.dense_hessian(start)
-    root = dynamics.root(risk, start)
-    if root.ndim == start.ndim:  # standard deviations
-        return (hessian.diagonal(dim1=-2, dim2=-1) * root.square()).sum(-1)
-    return ((hessian @ root) * root).sum((-2, -1))
+    covariance = dynamics.covariance(risk, start)
+    if isinstance(covariance, LowRankOperator):
+        return ((hessian @ covariance.factor) * covariance.factor).sum((-2, -1))
+    return (hessian.diagonal(dim1=-2, dim2=-1) * covariance.diagonal()).sum(-1)
 
 
 def _summary(config: Toy2DConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:

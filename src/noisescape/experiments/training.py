@@ -156,11 +156,9 @@ def _train(
     start = risk.parameters()
 
     def trace_sigma(theta: Tensor) -> float:
-        noise = SGD(config.batch_size)
-        if config.batches is None:
-            return float(noise.variances(risk, theta).sum())
         generator = torch.Generator(theta.device).manual_seed(derived_seed(config.seed, repetition, 3))
-        return float(noise.variances_of_batches(risk, theta, config.batches, generator).sum())
+        variances, _ = SGD(config.batch_size).variances(risk, theta, config.batches, generator)
+        return float(variances.sum())
 
     dynamics = config.make(name, trace_sigma(start))
 
