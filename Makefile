@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types bench bench-check clean
+.PHONY: demo test test-slow lint types hooks bench bench-check clean
 
 demo: $(READY)
 	$(BIN)/noisescape demo
@@ -19,9 +19,14 @@ test-slow: $(READY)
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
 
 types: $(READY)
 	$(BIN)/mypy
+
+# lint and types before every commit
+hooks: $(READY)
+	$(BIN)/pre-commit install
 
 # Against other libraries, in an environment of its own; some hours on two cores. NAMES="steps toy" runs some of it.
 BENCH := benchmarks/.venv
@@ -50,4 +55,4 @@ $(READY): pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(BENCH) build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(BENCH) build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

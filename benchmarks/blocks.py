@@ -30,7 +30,7 @@ def run() -> Outcome:
         products: dict[str, Callable[[Tensor], Tensor]] = {
             "H": lambda v, hessian=hessian: hessian @ v,
             "GGN": lambda v, ggn=ggn: ggn @ v,
-            "G": lambda v, risk=risk, theta=theta: risk.directional_derivatives(theta, v),
+            "G": lambda v, risk=risk, theta=theta: risk.jvp(theta, v),
         }
         for matrix, product in products.items():
             label = f"{matrix} times {COLUMNS} columns, {name}"

@@ -9,10 +9,9 @@ from torch import nn
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import Problem, random_lenet, random_mlp, random_vgg
-from noisescape.risk.empirical_risk import TRIED
+from noisescape.risk.opening import TRIED
 
 REPEATS = 9
-CHOICES = ("forward_mode", "pushes_gradients", "maps_cotangents", "gradient_width", "second_derivative_error")
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "LeNet, N = 1,200": lambda: random_lenet(1200),
     "MLP, N = 1,000": lambda: random_mlp(1000),
@@ -31,9 +30,7 @@ def run() -> Outcome:
             return ns.EmpiricalRisk(problem.model, nn.functional.cross_entropy, (problem.inputs, problem.targets))
 
         def choose(build: Callable[[], ns.EmpiricalRisk] = build) -> None:
-            risk = build()
-            for choice in CHOICES:
-                getattr(risk, choice)
+            build()._capabilities.decide()
 
         outcome.agree(f"gradient of {name}", build().gradient(problem.theta), problem.gradient(), 1e-4)
         sides = {

@@ -229,7 +229,7 @@ def child(name: str, side: str, number: int | None = None) -> dict[str, Any]:
         "seconds": time.perf_counter() - begun,
         "bytes": peak() - libraries,
         "held": sum(tensor.numel() * tensor.element_size() for tensor in held),
-        "chunk": risk.chunk_size(),
+        "chunk": risk._chunking.samples(),
         "parameters": risk.dimension,
         "samples": risk.sample_count,
         "products": estimate.cost,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_mlp, random_vgg
+from noisescape.risk.gradients import per_sample_square_norms
 
 COLUMNS = 20
 LEADING = 20
@@ -170,7 +171,7 @@ def first_order(problem: Problem) -> Sides:
 
     return {
         "per-sample gradient norms": {
-            OURS: lambda: risk.per_sample_square_norms(theta),
+            OURS: lambda: per_sample_square_norms(risk, theta),
             "BackPACK": lambda: torch.stack(saved(BatchL2Grad(), "batch_l2")).sum(0),
             "BackPACK, from its gradients": lambda: norms(rows()),
         },

@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch.autograd.functional import hessian, jacobian
 from torch.func import functional_call
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.testing import assert_close
 
+from noisescape.linops import FunctionOperator
 from noisescape.risk import EmpiricalRisk
 
 F64 = torch.float64
@@ -33,6 +35,12 @@ def normal(*shape: int, seed: int = 0, dtype: torch.dtype = F64) -> Tensor:
 
 def classes(*shape: int, of: int, seed: int = 0) -> Tensor:
     return torch.randint(0, of, shape, generator=generator(seed))
+
+
+def close(actual: Tensor, expected: Tensor, rtol: float = 1e-9, floor: float = 1e-3) -> None:
+    """Equal to a relative error of the largest entry, or of the floor where all are smaller."""
+    scale = max(float(expected.abs().max()), floor)
+    assert_close(actual, expected, rtol=rtol, atol=rtol * scale)
 
 
 # ---------------------------------------------------------------------- losses, written out
@@ -295,6 +303,29 @@ CASES: dict[str, Case] = {
 }
 
 
+WIDER = Case(
+    lambda: nn.Sequential(nn.Linear(10, 12), nn.Tanh(), nn.Linear(12, 3)),
+    normal(120, 10, seed=1),
+    classes(120, of=3, seed=2),
+)
+"""171 parameters on 120 samples: too large for exact sums to be cheapest everywhere."""
+
+
+class Batches:
+    """A re-iterable of batches of the given sizes."""
+
+    def __init__(self, case: Case, sizes: list[int]) -> None:
+        self.case, self.sizes = case, sizes
+
+    def __iter__(self):
+        start = 0
+        for size in self.sizes:
+            cut = slice(start, start + size)
+            inputs = torch.utils._pytree.tree_map(lambda t, cut=cut: t[cut], self.case.inputs)
+            yield inputs, self.case.targets[cut]
+            start += size
+
+
 # ---------------------------------------------------------------------- closed forms
 
 
@@ -320,8 +351,8 @@ def bowl_gradients(theta: Tensor) -> Tensor:
 
 def bowl_hessian(theta: Tensor) -> Tensor:
     """Its H at a single θ, by hand."""
-    bend = sum(torch.cos(p @ theta) * torch.outer(p, p) for p in POINTS) / len(POINTS)
-    return torch.diag(2 * SCALES) - bend
+    of_cosines = sum(torch.cos(p @ theta) * torch.outer(p, p) for p in POINTS) / len(POINTS)
+    return torch.diag(2 * SCALES) - of_cosines
 
 
 def bowl_risk(kind: str = "of a sample") -> EmpiricalRisk:
@@ -339,3 +370,15 @@ def symmetric(size: int, spectrum: Tensor, seed: int = 0) -> Tensor:
     axes = torch.linalg.qr(normal(size, size, seed=seed)).Q
     matrix = axes * spectrum.to(F64) @ axes.T
     return (matrix + matrix.T) / 2
+
+
+class CountedOperator(FunctionOperator):
+    """A matrix that is known by its products only, and keeps how many columns each product had."""
+
+    def __init__(self, matrix: Tensor) -> None:
+        def multiply(block: Tensor) -> Tensor:
+            self.columns.append(block.shape[1])
+            return matrix @ block
+
+        self.columns: list[int] = []
+        super().__init__(multiply, len(matrix), dtype=matrix.dtype, device="cpu")

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
+import math
+from collections.abc import Callable
+from pathlib import Path
 
-from cases import CASES, Case, bowl_risk
+import pytest
+import torch
+
+from cases import CASES, Case, bowl_risk, normal
 from noisescape.linops.probing import Exact
 from noisescape.risk import EmpiricalRisk
+from noisescape.runs.storage import write_bundle
 
 
 @pytest.fixture
@@ -31,3 +37,41 @@ def bowl_risks(request: pytest.FixtureRequest) -> EmpiricalRisk:
 def by_probes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes whatever the exact value costs, so that what holds of them is seen on small matrices too."""
     monkeypatch.setattr(Exact, "is_cheaper", lambda self, planned, left: False)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    """Where a bundle may be written."""
+    return tmp_path / "descent-0.partial.safetensors"
+
+
+@pytest.fixture
+def written(path: Path) -> bytes:
+    """A bundle there, and its bytes."""
+    write_bundle(path, {"theta": normal(5, seed=3), "n": torch.arange(3)}, {"step": 7, "rows": [math.nan]})
+    return path.read_bytes()
+
+
+@pytest.fixture
+def chunk_limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Set how many bytes a processor's cache holds, and what share of it the parameters may take."""
+
+    def limit(*, working_set: int | None = None, parameter_share: float | None = None) -> None:
+        if working_set is not None:
+            monkeypatch.setattr("noisescape.risk.chunking.CACHED_BYTES", working_set)
+        if parameter_share is not None:
+            monkeypatch.setattr("noisescape.risk.chunking.PARAMETER_SHARE", parameter_share)
+
+    return limit
+
+
+@pytest.fixture
+def narrow_products(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set how many bytes a product of factored gradients may take at once."""
+    return lambda size: monkeypatch.setattr("noisescape.risk.factored_gradients.TEMPORARY", size)
+
+
+@pytest.fixture
+def column_bytes(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """Set how many bytes the columns of an estimate may take at once."""
+    return lambda size: monkeypatch.setattr("noisescape.linops.operator.COLUMN_BYTES", size)

@@ -26,7 +26,7 @@ from noisescape.experiments import toy_2d as toy_experiment
 from noisescape.experiments.data import corrupted_digits
 from noisescape.experiments.digits import DigitsConfig, digits_problem, run_digits
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
-from noisescape.experiments.toy_2d import BLOCK, RunningSumRisk, Toy2DConfig, run_toy_2d, toy_dynamics
+from noisescape.experiments.toy_2d import BLOCK, RunningSums, Toy2DConfig, run_toy_2d, toy_dynamics
 from noisescape.linops import largest_eigh
 from noisescape.report import write_report
 from noisescape.report.tables import TABLES
@@ -267,7 +267,7 @@ def test_the_published_fault_is_a_covariance_of_running_sums() -> None:
     faulty = sum(torch.outer(row - mean, row - mean) for row in sums) / len(sums)
     right = torch.cov(torch.stack(gradients).T, correction=0)
 
-    published, corrected = toy_2d(points, kind=RunningSumRisk), toy_2d(points)
+    published, corrected = toy_2d(points, kind=RunningSums), toy_2d(points)
     assert_close(published.noise_covariance(start, 1).dense(), faulty, rtol=1e-9, atol=1e-12)
     assert_close(corrected.noise_covariance(start, 1).dense(), right, rtol=1e-9, atol=1e-12)
     assert_close(published.gradient(start), corrected.gradient(start))

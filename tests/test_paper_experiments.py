@@ -55,7 +55,7 @@ from noisescape.report import write_combined_report, write_report
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
 from test_experiments import check_page, check_report, files, headings
-from test_images import png
+from tiny_images import png
 
 MLP = CASES["mlp cross-entropy"]
 REAL = os.environ.get("NOISESCAPE_DATA")

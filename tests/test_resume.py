@@ -36,8 +36,9 @@ from noisescape.experiments import escape, one_hidden_layer, toy_2d
 from noisescape.experiments.digits import DigitsConfig, run_digits
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, run_one_hidden_layer
 from noisescape.experiments.published import PublishedHessian, PublishedLeading
-from noisescape.experiments.toy_2d import RunningSumRisk, Toy2DConfig, run_toy_2d
-from noisescape.risk import EmpiricalRisk
+from noisescape.experiments.toy_2d import RunningSums, Toy2DConfig, run_toy_2d
+from noisescape.risk import EmpiricalRisk, fingerprint
+from noisescape.risk.closed_form import SampleLoss
 from noisescape.runs import tasks
 from noisescape.runs.run import Run
 from noisescape.runs.storage import read_bundle, write_bundle
@@ -250,9 +251,9 @@ def test_a_strided_start_goes_on_to_the_same_bits(name: str, start: str, mlp: Ca
     assert_resumes(checkpoint, mlp.risk(), ALL[name], made[start], stops=((2,), (5,)))
 
 
-@pytest.mark.parametrize("kind", [EmpiricalRisk, RunningSumRisk])
+@pytest.mark.parametrize("kind", [SampleLoss, RunningSums])
 @pytest.mark.parametrize("name", toy_2d.toy_dynamics(400.0))
-def test_the_toys_replicas_go_on_to_the_same_bits(name: str, kind: type[EmpiricalRisk], checkpoint: Path) -> None:
+def test_the_toys_replicas_go_on_to_the_same_bits(name: str, kind: type[SampleLoss], checkpoint: Path) -> None:
     points = toy_points(5, 20, torch.Generator().manual_seed(0), torch.float32)
     record = {name: recorder for name, recorder in WATCH.items() if name != "sharpness"}
     risk, start = toy_risk(points, kind=kind), torch.ones(5, 2)
@@ -529,7 +530,7 @@ def test_a_model_that_only_its_losses_tell_from_another_is_another_run(
 ) -> None:
     """Weights are so small that both have the loss of chance at the start, to eight digits; not so nearby."""
     first, second = (network(activation=functools.partial(Scaled, scale)) for scale in (1.0, 1.5))
-    assert first.fingerprint() == second.fingerprint()
+    assert fingerprint(first) == fingerprint(second)
     start = 1e-4 * normal(first.dimension, seed=4)
     assert_close(first.loss(start), second.loss(start), rtol=1e-6, atol=0)
     options = {"theta": start, "dynamics": ns.SGD(3), "replicas": replicas}

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from noisescape.linops import SymmetricOperator, eigenpairs
 from noisescape.linops.eigen import Which
+from noisescape.linops.gram import leading_pairs
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.gradient_covariance import leading_pairs
-from noisescape.risk.hessian import SMALL, leading_hessian_pairs
+from noisescape.risk.hessian_pairs import SMALL, leading_hessian_pairs
 
 TIGHT = {torch.float64: 1e-12, torch.float32: 1e-6}
 """Relative accuracy of eigenvalues: about that of the products themselves."""

@@ -39,4 +39,4 @@ class GDGradientPenalty(GD):
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
         gradient = risk.gradient(theta)
-        return gradient + 2 * self.strength * risk.hessian_product(theta, gradient), state.next()
+        return gradient + 2 * self.strength * risk.hvp(theta, gradient), state.next()

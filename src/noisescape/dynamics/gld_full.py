@@ -36,4 +36,4 @@ class GLDFull(MinibatchNoise):
         scale = (number * self.factor(risk)) ** 0.5
         noise = torch.randn(*theta.shape[:-1], number, generator=generator, dtype=theta.dtype, device=theta.device)
         weights = (1 + scale * (noise - noise.mean(-1, keepdim=True))) / number
-        return risk.weighted_gradient(theta, weights), state.next()
+        return risk.vjp(theta, weights), state.next()

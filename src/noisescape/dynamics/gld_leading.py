@@ -13,9 +13,11 @@ from noisescape.dynamics.base import check_rank
 from noisescape.dynamics.exact_pairs import exact_noise_pairs
 from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.linops import LowRankOperator, SymmetricOperator, eigenpairs
+from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.gradient_covariance import leading_pairs, moments_of, sketched_pairs
+from noisescape.risk.gradient_covariance import moments_of
+from noisescape.risk.gradients import factored_gradients, fits_gradients
 
 
 @dataclass(frozen=True)
@@ -48,13 +50,13 @@ class GLDLeading(MinibatchNoise):
     def noise(
         self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
     ) -> tuple[SymmetricOperator, Tensor | None]:
-        if theta.ndim == 1 and not risk.holds_gradients(theta):
+        if theta.ndim == 1 and not fits_gradients(risk, theta):
             sigma, _ = super().noise(risk, theta, previous, generator)
             found = eigenpairs(sigma, self.k)
             return self._of(found.values, found.vectors, sigma.trace() if self.rescale else None), None
         variances = None
         if theta.ndim == 1:
-            gradients = risk.factored_gradients(theta)
+            gradients = factored_gradients(risk, theta)
             values, vectors = sketched_pairs(gradients, self.k, centred=True)
             gradient, variances = moments_of(gradients) if self.rescale else (gradients.mean(), None)
         else:

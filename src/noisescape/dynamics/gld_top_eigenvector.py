@@ -14,7 +14,7 @@ from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.linops import LowRankOperator, SymmetricOperator
 from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.hessian import followed_hessian_pairs
+from noisescape.risk.hessian_pairs import followed_hessian_pairs
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ from noisescape.experiments.statistics import derived_seed, mean_over, measured_
 from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
 from noisescape.measurement.indicator import measure
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.hessian import leading_hessian_pairs
+from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.simulation import recorders
@@ -234,7 +234,7 @@ def indicator_along(risk: EmpiricalRisk, theta: Tensor, config: EscapeConfig) ->
     values, vectors = leading_hessian_pairs(risk, theta, config.k + 1)
     first = vectors[:, 0]
     total = trace(hessian, rtol=config.rtol_along, deflate=vectors, max_products=100, seed=config.seed)
-    control = risk.gauss_newton(theta) if risk.pushes_outputs else None
+    control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
     found = product_trace(
         hessian, covariance, control=control, rtol=config.rtol_along, deflate=20, max_products=100, seed=config.seed
     )

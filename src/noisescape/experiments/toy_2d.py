@@ -9,13 +9,13 @@ the flat basin.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from noisescape.dynamics import (
     GD,
@@ -31,6 +31,9 @@ from noisescape.errors import InvalidValueError
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
 from noisescape.linops import LowRankOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.closed_form import SampleLoss
+from noisescape.risk.passes import dense_hessian
+from noisescape.risk.samples import Batch
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
 from noisescape.simulation.loop import simulate
@@ -103,17 +106,19 @@ def toy_dynamics(gradient_trace: float) -> dict[str, Dynamics]:
     return {"gd": GD(), **{shape.name: MatchedTrace(shape, gradient_trace) for shape in shapes}}
 
 
-class RunningSumRisk(EmpiricalRisk):
-    """A risk whose per-sample gradients scatter as their running sums over the samples: the published code's fault.
+class RunningSums(SampleLoss):
+    """Per-sample gradients that scatter as their running sums over the samples: the published code's fault.
 
     Only the covariance is faulty there, so the running sums are moved to have the mean of the gradients, ∇L.
     """
 
-    def per_sample_gradient_chunks(self, theta: Tensor) -> Iterator[Tensor]:
-        """Σ_{m ≤ n} g_m less their mean plus ∇L in place of g_n, in one block."""
-        rows = torch.cat(list(super().per_sample_gradient_chunks(theta)), dim=-2)
+    whole = True
+
+    @override
+    def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
+        rows = super().gradients(theta, batch)
         sums = rows.cumsum(-2)
-        yield sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
+        return sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
 
 
 def run_toy_2d(
@@ -160,7 +165,7 @@ def _simulate_block(
     data_seed = derived_seed(config.seed, 0, block)
     generator = torch.Generator(config.device).manual_seed(data_seed)
     points = toy_points(replicas, config.points, generator, torch.float32)
-    kind = RunningSumRisk if config.preset == "as-published" else EmpiricalRisk
+    kind = RunningSums if config.preset == "as-published" else SampleLoss
     risk = toy_2d(points, geometry, kind=kind)
     all_dynamics = toy_dynamics(config.gradient_trace)
     dynamics = all_dynamics[name]
@@ -203,7 +208,7 @@ def _simulate_block(
 
 def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor:
     """Tr(HΣ) of the injected gradient noise at the start, for every replica."""
-    hessian = risk.dense_hessian(start)
+    hessian = dense_hessian(risk, start)
     covariance = dynamics.covariance(risk, start)
     if isinstance(covariance, LowRankOperator):
         return ((hessian @ covariance.factor) * covariance.factor).sum((-2, -1))

@@ -1,4 +1,4 @@
-"""How far an operator is from one with cheaper quadratic forms: the gap that such a control variate leaves."""
+"""Control variates: the gap Tr((A − Ã)B) between an operator and one with cheaper quadratic forms."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ PILOT = 2
 KEPT = 2
 """Gap probes that enter the value, at least."""
 MOST_KEPT = 64
-"""Where more would be needed to keep to the gap's share, the control is not worth it."""
+"""If the gap's share of the tolerance takes more, the control does not pay."""
 GAP_SHARE = 1 / 8
-"""Of the tolerance, what the gap should take. Strict, as two probes say little of their spread."""
+"""The gap's share of the tolerance: small, as two probes estimate their spread poorly."""
 MAIN_SHARE = math.sqrt(1 - GAP_SHARE**2)
 
 
@@ -49,10 +49,10 @@ class Gap:
         return torch.cat(forms), torch.cat(gaps)
 
     def is_small(self, rtol: float) -> bool:
-        """Whether few probes leave an error far below the tolerance. Draws those that are kept.
+        """Whether few probes leave an error far below the tolerance; draws the first that are kept.
 
-        The pilot is set aside whatever it says: were it kept, the value would come from the draws that happened to
-        look good. Where the first kept probes contradict it, the control is given up as well.
+        The pilot is never kept: the value would come from draws that happened to look good. Where the first kept
+        probes contradict it, the control is given up as well.
         """
         scale, pilot = self._probe(PILOT)
         if self._needed(pilot, rtol, scale) > KEPT:
@@ -62,16 +62,16 @@ class Gap:
 
     @staticmethod
     def _needed(gaps: Tensor, rtol: float, forms: Tensor) -> float:
-        """Probes of this spread that keep to their share of the tolerance."""
+        """How many probes of this spread keep to their share of the tolerance."""
         spread, allowed = float(gaps.std()), GAP_SHARE * rtol * abs(float(forms.mean()))
         if spread == 0:
             return 0.0
         return (spread / allowed) ** 2 if allowed > 0 and math.isfinite(spread) else math.inf
 
     def added(self, main: Estimate, rtol: float, *, left: Callable[[], int], what: str) -> Estimate:
-        """To an independent estimate that holds this gap's mean: Tr(AB), with Welch's degrees of freedom.
+        """Tr(AB) from an independent estimate that includes this gap's mean, with Welch's degrees of freedom.
 
-        Where the sum is not accurate enough, more probes are drawn while products are left.
+        While the sum is not accurate enough and products are left, more probes are drawn.
         """
         rest = main.value - self._mean  # Tr(ÃB)
         while True:
@@ -91,7 +91,7 @@ class Gap:
 
     @property
     def mean(self) -> Tensor:
-        """Of the probes kept so far, ()."""
+        """The mean of the probes kept so far, ()."""
         return self._values.mean()
 
     @property

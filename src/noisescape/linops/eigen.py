@@ -19,7 +19,7 @@ Which = Literal["largest", "smallest", "magnitude"]
 _ARPACK = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 DENSE_BELOW = 128
 LANCZOS_EXTRA = 2
-"""Products before ARPACK's first basis is whole, beyond one for each of its vectors."""
+"""Products that ARPACK takes before its first basis is complete, beyond one for each vector."""
 NYSTROM_FLOOR = 1e-2
 """Ritz values below this share of the largest are not inverted."""
 
@@ -67,8 +67,8 @@ def eigenpairs(
         k: how many, at most D.
         which: ``"largest"`` (most positive first), ``"smallest"`` (most negative first), ``"magnitude"``.
         tol: relative accuracy of a Ritz value asked of ARPACK; 1e-3 in float32, 1e-9 in float64.
-        subspace: Lanczos vectors kept by ARPACK, over k + 1; by default max(2k + 1, 32), which finds the copies
-            of repeated eigenvalues more surely than fewer would. Fewer where ``max_products`` asks for it.
+        subspace: Lanczos vectors kept by ARPACK, over k + 1; by default max(2k + 1, 32), as fewer may miss copies
+            of repeated eigenvalues. Fewer where ``max_products`` does not allow as many.
         max_products: bound on the cost, the residuals' k products included.
         seed: of the starting vector.
 

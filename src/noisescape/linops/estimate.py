@@ -1,4 +1,4 @@
-"""What a stochastic estimate says of itself: value, standard error, interval, cost."""
+"""Estimates: a value with its standard error, interval and cost."""
 
 from __future__ import annotations
 

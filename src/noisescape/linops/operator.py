@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from scipy.sparse.linalg import LinearOperator
 from torch import Tensor
+from typing_extensions import override
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.linops.precision import check_dtype, full_precision
@@ -18,14 +19,14 @@ from noisescape.linops.probing import BLOCK, COLUMN_BYTES, project_out
 
 DENSE_LIMIT = 20_000
 _LINEAR_ALGEBRA = ("dense", "diagonal", "trace", "sample", "leading", "principal", "split", "quadratic_forms")
-"""What subclasses override; none of it may run in an autocast's precision."""
+"""Methods that subclasses override; an autocast must not lower the precision of any of them."""
 
 
 @dataclass(frozen=True)
 class Split:
     """A = FFᵀ = CCᵀ + RRᵀ with C = FV and R = F(I − VVᵀ): a few columns that carry most of A, and the rest.
 
-    C, which may be large, is not held: its columns are made when they are wanted.
+    C, which may be large, is not held: its columns are computed on request.
 
     Attributes:
         factor: z ↦ Fz, (M, K) → (D, K).
@@ -84,12 +85,12 @@ class SymmetricOperator(ABC):
         self.column_bytes = COLUMN_BYTES
 
     def columns_that_fit(self, wanted: int) -> int:
-        """How many columns (D, K) of those wanted take no more than ``column_bytes``; maybe none."""
+        """How many of the columns wanted, of D numbers each, fit into ``column_bytes``; 0 if not one does."""
         return min(wanted, self.column_bytes // (self.size * self.dtype.itemsize))
 
     @property
     def block(self) -> int:
-        """How many columns to work on together: enough to batch, few enough to fit with their images and copies."""
+        """How many columns to work on at once: enough to batch, few enough to fit with their images and copies."""
         return max(1, self.columns_that_fit(4 * BLOCK) // 4)
 
     @property
@@ -106,7 +107,7 @@ class SymmetricOperator(ABC):
         """The product with a block of columns, (D, K) → (D, K)."""
 
     def check_single(self) -> None:
-        """Refuse to be several operators where one is needed.
+        """Refuse several replicas where a single operator is needed.
 
         Raises:
             ValueError: there are replicas.
@@ -171,7 +172,7 @@ class SymmetricOperator(ABC):
 
     @property
     def dense_products(self) -> int:
-        """How many products :meth:`dense` takes: none where a class has the matrix at hand."""
+        """How many products :meth:`dense` takes: none where a class holds the matrix."""
         return self.size if type(self).dense is SymmetricOperator.dense else 0
 
     def diagonal(self) -> Tensor:
@@ -206,7 +207,7 @@ class SymmetricOperator(ABC):
 
     @property
     def samples_cheaply(self) -> bool:
-        """Whether drawing needs no dense factorisation: a class says so by overriding :meth:`sample`."""
+        """Whether draws need no dense factorisation: so it is where a class overrides :meth:`sample`."""
         return type(self).sample is not SymmetricOperator.sample
 
     def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
@@ -214,7 +215,7 @@ class SymmetricOperator(ABC):
         return None
 
     def principal(self, k: int) -> Tensor | None:
-        """An orthonormal basis (D, k) that carries about as much of A as any, where that is cheap, else ``None``.
+        """An orthonormal basis (D, k) that carries nearly as much of A as any, where that is cheap, else ``None``.
 
         Fewer columns only where they span the range of A.
         """
@@ -227,14 +228,14 @@ class SymmetricOperator(ABC):
 
     @property
     def factored(self) -> bool:
-        """Whether A is held as a product of factors: a class says so by overriding :meth:`split`."""
+        """Whether A is held as a product of factors: so it is where a class overrides :meth:`split`."""
         return type(self).split is not SymmetricOperator.split
 
     @full_precision
     def quadratic_forms(self, columns: Tensor) -> Tensor:
         """vᵀAv of each column, (D, K) → (K,)."""
         images = self @ columns
-        if columns.shape[1] == 1:  # maybe because there is no room for a third
+        if columns.shape[1] == 1:  # a third vector may not fit
             return torch.dot(columns[:, 0], images[:, 0])[None]
         return (columns * images).sum(0)
 
@@ -280,16 +281,17 @@ class FunctionOperator(SymmetricOperator):
         self._function = matmat
         self._sampler = sampler
 
+    @override
     def _matmat(self, block: Tensor) -> Tensor:
         return self._function(block)
 
     @property
+    @override
     def samples_cheaply(self) -> bool:
-        """Whether there is a sampler."""
         return self._sampler is not None
 
+    @override
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """Draw ``count`` independent vectors of N(0, A), as rows: (count, D)."""
         if self._sampler is None:
             return super().sample(count, generator)
         return self._sampler(count, generator)
@@ -311,42 +313,44 @@ class ScaledOperator(SymmetricOperator):
         self.column_bytes = operator.column_bytes
         self.replicas = operator.replicas
 
+    @override
     def _replica(self, index: int) -> SymmetricOperator:
         return ScaledOperator(self.operator.replica(index), self.factor)
 
+    @override
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor * (self.operator @ block)
 
     @property
+    @override
     def samples_cheaply(self) -> bool:
-        """As A's."""
         return self.operator.samples_cheaply
 
+    @override
     def diagonal(self) -> Tensor:
-        """c·diag(A)."""
         return self.factor * self.operator.diagonal()
 
+    @override
     def trace(self) -> Tensor:
-        """c·Tr A."""
         return self.factor * self.operator.trace()
 
+    @override
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """√c times draws of N(0, A)."""
         if not self.psd:
             return super().sample(count, generator)
         return self.factor**0.5 * self.operator.sample(count, generator)
 
+    @override
     def leading(self, k: int) -> tuple[Tensor, Tensor] | None:
-        """A's leading pairs with scaled eigenvalues."""
         pairs = self.operator.leading(k) if self.factor >= 0 else None
         return None if pairs is None else (self.factor * pairs[0], pairs[1])
 
+    @override
     def principal(self, k: int) -> Tensor | None:
-        """A's."""
         return self.operator.principal(k)
 
+    @override
     def split(self, k: int) -> Split | None:
-        """√c times A's."""
         found = self.operator.split(k) if self.factor >= 0 else None
         if found is None:
             return None
@@ -354,12 +358,12 @@ class ScaledOperator(SymmetricOperator):
         return Split(lambda z: root * factor(z), found.carried, found.exhausted)
 
     @property
+    @override
     def factored(self) -> bool:
-        """As A, unless the sign turns."""
         return self.factor >= 0 and self.operator.factored
 
+    @override
     def quadratic_forms(self, columns: Tensor) -> Tensor:
-        """c times A's."""
         self.products += columns.shape[1]
         return self.factor * self.operator.quadratic_forms(columns)
 
@@ -388,27 +392,29 @@ class SumOperator(SymmetricOperator):
         self.column_bytes = min(left.column_bytes, right.column_bytes)
         self.replicas = left.replicas
 
+    @override
     def _replica(self, index: int) -> SymmetricOperator:
         return SumOperator(self.left.replica(index), self.right.replica(index))
 
+    @override
     def _matmat(self, block: Tensor) -> Tensor:
         return self.left @ block + self.right @ block
 
     @property
+    @override
     def samples_cheaply(self) -> bool:
-        """Whether both operands' are."""
         return self.left.samples_cheaply and self.right.samples_cheaply
 
+    @override
     def diagonal(self) -> Tensor:
-        """diag(A) + diag(B)."""
         return self.left.diagonal() + self.right.diagonal()
 
+    @override
     def trace(self) -> Tensor:
-        """Tr A + Tr B."""
         return self.left.trace() + self.right.trace()
 
+    @override
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        """The sum of independent draws of N(0, A) and N(0, B)."""
         if not self.psd:
             return super().sample(count, generator)
         return self.left.sample(count, generator) + self.right.sample(count, generator)

@@ -1,4 +1,4 @@
-"""The precision that estimates are made in: that of their operands, and one that linear algebra exists for."""
+"""The precision of estimates: that of their operands, for which linear algebra must exist."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 @contextlib.contextmanager
 def without_autocast() -> Iterator[None]:
-    """No autocast in here: it would turn matrix products into bfloat16 or float16 without a word."""
+    """No autocast in here: it would silently turn matrix products into bfloat16 or float16."""
     with contextlib.ExitStack() as stack:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):

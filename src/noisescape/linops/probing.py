@@ -13,8 +13,11 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 
 FIRST_STAGE = 8
+"""Probes of the pilot, and of the first that are averaged."""
 BLOCK = 8
+"""Columns multiplied at once."""
 COLUMN_BYTES = 2**28
+"""What a block of columns may take, by default."""
 
 
 class ToleranceWarning(UserWarning):
@@ -23,24 +26,23 @@ class ToleranceWarning(UserWarning):
 
 @dataclass(frozen=True)
 class ProbeMean:
-    """Mean of iid probes, its standard error with degrees of freedom, their number, and that of all drawn."""
+    """The mean of iid probes, its standard error with degrees of freedom, and how many were averaged."""
 
     mean: Tensor
     stderr: Tensor
     probes: int
-    spent: int
     dof: float
 
 
 @dataclass(frozen=True)
 class Exact:
-    """The other way to what probes estimate: its value, and the price of it in probes."""
+    """The exact value of what probes estimate, and its price in probes."""
 
     value: Callable[[], Tensor]
     price: float
 
     def is_cheaper(self, planned: float, left: int) -> bool:
-        """Than so many probes, and within what is left of the budget."""
+        """Whether it costs no more than the probes planned, nor than is left of the budget."""
         return self.price <= min(planned, left)
 
 
@@ -65,30 +67,30 @@ def mean_of_probes(
         exact: what the probes are the mean of, taken where the pilot plans as many probes as that costs.
         stacklevel: of the warning, so that it points at the caller's line.
 
-    In two stages, as Stein's: the spread of a pilot of 8 decides how many probes are averaged, and is the spread
-    that the standard error is made of; the average is of fresh ones alone. Their own spread decides nothing: for
-    skewed probes it goes with the mean, and to stop where it happens to be small would bias that.
+    In two stages, as Stein's: the spread of a pilot of 8 decides how many probes are averaged and gives the
+    standard error; the average is over fresh probes alone. Their own spread decides nothing: for skewed probes it
+    is correlated with the mean, and to stop where it happens to be small would bias the mean.
 
-    Where the budget ends before the plan does, all that is left of it is averaged, with the spread of those.
+    Where the budget ends before the plan does, all probes left are averaged, and their own spread is used.
 
     Source: Stein (1945), A two-sample test for a linear hypothesis whose power is independent of the variance.
     """
     if max_probes <= 2 * FIRST_STAGE:
-        return _all_that_is_left(draw(max_probes), None, max_probes, offset, rtol, what, stacklevel)
+        return _all_that_is_left(draw(max_probes), None, offset, rtol, what, stacklevel)
     pilot = draw(FIRST_STAGE)
     spent = FIRST_STAGE
     count, spread = len(pilot), pilot.std(0)
-    if float(torch.linalg.vector_norm(spread)) == 0:  # which may be chance: the others tell
+    if float(torch.linalg.vector_norm(spread)) == 0:  # perhaps by chance: see whether others differ
         values = draw(FIRST_STAGE)
         spent += len(values)
         pilot, spread = torch.cat([pilot, values]), values.std(0)
     else:
-        # so that the mean square error, (m − 1)/(m − 3) of what the spread says, is within the tolerance
+        # the expected square error is (m − 1)/(m − 3) of the one that the spread gives
         margin = (count - 1) / max(count - 3, 1)
         planned = margin * _needed(spread, offset + pilot.mean(0), rtol)
         if exact is not None and exact.is_cheaper(planned, max_probes - spent):
             value = exact.value()
-            return ProbeMean(value, torch.zeros_like(value), 0, spent, math.inf)
+            return ProbeMean(value, torch.zeros_like(value), 0, math.inf)
         values = draw(_rounded(max(FIRST_STAGE, planned), max_probes - spent))
         spent += len(values)
     while True:
@@ -97,9 +99,9 @@ def mean_of_probes(
         error = float(torch.linalg.vector_norm(stderr))
         size = float(torch.linalg.vector_norm(offset + mean))
         if error <= rtol * size or not math.isfinite(error):
-            return ProbeMean(mean, stderr, len(values), spent, _dof(len(pilot), torch.cat([pilot, values])))
+            return ProbeMean(mean, stderr, len(values), _dof(len(pilot), torch.cat([pilot, values])))
         if spent >= max_probes:
-            return _all_that_is_left(values, pilot, spent, offset, rtol, what, stacklevel)
+            return _all_that_is_left(values, pilot, offset, rtol, what, stacklevel)
         wanted = min(_needed(spread, offset + mean, rtol), 8 * len(values))
         more = draw(_rounded(wanted - len(values), max_probes - spent))
         values = torch.cat([values, more])
@@ -107,9 +109,9 @@ def mean_of_probes(
 
 
 def _all_that_is_left(
-    values: Tensor, pilot: Tensor | None, spent: int, offset: Tensor, rtol: float, what: str, stacklevel: int
+    values: Tensor, pilot: Tensor | None, offset: Tensor, rtol: float, what: str, stacklevel: int
 ) -> ProbeMean:
-    """The mean of as many probes as there could be: with their own spread, which has decided nothing."""
+    """The mean of all the probes there could be, with their own spread, which has decided nothing."""
     count, mean = len(values), values.mean(0)
     stderr = values.std(0) / math.sqrt(count)
     error = float(torch.linalg.vector_norm(stderr))
@@ -117,11 +119,11 @@ def _all_that_is_left(
     if error > rtol * size:
         warn_of_tolerance(what, error, size, count, rtol, stacklevel=stacklevel + 2)
     every = values if pilot is None else torch.cat([pilot, values])
-    return ProbeMean(mean, stderr, count, spent, _dof(count, every))
+    return ProbeMean(mean, stderr, count, _dof(count, every))
 
 
 def warn_of_tolerance(what: str, error: float, size: float, probes: int, rtol: float, *, stacklevel: int) -> None:
-    """Say that the budget ended before the tolerance was met."""
+    """Warn that the budget ended before the tolerance was met."""
     reached = error / size if size else math.inf
     warnings.warn(
         f"{what}: relative standard error {reached:.2g} after {probes} probes, "
@@ -132,7 +134,7 @@ def warn_of_tolerance(what: str, error: float, size: float, probes: int, rtol: f
 
 
 def _needed(spread: Tensor, whole: Tensor, rtol: float) -> float:
-    """How many probes of this spread the tolerance takes, and 10 % over."""
+    """How many probes of this spread the tolerance takes, plus 10 %."""
     error = float(torch.linalg.vector_norm(spread))
     target = rtol * float(torch.linalg.vector_norm(whole))
     if error == 0 or not math.isfinite(error):
@@ -144,9 +146,9 @@ def _dof(count: int, probes: Tensor) -> float:
     """Degrees of freedom of the spread of n probes: n − 1 for normal ones, fewer for skewed ones.
 
     The variance s² of n probes has the relative variance κ/n + 2/(n − 1), whence 2/(κ/n + 2/(n − 1)) by matching
-    that of a χ². The excess κ is put at 3γ²/2, its value for a gamma law, which sums of squares are near, as the
-    skewness γ is what few probes tell more surely; it is read off all ``probes`` there are. Vectors of probes, and
-    three or fewer, are taken for normal.
+    that of a χ². The excess κ is taken as 3γ²/2, its value for a gamma law, which sums of squares are near: few
+    probes estimate the skewness γ better than κ. γ is that of all ``probes``. Vectors of probes, and three or
+    fewer, are taken for normal.
 
     Source: Satterthwaite (1946); for the variance of s², Cramér (1946), §27.4.
     """
@@ -160,7 +162,7 @@ def _dof(count: int, probes: Tensor) -> float:
 
 
 def _rounded(count: float, limit: int) -> int:
-    """Up to whole blocks, but not over the limit."""
+    """Rounded up to whole blocks, but not over the limit."""
     return limit if count >= limit else min(limit, max(BLOCK, BLOCK * math.ceil(count / BLOCK)))
 
 
@@ -177,12 +179,12 @@ def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
 
 
 def affordable(columns: int, price: int, max_products: int, *, per_probe: int = 1) -> int:
-    """How many of the columns wanted, at so many products each, leave half of a budget and two probes."""
+    """How many columns, at ``price`` products each, leave half of the budget and at least two probes."""
     return max(0, min(columns, max_products // 2 // price, (max_products - 2 * per_probe) // price))
 
 
 def in_blocks(draw_block: Callable[[int], Tensor], block: int) -> Callable[[int], Tensor]:
-    """Draw so many columns at a time."""
+    """As ``draw_block``, at most ``block`` columns at a time."""
 
     def draw(count: int) -> Tensor:
         sizes = [block] * (count // block) + ([count % block] if count % block else [])
@@ -198,7 +200,7 @@ def rademacher(size: int, count: int, like: Tensor, generator: torch.Generator) 
 
 
 def coordinates(size: int, like: Tensor, block: int) -> Iterator[Tensor]:
-    """The columns of the D × D identity, so many at a time."""
+    """The columns of the D × D identity, at most ``block`` at a time."""
     for start in range(0, size, block):
         some = like.new_zeros(size, min(block, size - start))
         some[start : start + block].fill_diagonal_(1)

@@ -40,14 +40,14 @@ def product_trace(
 ) -> Estimate:
     """Tr(AB), to a relative standard error.
 
-    Whichever operand is held as a product of factors, as gradient covariances are, is B; else whichever is a
-    covariance that draws cheaply. The order in which they are given does not matter.
+    B is the operand held as a product of factors, as gradient covariances are, or else the one that is a covariance
+    with cheap draws. The order in which they are given does not matter.
 
     A factored B is split into B = CCᵀ + RRᵀ with a few columns C that carry most of it, and
 
         Tr(AB) = Σ_i c_iᵀAc_i + E (Rz)ᵀA(Rz)
 
-    over iid signs z: the first part exact, the second averaged.
+    over iid signs z: the first term exact, the second averaged.
 
     Otherwise let U be orthonormal, P = UUᵀ, Q = I − P. Then
 
@@ -56,8 +56,7 @@ def product_trace(
     the first two exact from AU and BU, the last by iid probes: E[(Qw)ᵀA(Qw)] over draws w ~ N(0, B) if B
     is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B.
 
-    The probes do not depend on C or U beyond conditioning, so the estimate is unbiased whatever these are; good
-    ones only make it cheap.
+    The probes are independent of C and U, so the estimate is unbiased whatever these are; good ones make it cheap.
 
     With a control Ã, Tr(AB) = Tr(ÃB) + Tr((A − Ã)B): the first term as above, the second, the gap, by probes
     wᵀ(A − Ã)w with E wwᵀ = B. Two of them decide whether the gap is small enough for that to pay, and are set
@@ -120,8 +119,8 @@ class _Way:
 
     Attributes:
         carried: the part known exactly, ().
-        probe: so many probes of the rest, (m,).
-        per_probe: products a probe.
+        probe: m probes of the rest, (m,).
+        per_probe: products per probe.
         price: products that ``carried`` takes.
         exhausted: whether there is no rest.
         draw: m ↦ columns w with E wwᵀ = B, (D, m), where those are cheap.
@@ -137,7 +136,7 @@ class _Way:
     right: SymmetricOperator
 
     def rest(self, left: SymmetricOperator) -> Exact:
-        """What the probes are the mean of, by every coordinate."""
+        """The mean of the probes, exactly: over all coordinates."""
 
         def value() -> Tensor:
             like = torch.empty(0, dtype=left.dtype, device=left.device)
@@ -157,7 +156,7 @@ def _along(
     count: ProductCount,
     what: str,
 ) -> Estimate:
-    """Tr(AB), by way of the control where that pays."""
+    """Tr(AB), with the control where that pays."""
 
     def estimate(each: SymmetricOperator, rtol: float, offset: Tensor | float = 0.0) -> Estimate:
         known = way.carried(each) + offset
@@ -187,7 +186,7 @@ def _along(
 def _by_factors(
     left: SymmetricOperator, right: SymmetricOperator, deflate: int, max_products: int, generator: torch.Generator
 ) -> _Way | None:
-    """Over B = CCᵀ + RRᵀ; None where dense matrices are cheaper."""
+    """By B = CCᵀ + RRᵀ; None where dense matrices are cheaper."""
     parts = right.split(min(deflate, max_products))
     if parts is None:
         raise InvalidValueError(f"{right!r} says that it is held as factors, but its split() returns None")
@@ -221,7 +220,7 @@ def _by_factors(
 def _by_directions(
     left: SymmetricOperator, right: SymmetricOperator, deflate: int, max_products: int, generator: torch.Generator
 ) -> _Way | None:
-    """Over leading directions U of B and what is outside them; None where dense matrices are cheaper."""
+    """By leading directions U of B and what is outside them; None where dense matrices are cheaper."""
     by_draws = _draws_cheaply(right)
     per_probe = 1 if by_draws else 2
     like = torch.empty(0, dtype=left.dtype, device=left.device)
@@ -249,8 +248,8 @@ def _by_directions(
     def carried(operator: SymmetricOperator) -> Tensor:
         total = like.new_zeros(())
         for some in directions.split(block, dim=1):
-            turned = right @ some
-            total += ((turned + project_out(directions, turned)) * (operator @ some)).sum()
+            image = right @ some
+            total += ((image + project_out(directions, image)) * (operator @ some)).sum()
         return total
 
     def probe(operator: SymmetricOperator, count: int) -> Tensor:
@@ -271,7 +270,7 @@ def _by_directions(
 
 
 def _suitability(operator: SymmetricOperator) -> tuple[bool, bool, bool, str]:
-    """To be B; the name decides between equals, so that their order does not."""
+    """How suited an operand is to be B; the name decides between equals, so that the order given does not."""
     return operator.factored, _draws_cheaply(operator), operator.psd, operator.name
 
 
@@ -280,7 +279,7 @@ def _draws_cheaply(operator: SymmetricOperator) -> bool:
 
 
 def _dense_is_cheap(left: SymmetricOperator, right: SymmetricOperator, deflate: int, max_products: int) -> bool:
-    """Whether both whole matrices take hardly more products than the first probes would."""
+    """Whether both whole matrices take few more products than the first probes would."""
     dense_products = left.dense_products + right.dense_products
     return left.size <= 2 * (deflate + FIRST_STAGE) and dense_products <= max_products
 

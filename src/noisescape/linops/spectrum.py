@@ -58,13 +58,13 @@ def spectral_density(
 
     Args:
         operator: A.
-        steps: Lanczos steps a probe, at most D.
+        steps: Lanczos steps per probe, at most D.
         probes: at least 2; run side by side as one block of columns.
         points: of the grid.
         bandwidth: smoothing width in units of eigenvalues; 1 % of the spectrum's width by default.
         seed: of the probes.
 
-    Memory: steps × probes vectors of length D, and some 3 × probes more with what a product takes.
+    Memory: steps × probes vectors of length D, about 3 × probes more, and what a product takes.
 
     Raises:
         ValueError: fewer than 2 probes, no step, a bandwidth that is not positive, or an operator of several
@@ -110,7 +110,7 @@ def _gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) 
     size, probes = starts.shape
     alphas = torch.zeros(probes, steps, dtype=starts.dtype, device=starts.device)
     betas = torch.zeros(probes, max(steps - 1, 0), dtype=starts.dtype, device=starts.device)
-    # a probe's vectors lie together, so that each is made orthogonal by products with its own: no copy of them all
+    # a probe's vectors lie together, so that re-orthogonalisation copies nothing
     basis = starts.new_empty(probes, steps, size)
     basis[:, 0] = starts.T
     for step in range(steps):
@@ -123,7 +123,7 @@ def _gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) 
             for _ in range(2):  # once is not enough in floating point
                 row.addmv_(seen.T, seen @ row, alpha=-1)
         norm = torch.linalg.vector_norm(product, dim=1)
-        # a probe whose Krylov space is exhausted goes on with a zero vector: its further weights vanish
+        # a probe whose Krylov space is exhausted continues with a zero vector: its further weights vanish
         scale = alphas[:, : step + 1].abs().amax(1)
         alive = norm > 10 * torch.finfo(starts.dtype).eps * scale
         betas[:, step] = torch.where(alive, norm, 0.0)

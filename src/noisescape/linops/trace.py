@@ -43,7 +43,7 @@ def trace(
         operator: A.
         rtol: stop when stderr ≤ rtol·|value|. A trace near zero by cancellation cannot reach any.
         deflate: number of columns of U, found by one randomised range-finding pass; or U itself,
-            (D, K) with orthonormal columns (eigenvectors, say). Fewer where they would take over half of
+            (D, K) with orthonormal columns, such as eigenvectors. Fewer where they would take over half of
             ``max_products``.
         max_products: bound on the cost.
         seed: of the probes.
@@ -100,7 +100,7 @@ def _deflated_sum(
     max_products: int,
     seed: int,
 ) -> Estimate:
-    """Sum of a quadratic form (v, Av) over any orthonormal basis: exact on U, by sign probes off it."""
+    """The sum of form(v, Av) over any orthonormal basis: exact on U, by sign probes off it."""
     check_operand(operator)
     columns = deflate if isinstance(deflate, int) else deflate.shape[1]
     check_tolerance(rtol, max_products, columns)
@@ -147,10 +147,10 @@ def diagonal(
 ) -> VectorEstimate:
     """diag A, (D,), each entry with a standard error.
 
-    diag A = E[z ⊙ Az] over Rademacher z; entry i has variance Σ_{j≠i} A_ij² a probe. The tolerance is
+    diag A = E[z ⊙ Az] over Rademacher z; entry i has variance Σ_{j≠i} A_ij² per probe. The tolerance is
     on the vector: ‖stderr‖₂ ≤ rtol·‖diag‖₂.
 
-    For operators that know their diagonal (a covariance, say) ``operator.diagonal()`` is exact and cheap.
+    For operators that know their diagonal, as covariances do, ``operator.diagonal()`` is exact and cheap.
 
     Arguments and errors as for :func:`trace`.
 

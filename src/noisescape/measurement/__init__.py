@@ -1,4 +1,4 @@
-"""What is measured at one θ: the indicator Tr(HΣ) and its company, expected sharpness, a memory forecast."""
+"""Measurements at one θ: the indicator Tr(HΣ) with its bounds, expected sharpness, a memory forecast."""
 
 from noisescape.measurement.indicator import Measurement, measure
 from noisescape.measurement.memory import forecast_memory

@@ -10,6 +10,8 @@ def projection_coefficient(top_noise: float, top_curvature: float, trace_h: floa
     """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): the noise along the top eigenvector, in units of its share of curvature.
 
     1 if Σ ∝ H; TrH/(D·λ₁), mean over largest eigenvalue, for isotropic noise. NaN without noise or curvature.
+
+    Source: condition (2) of Zhu, Wu, Yu, Wu & Ma (2019).
     """
     scale = top_curvature * trace_sigma
     return top_noise * trace_h / scale if scale else math.nan
@@ -43,6 +45,8 @@ def decay_exponent(top: float, next_after_k: float, dimension: int) -> float:
     """d with λ_{k+1} = λ₁·D^{−d}: condition (1) asks for d > ½ at some k ≪ D.
 
     Infinite where λ_{k+1} ≤ 0; NaN in one dimension.
+
+    Source: condition (1) of Zhu, Wu, Yu, Wu & Ma (2019).
 
     >>> decay_exponent(100.0, 1.0, 10_000)
     0.5

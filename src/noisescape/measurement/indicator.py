@@ -159,7 +159,7 @@ def measure(
     seed: int = 0,
     hessian: SymmetricOperator | None = None,
 ) -> Measurement:
-    """Measure the indicator Tr(HΣ_B) at θ and all that says whether the noise's shape matters.
+    """Measure the indicator Tr(HΣ_B) at θ and all that decides whether the noise's shape matters.
 
     A risk of half precision is measured in float32, at the same θ.
 
@@ -171,8 +171,8 @@ def measure(
         k: leading eigenpairs; cut to D − 1 for small D.
         rtol: relative standard error asked of the stochastic figures (TrH, Tr(HΣ), the norms).
         seed: of the probes.
-        hessian: H; by default ``risk.hessian(theta)``. One of another making, by finite differences say, is used
-            in all figures.
+        hessian: H of all figures; by default ``risk.hessian(theta)``. Another may be given, such as one by finite
+            differences.
 
     Raises:
         NonFiniteLossError: the loss at θ is not finite.
@@ -192,7 +192,7 @@ def measure(
     loss = float(risk.loss(theta))
     gradient = risk.gradient(theta)
     hessian = risk.hessian(theta) if hessian is None else hessian
-    control = risk.gauss_newton(theta) if risk.pushes_outputs else None
+    control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
     dimension = risk.dimension
     k = max(1, min(k, dimension - 1))
 
@@ -214,7 +214,7 @@ def measure(
     norm_h = squared_norm(hessian, rtol=2 * rtol, deflate=curvature.vectors, seed=seed + 2)
     norm_c = squared_norm(population, rtol=2 * rtol, deflate=noise.vectors, seed=seed + 3)
     squared_gradient = float(gradient @ gradient)
-    bent_gradient = float(gradient @ (hessian @ gradient))
+    gradient_curvature = float(gradient @ (hessian @ gradient))
 
     return Measurement(
         loss=Estimate(loss, 0.0),
@@ -230,7 +230,7 @@ def measure(
         decay_exponent=_decay(curvature, k, dimension),
         alignment=ratio(ratio(trace_hc, _root(norm_h)), _root(norm_c)),
         noise_scale=_quotient(trace_c, squared_gradient),
-        curvature_noise_scale=_quotient(trace_hc, bent_gradient),
+        curvature_noise_scale=_quotient(trace_hc, gradient_curvature),
         smallest_eigenvalue=Estimate(float(lowest.values[0]), float(lowest.residuals[0]), lowest.cost),
         hessian=curvature,
         noise=replace(noise, values=factor * noise.values, residuals=factor * noise.residuals),
@@ -242,7 +242,7 @@ def measure(
     )
 
 
-def _noise_eigenpairs(covariance: Any, k: int, seed: int) -> Eigenpairs:
+def _noise_eigenpairs(covariance: SymmetricOperator, k: int, seed: int) -> Eigenpairs:
     known = covariance.leading(k)
     if known is not None and len(known[0]) < k:  # the rank is lower: all there are
         values, vectors = known

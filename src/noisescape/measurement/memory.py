@@ -17,19 +17,6 @@ from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.samples import StreamedSamples
 
-DECISIONS = (
-    "bytes_per_sample",
-    "forward_mode",
-    "pushes_outputs",
-    "pushes_by_reverse",
-    "pushes_gradients",
-    "gradient_width",
-    "maps_cotangents",
-    "maps_replicas",
-    "second_derivative_error",
-)
-"""What a risk finds out once, about its model."""
-
 
 def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, Tensor], Any]) -> int:
     """Bytes that ``computation(risk, θ)`` allocates at its peak, beyond what is held before; nothing is computed.
@@ -56,8 +43,8 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     True
     """
     # decided once on real numbers, so that the rehearsal goes the way the computation will
-    for decision in DECISIONS:
-        getattr(risk, decision)
+    risk._capabilities.decide()
+    _ = risk._chunking
     rehearsed = copy.copy(risk)
     rehearsed._largest_tried = risk.sample_count
     if isinstance(risk._samples, StreamedSamples):  # there are no numbers to take a checksum of
@@ -90,7 +77,7 @@ class Ledger(TorchDispatchMode):
 
     @property
     def alive(self) -> int:
-        """How many there are now."""
+        """How many bytes there are now."""
         return sum(self._alive.values())
 
     def __torch_dispatch__(

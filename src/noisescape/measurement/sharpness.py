@@ -10,6 +10,7 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import unchecked_losses
 
 
 @dataclass(frozen=True)
@@ -33,13 +34,20 @@ class Sharpness:
 def expected_sharpness(
     risk: EmpiricalRisk, theta: Tensor, *, delta: float = 1e-2, draws: int = 100, seed: int = 0
 ) -> Sharpness:
-    """Average the rise of the loss over ``draws`` Gaussian perturbations of standard deviation δ.
+    """Average L(θ+ν) − L(θ) over perturbations ν ~ N(0, δ²I).
 
-    Costs are counted in evaluations of the loss. A perturbation with a non-finite loss makes both figures
-    non-finite, which is what they are.
+    Costs are counted in evaluations of the loss. Both figures are non-finite where a perturbed loss is.
+
+    Args:
+        risk: L.
+        theta: where, (D,).
+        delta: δ, in units of the parameters.
+        draws: how many perturbations.
+        seed: of the perturbations.
 
     Raises:
-        ValueError: draws < 2 or δ ≤ 0.
+        NonFiniteLossError: the loss at θ is not finite.
+        ValueError: draws < 2, δ ≤ 0, or several θ.
     """
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
@@ -52,7 +60,7 @@ def expected_sharpness(
     rises = torch.empty(draws, dtype=torch.float64)
     for draw in range(draws):
         noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
-        rises[draw] = (risk.unchecked_losses(theta + delta * noise).mean().double() - base).cpu()
+        rises[draw] = (unchecked_losses(risk, theta + delta * noise).mean().double() - base).cpu()
     return Sharpness(_mean(rises), _mean(rises.abs()), delta)
 
 

@@ -1,166 +1,336 @@
-"""Whether a faster way to a derivative gives the same as plain reverse mode, tried before it is relied on.
-
-Compared are whole vectors, sample by sample, along a direction made of the gradients themselves and along a random
-one: along the latter alone an error in a few of many coordinates would hardly show. Zeros agree with nothing.
-"""
+"""What a model's operations allow: which ways to derivatives give what plain reverse mode gives."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.func import grad
 
-from noisescape.risk.differentiation import Function, pull_back, push_forward
+from noisescape.errors import InvalidValueError
+from noisescape.risk.agreement import (
+    Push,
+    agrees,
+    gives_derivatives,
+    has_delayed_errors,
+    maps_cotangents,
+    pushes_through_gradient,
+    second_derivative_error,
+)
+from noisescape.risk.closed_form import ClosedForm
+from noisescape.risk.contract import LARGEST_COPY, in_float64, shaken
+from noisescape.risk.differentiation import pull_back, push_forward, push_forward_by_reverse
+from noisescape.risk.linear_layers import LinearLayer
+from noisescape.risk.mapped_gradients import mappable_layers
+from noisescape.risk.model_loss import ModelLoss, head, mapping
+from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples
 
-Derivative = Callable[[Tensor], Tensor]
-Push = Callable[[Function, Tensor, Tensor], Tensor]
+SECOND_DERIVATIVE_ERROR = 1e-2
+"""Hessian-vector products further from differences of the gradient, in float64, are refused."""
+ROUNDED = 1e-4
+"""Relative difference that rounding can make where a float64 model computes partly in float32."""
+DECIDED_ON = 16
+"""Samples on which ways to a derivative are compared."""
 
 
-def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
-    """Whether two results are the same to a share of the larger's largest entry; never for zeros."""
-    size = float(wanted.abs().amax()) if wanted.numel() else 0.0
-    if not 0 < size < float("inf") or found.shape != wanted.shape:
-        return False
-    return bool((found - wanted).abs().amax() <= tolerance * size)
+@dataclass
+class Capabilities:
+    """The table of what holds of a model, each entry found out when it is first asked for.
 
+    On a few unlike samples, near the module's own parameters and, where the model can be evaluated there, in
+    float64 as well: two ways that differ then cannot pass for rounding. Of a closed form less is in question.
 
-def two_directions(values: Function, theta: Tensor) -> Tensor:
-    """(D, 2): a sum of the samples' gradients with mixed signs, and a random vector, both of unit length."""
-    leaf = theta.detach().requires_grad_()
-    with torch.enable_grad():
-        losses = values(leaf)
-        signs = torch.ones_like(losses)
-        signs[1::2] = -0.5
-        (aligned,) = torch.autograd.grad((losses * signs).sum(), leaf, materialize_grads=True)
-    return _with_a_random_one(aligned)
-
-
-def gives_derivatives(push: Push, values: Function, rows: Tensor, theta: Tensor, tolerance: float) -> bool:
-    """Whether a way to Gv gives what the gradients of single samples do, to which first derivatives suffice.
-
-    Args:
-        push: (function, θ, directions) ↦ derivatives of each value along each direction, (n, K).
-        values: θ ↦ losses, (n,).
-        rows: gradients of the first of them, one by one, (m, D).
-        theta: (D,).
-        tolerance: relative.
+    Attributes:
+        function: the losses.
+        samples: whose.
+        tried: batches of a few unlike samples.
+        parameters: the module's present parameters, (D,).
     """
-    signs = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
-    signs[1::2] = -0.5
-    directions = _with_a_random_one(signs @ rows)
-    try:
-        found = push(values, theta, directions)[: len(rows)]
-    except Exception:  # no rule, no second derivative, a graph that cannot be mapped: each says it in its own words
-        return False
-    wanted = rows @ directions
-    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
 
+    function: ModelLoss | ClosedForm
+    samples: Samples
+    tried: Sequence[Batch]
+    parameters: Callable[[], Tensor]
 
-def _with_a_random_one(aligned: Tensor) -> Tensor:
-    """(D, 2): the direction given and a random one, both of unit length."""
-    noise = torch.randn(len(aligned), generator=torch.Generator().manual_seed(0)).to(aligned)
-    return torch.stack([_unit(aligned), _unit(noise)], dim=1)
+    def decide(self) -> None:
+        """Find out all of it now."""
+        for name, entry in vars(type(self)).items():
+            if isinstance(entry, functools.cached_property):
+                getattr(self, name)
 
+    # ------------------------------------------------------------------ first derivatives
 
-def _unit(vector: Tensor) -> Tensor:
-    return vector / torch.linalg.vector_norm(vector).clamp_min(torch.finfo(vector.dtype).tiny)
+    @functools.cached_property
+    def forward_mode(self) -> bool:
+        """Whether the losses have forward-mode derivatives that agree with the gradients of single samples."""
+        return self._gives_derivatives(push_forward)
 
+    @functools.cached_property
+    def double_reverse(self) -> bool:
+        """Whether two reverse passes give directional derivatives; a backward pass may hide what it depends on."""
+        return self._gives_derivatives(push_forward_by_reverse)
 
-def pushes_through_gradient(
-    total: Function, gradient: Derivative, values: Function, theta: Tensor, tolerance: float
-) -> bool:
-    """Whether forward mode through the gradient of ``total`` gives Hessian products as two reverse passes do."""
-    try:
-        directions = two_directions(values, theta)
-        found = push_forward(gradient, theta, directions)
-        wanted = torch.stack([_bent(total, theta, direction) for direction in directions.T], dim=1)
-    except Exception:
-        return False
-    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
-
-
-def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance: float) -> bool:
-    """Whether several reverse passes, mapped together, give what they give one by one."""
-    try:
-        directions = two_directions(values, theta)
-        leaf = theta.detach().requires_grad_()
-        with torch.enable_grad():
-            losses = values(leaf)
-            (slope,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
-        weights = torch.stack([torch.ones_like(losses), torch.linspace(-1, 1, len(losses)).to(losses)])
-        pairs = [(losses, weights), (slope, directions.T.contiguous())]
-        return all(
-            agrees(
-                torch.autograd.grad(
-                    of, leaf, block, is_grads_batched=True, retain_graph=True, materialize_grads=True
-                )[0],
-                torch.stack([pull_back(of, leaf, each) for each in block]),
-                tolerance,
-            )
-            for of, block in pairs
-        )
-    except Exception:
-        return False
-
-
-def has_delayed_errors(values: Tensor) -> bool:
-    """Whether a graph has an operation that is differentiable once, marked so.
-
-    PyTorch raises where such an operation is met, but differentiating with respect to chosen inputs passes it by:
-    its part of the second derivative is then missing without a word.
-    """
-    waiting: list[Any] = [values.grad_fn]
-    seen = set()
-    while waiting:
-        node = waiting.pop()
-        if node is None or node in seen:
-            continue
-        if node.name().startswith("DelayedError"):
+    @functools.cached_property
+    def batched_reverse(self) -> bool:
+        """Whether several reverse passes can be mapped together, and give what they give one by one."""
+        if not isinstance(self.function, ModelLoss):
             return True
-        seen.add(node)
-        waiting += [following for following, _ in node.next_functions]
-    return False
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            def values(point: Tensor) -> Tensor:
+                return function.losses(point, batch)
+
+            with mapping(), function.held(theta):
+                return maps_cotangents(lambda point: values(point).sum(), values, theta, function.tolerance)
+
+        return self._holds_on_all(holds)
+
+    @functools.cached_property
+    def replicas(self) -> bool:
+        """Whether the model can be mapped over parameter vectors, and gives each what it gives alone."""
+        if not isinstance(self.function, ModelLoss):
+            return True
+        if self.function.needs_graph:
+            return False
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            def gradients(points: Tensor) -> tuple[Tensor, Tensor]:
+                with torch.enable_grad():
+                    leaf = points.detach().requires_grad_()
+                    losses = function.losses(leaf, batch)
+                    with function.held(leaf):
+                        return losses.detach(), torch.autograd.grad(losses.sum(), leaf, materialize_grads=True)[0]
+
+            both = torch.stack([theta, self._opposite(theta)])
+            try:
+                found = gradients(both)
+            except Exception:  # an operation unknown to vmap says so in many ways
+                return False
+            wanted = [gradients(point) for point in both]
+            return all(
+                agrees(found[part][row], wanted[row][part], function.tolerance)
+                for part in range(2)
+                for row in range(2)
+            )
+
+        return self._holds_on_all(holds)
+
+    @functools.cached_property
+    def replicas_with_batches(self) -> bool:
+        """As :attr:`replicas`, where each parameter vector has samples of its own."""
+        if not isinstance(self.samples, TensorSamples):
+            return False
+        if not isinstance(self.function, ModelLoss):
+            return True
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            held, half = TensorSamples(batch.inputs, batch.targets), max(1, batch.size // 2)
+            rows = torch.stack([torch.arange(half), torch.arange(batch.size - half, batch.size)])
+            both = torch.stack([theta, self._opposite(theta)])
+
+            def gradient(points: Tensor, chosen: Tensor) -> Tensor:
+                taken = Batch(*held.take(chosen), 0, half)
+                with torch.enable_grad():
+                    leaf = points.detach().requires_grad_()
+                    losses = function.losses(leaf, taken, data_per_replica=chosen.ndim == 2)
+                    return torch.autograd.grad(losses.sum(), leaf, materialize_grads=True)[0]
+
+            try:
+                found = gradient(both, rows)
+            except Exception:  # control flow that depends on the data, say
+                return False
+            wanted = [gradient(*pair) for pair in zip(both, rows, strict=True)]
+            return all(agrees(found[row], wanted[row], function.tolerance) for row in range(2))
+
+        return self.replicas and self._holds_on_all(holds)
+
+    @functools.cached_property
+    def factored_layers(self) -> list[LinearLayer] | None:
+        """The linear layers whose per-sample gradients are kept as factors; None where gradients go one by one.
+
+        Of a closed form: none.
+        """
+        if not isinstance(self.function, ModelLoss):
+            return []
+        forms = len(self.samples.candidates) if isinstance(self.samples, StreamedSamples) else 1
+        # of more forms than are tried, some may call a layer otherwise
+        allowed = forms <= len(self.tried)
+        return mappable_layers(self.function, self._point(), list(self.tried), factors_allowed=allowed)
+
+    @property
+    def gradient_width(self) -> int:
+        """Numbers that a sample's gradient takes, where linear layers' are kept as factors."""
+        layers = self.factored_layers or []
+        factored = sum(self.function.sizes[position] for layer in layers for position in layer.parameters)
+        return self.function.dimension - factored + sum(layer.width for layer in layers)
+
+    # ------------------------------------------------------------------ second derivatives
+
+    @functools.cached_property
+    def forward_over_reverse(self) -> bool:
+        """Whether forward mode goes through the gradient, and agrees with two reverse passes.
+
+        Closed forms do without.
+        """
+        if not isinstance(self.function, ModelLoss):
+            return False
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            def total(point: Tensor) -> Tensor:
+                return function.losses(point, batch).sum()
+
+            def values(point: Tensor) -> Tensor:
+                return function.losses(point, batch)
+
+            with mapping(), function.held(theta):
+                return pushes_through_gradient(total, grad(total), values, theta, function.tolerance)
+
+        return self._holds_on_all(holds)
+
+    @functools.cached_property
+    def second_derivative_error(self) -> float:
+        """How far Hessian-vector products are from differences of the gradient, relative; 0 where nobody can tell.
+
+        On the samples tried, in float64, where differences are precise. Infinite where an operation is marked as
+        differentiable once.
+        """
+        if isinstance(self.function, ModelLoss) and self._meets_delayed_errors(self.function):
+            return math.inf
+        if not isinstance(self.function, ModelLoss) or not self._fits_in_float64:
+            return 0.0
+        theta = self._point().double()
+        found = 0.0
+        for batch in self._decided_on:
+            precise, wide = in_float64(self.function, batch)
+            try:
+                error = _second_derivative_error(precise, wide, theta)
+            except (RuntimeError, TypeError, ValueError):  # written for its own precision, or once differentiable
+                return 0.0
+            found = max(found, error if math.isfinite(error) else 0.0)
+        return found
+
+    def check_second_derivative(self) -> None:
+        """Refuse Hessian-vector products that are not derivatives of the gradient.
+
+        Raises:
+            InvalidValueError: :attr:`second_derivative_error` is over 1 %.
+        """
+        if self.second_derivative_error > SECOND_DERIVATIVE_ERROR:
+            found = f"they differ by {self.second_derivative_error:.2g} (relative) on samples tried"
+            if math.isinf(self.second_derivative_error):
+                found = "an operation is marked as differentiable once"
+            raise InvalidValueError(
+                f"second derivatives of this model are not the derivatives of its gradient: {found}. An "
+                "operation's backward pass lacks part of its own derivative (detached or computed outside "
+                "autograd), or the gradient jumps (rounding, straight-through). Mend the operation, or take "
+                "products by finite differences of the gradient, with a stated error: "
+                "noisescape.DifferenceHessian(risk, theta)"
+            )
+
+    # ------------------------------------------------------------------ outputs
+
+    @functools.cached_property
+    def gauss_newton_forms(self) -> bool:
+        """Whether there is a Gauss–Newton matrix, and forward mode for its quadratic forms."""
+        if not isinstance(self.function, ModelLoss) or not self.forward_mode or self.loss_reads_parameters:
+            return False
+        return isinstance(self.function.output_values(self.parameters(), self.tried[0].inputs), Tensor)
+
+    @functools.cached_property
+    def loss_reads_parameters(self) -> bool:
+        """Whether the loss depends on θ other than through the outputs."""
+        if not isinstance(self.function, ModelLoss):
+            return False
+        return self.function.loss_reads_parameters(self.parameters(), self.tried[0])
+
+    # ------------------------------------------------------------------ how it is tried
+
+    @property
+    def _decided_on(self) -> list[Batch]:
+        """The most unlike of the samples tried; of a closed form, which comes whole, all."""
+        if not isinstance(self.function, ModelLoss):
+            return list(self.tried)
+        return [head(batch, DECIDED_ON) for batch in self.tried]
+
+    @property
+    def _fits_in_float64(self) -> bool:
+        return self.function.dimension * torch.float64.itemsize * 8 <= LARGEST_COPY
+
+    def _point(self) -> Tensor:
+        """Near the module's own parameters, but where none is zero."""
+        theta = self.parameters()
+        moved = shaken(self.function, theta)
+        finite = all(bool(torch.isfinite(self.function.values(moved, batch)).all()) for batch in self.tried)
+        return moved if finite else theta
+
+    def _opposite(self, theta: Tensor) -> Tensor:
+        """As far from the module's own parameters as θ, on the other side."""
+        return 2 * theta - self.parameters().to(theta)
+
+    def _holds_on_all(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
+        """Whether something holds on all batches tried, in float64 too if the model can be evaluated there."""
+        theta = self._point()
+        batches = self._decided_on
+        if not all(holds(self.function, theta, batch) for batch in batches):
+            return False
+        if not isinstance(self.function, ModelLoss) or theta.dtype == torch.float64 or not self._fits_in_float64:
+            return True
+        for batch in batches:
+            precise, wide = in_float64(self.function, batch)
+            try:
+                precise.values(theta.double(), wide)
+            except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
+                return True
+            if not holds(precise, theta.double(), wide):
+                return False
+        return True
+
+    def _gives_derivatives(self, push: Push) -> bool:
+        if isinstance(self.function, ClosedForm) and not self.function.probes_single:
+            return push is push_forward_by_reverse
+
+        def tolerance(function: ModelLoss | ClosedForm) -> float:
+            # what is refused otherwise must be wrong, not only rounded, as where a model computes partly in float32
+            return function.tolerance if push is push_forward else max(function.tolerance, ROUNDED)
+
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+            most = max(2, LARGEST_COPY // (2 * theta.numel() * theta.element_size()))
+            rows = function.gradients_one_by_one(theta, head(batch, min(most, DECIDED_ON)))
+            with mapping(), function.held(theta):
+                return gives_derivatives(
+                    push, lambda point: function.losses(point, batch), rows, theta, tolerance(function)
+                )
+
+        return self._holds_on_all(holds)
+
+    def _meets_delayed_errors(self, function: ModelLoss) -> bool:
+        leaf = self.parameters().requires_grad_()
+        with torch.enable_grad():
+            total = function.losses(leaf, head(self.tried[0], 2)).sum()
+            with function.held(leaf):
+                return has_delayed_errors(
+                    torch.autograd.grad(total, leaf, create_graph=True, materialize_grads=True)[0]
+                )
 
 
-def second_derivative_error(
-    gradient: Derivative, product: Callable[[Tensor, Tensor], Tensor], theta: Tensor, enough: float
-) -> float:
-    """‖Hv − d‖/‖Hv‖, with Hv by two reverse passes and d the difference of gradients along v; θ in float64.
+def _second_derivative_error(function: ModelLoss, batch: Batch, theta: Tensor) -> float:
+    def gradient_at(leaf: Tensor, *, graph: bool) -> Tensor:
+        with torch.enable_grad():
+            total = function.losses(leaf, batch).sum()
+            with function.held(leaf):
+                return torch.autograd.grad(total, leaf, create_graph=graph, materialize_grads=True)[0]
 
-    Where they differ, a backward pass lacks terms of its own derivative, or the gradient jumps (rounding in the
-    forward pass, a straight-through gradient): there is no Hessian to speak of. The best of several steps counts:
-    short ones hardly ever cross a kink, long ones rise above the rounding of models that compute partly in float32.
+    def gradient(point: Tensor) -> Tensor:
+        return gradient_at(point.detach().requires_grad_(), graph=False).detach()
 
-    Args:
-        gradient: point ↦ gradient.
-        product: (point, v) ↦ Hv.
-        theta: (D,).
-        enough: an error that is small enough to stop at.
-    """
-    slope = gradient(theta)
-    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(1)).to(theta)
-    direction = noise / torch.linalg.vector_norm(noise) + slope / torch.linalg.vector_norm(slope).clamp_min(1e-300)
-    # not along parameters that take no gradient by definition, as an embedding's padding
-    direction = torch.where(slope == 0, 0, direction)
-    direction /= torch.linalg.vector_norm(direction).clamp_min(1e-300)
-    wanted = product(theta, direction)
-    size = max(float(torch.linalg.vector_norm(theta)), 1.0)
-    best = float("inf")
-    for step in (1e-6 * size, 1e-8 * size, 1e-4 * size, 1e-3 * size):
-        found = (gradient(theta + step * direction) - gradient(theta - step * direction)) / (2 * step)
-        rounding = 1e-14 * torch.linalg.vector_norm(slope) / step
-        error = (torch.linalg.vector_norm(wanted - found) - rounding).clamp_min(0)
-        larger = torch.maximum(torch.linalg.vector_norm(wanted), torch.linalg.vector_norm(found))
-        best = min(best, float(error / larger.clamp_min(1e-300)))
-        if best <= enough:
-            break
-    return best
+    def product(point: Tensor, v: Tensor) -> Tensor:
+        leaf = point.detach().requires_grad_()
+        graph = gradient_at(leaf, graph=True)
+        with function.held(leaf):
+            return pull_back(graph, leaf, v)
 
-
-def _bent(total: Function, theta: Tensor, direction: Tensor) -> Tensor:
-    leaf = theta.detach().requires_grad_()
-    with torch.enable_grad():
-        (slope,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
-    return pull_back(slope, leaf, direction)
+    return second_derivative_error(gradient, product, theta, SECOND_DERIVATIVE_ERROR / 10)

@@ -21,7 +21,8 @@ from noisescape.risk.samples import Batch, TensorSamples, digest
 class ClosedForm(ABC):
     """ℓ(θ) of shape (N,), from code rather than from a model and data."""
 
-    broadcasts = True
+    whole = False
+    """Whether all samples must be evaluated together."""
 
     def __init__(self, start: Tensor) -> None:
         if start.ndim != 1 or not start.is_floating_point():
@@ -94,6 +95,8 @@ class ClosedForm(ABC):
 
 class LossVector(ClosedForm):
     """From θ ↦ ℓ(θ), (D,) → (N,); replicas are mapped by ``vmap``."""
+
+    whole = True
 
     def __init__(self, losses: Callable[[Tensor], Tensor], start: Tensor) -> None:
         super().__init__(start)

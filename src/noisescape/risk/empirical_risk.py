@@ -2,43 +2,50 @@
 
 from __future__ import annotations
 
+import functools
+import operator
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 import xxhash
 from torch import Tensor, nn
 
-from noisescape.errors import BatchCouplingError, InvalidValueError
+from noisescape.errors import InvalidValueError, NonFiniteLossError
 from noisescape.linops import SymmetricOperator
+from noisescape.risk import gradients, passes
+from noisescape.risk.arguments import check_positive, check_theta
+from noisescape.risk.capabilities import Capabilities
+from noisescape.risk.chunking import Chunking
 from noisescape.risk.closed_form import ClosedForm, LossVector, SampleLoss
-from noisescape.risk.contract import check_contract
-from noisescape.risk.criterion import Loss, Normalisation, NormalisationWarning
+from noisescape.risk.contract import check_company
+from noisescape.risk.criterion import Loss, Normalisation
+from noisescape.risk.drawn_targets import SampleTargets, with_drawn_targets
 from noisescape.risk.gradient_covariance import EmpiricalFisher, NoiseCovariance
-from noisescape.risk.hessian import DifferenceHessian, GaussNewton, Hessian
+from noisescape.risk.hessian import GaussNewton, Hessian
 from noisescape.risk.model_loss import ModelLoss, head, logits
-from noisescape.risk.per_sample_losses import PerSampleLosses, check_positive
-from noisescape.risk.probes import probe_batches
-from noisescape.risk.randomness import Generators
-from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples, readings
+from noisescape.risk.opening import open_data
+from noisescape.risk.samples import Batch, Samples
 from noisescape.risk.trees import map_tensors
 
 DEFAULT_MEMORY_BUDGET = 2**30
 """Bytes that temporaries of one evaluation may take, unless the caller says otherwise."""
-TRIED = 64
-TRIED_BYTES = 2**28
-"""Samples that the model is tried on, and bytes their evaluation may take; two are tried whatever they take."""
-CHUNK_OF_TARGETS = 4096
-REDUCED = 16
-"""Samples on which the loss, reduced, is compared with the mean of its values."""
 HALF = (torch.float16, torch.bfloat16)
+RENAMED = {
+    "weighted_gradient": "vjp",
+    "directional_derivatives": "jvp",
+    "hessian_product": "hvp",
+    "forward_mode": "_capabilities.forward_mode",
+    "pushes_gradients": "_capabilities.forward_over_reverse",
+}
+"""Names of earlier versions, which still work, with a warning."""
 
 Metric = Callable[[Any, Any], Tensor]
 
 
-class EmpiricalRisk(PerSampleLosses):
+class EmpiricalRisk:
     """L(θ) = (1/N) Σ_n ℓ_n(θ), with its derivatives and the operators built from them.
 
     θ is always the flat vector (D,) of trainable parameters in the order of ``model.named_parameters()``.
@@ -82,8 +89,7 @@ class EmpiricalRisk(PerSampleLosses):
     torch.Size([8])
     """
 
-    _last_copy: weakref.ref[Tensor] | None = None
-    _single: EmpiricalRisk | None = None
+    # What has one underscore is shared within this package, noisescape.risk, and not beyond.
 
     def __init__(
         self,
@@ -96,46 +102,14 @@ class EmpiricalRisk(PerSampleLosses):
         chunk_size: int | None = None,
     ) -> None:
         budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
-        model_loss = ModelLoss(model, loss, normalisation)
-        self._open(model_loss, data, model_loss.flat_parameters, budget, check_positive("chunk_size", chunk_size))
+        check_positive("chunk_size", chunk_size)
+        function = ModelLoss(model, loss, normalisation)
+        opened = open_data(function, data, function.flat_parameters, budget, chunk_size)
+        self._assemble(opened.function, opened.samples, opened.tried, function.flat_parameters, budget, chunk_size)
 
-    def _open(
-        self,
-        model_loss: ModelLoss,
-        data: Any,
-        parameters: Callable[[], Tensor],
-        budget: int,
-        chunk_size: int | None,
-    ) -> None:
-        """Read the data, in the way that fits the model and its loss, once that has been tried."""
-        accepted: list[tuple[Samples, list[Batch]]] = []
-        errors: list[Exception] = []
-        for samples in readings(data, device=model_loss.device, memory_budget=budget):
-            try:
-                tried = _unlike_samples(model_loss, samples, chunk_size)
-                check_contract(model_loss, parameters(), tried, _whole(samples))
-                accepted.append((samples, tried))
-            except (ValueError, TypeError, RuntimeError, IndexError) as error:
-                if isinstance(error, BatchCouplingError) and not accepted:
-                    raise
-                errors.append(error)
-        if not accepted:
-            raise errors[0]
-        samples, tried = accepted[0]
-        if len(accepted) > 1:
-            warnings.warn(
-                f"the list of {len(data)} pairs may hold batches or single samples; it is read as batches, of "
-                f"{samples.count} samples in all. Pass stacked tensors, a DataLoader or a Dataset instead",
-                UserWarning,
-                stacklevel=3,
-            )
-        self._assemble(_normalised(model_loss, samples), samples, parameters, budget, chunk_size, tried)
-        for batch in tried:
-            self._function.check_reduction(self.parameters(), head(batch, REDUCED))  # type: ignore[union-attr]
-
-    @classmethod
+    @staticmethod
     def from_losses(
-        cls, losses: Callable[[Tensor], Tensor], parameters: Tensor, *, memory_budget: int | None = None
+        losses: Callable[[Tensor], Tensor], parameters: Tensor, *, memory_budget: int | None = None
     ) -> EmpiricalRisk:
         """A risk from a plain function of the parameters.
 
@@ -149,11 +123,10 @@ class EmpiricalRisk(PerSampleLosses):
         >>> risk.gradient(torch.tensor([1.0, 3.0]))
         tensor([0., 6.])
         """
-        return cls._closed_form(LossVector(losses, parameters), memory_budget)
+        return closed_form_risk(LossVector(losses, parameters), memory_budget)
 
-    @classmethod
+    @staticmethod
     def from_sample_loss(
-        cls,
         loss: Callable[[Tensor, Tensor], Tensor],
         data: Tensor,
         parameters: Tensor,
@@ -179,18 +152,33 @@ class EmpiricalRisk(PerSampleLosses):
         tensor([[ 2.,  6.],
                 [-2.,  6.]])
         """
-        return cls._closed_form(SampleLoss(loss, data, parameters), memory_budget)
+        return closed_form_risk(SampleLoss(loss, data, parameters), memory_budget)
 
-    @classmethod
-    def _closed_form(cls, function: ClosedForm, memory_budget: int | None) -> EmpiricalRisk:
-        samples = function.samples()
-        budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
-        risk = cls.__new__(cls)
-        # a vector of losses comes whole; sample by sample, the budget decides
-        chunk_size = samples.count if isinstance(function, LossVector) else None
-        tried = [samples.between(0, samples.count)]
-        risk._assemble(function, samples, function.flat_parameters, budget, chunk_size, tried)
-        return risk
+    def _assemble(
+        self,
+        function: ModelLoss | ClosedForm,
+        samples: Samples,
+        tried: Sequence[Batch],
+        parameters: Callable[[], Tensor],
+        budget: int,
+        chunk_size: int | None,
+    ) -> None:
+        self._function = function
+        self._samples = samples
+        self._tried = list(tried)
+        self._largest_tried = max(batch.size for batch in tried)
+        self._parameters = parameters
+        self._budget = budget
+        self._chunk_size = chunk_size
+        self._capabilities = Capabilities(function, samples, self._tried, self.parameters)
+        self._last_copy: weakref.ref[Tensor] | None = None
+
+    def _like(
+        self, function: ModelLoss, samples: Samples, parameters: Callable[[], Tensor], tried: Sequence[Batch]
+    ) -> EmpiricalRisk:
+        other = type(self).__new__(type(self))
+        other._assemble(function, samples, tried, parameters, self._budget, self._chunk_size)
+        return other
 
     # ------------------------------------------------------------------ what it is made of
 
@@ -200,27 +188,50 @@ class EmpiricalRisk(PerSampleLosses):
             f"{self.dtype}, {self.device})"
         )
 
+    @property
+    def dimension(self) -> int:
+        """D, the number of trainable parameters."""
+        return self._function.dimension
+
+    @property
+    def sample_count(self) -> int:
+        """N, the number of samples."""
+        return self._samples.count
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the parameters."""
+        return self._function.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of the parameters and the data."""
+        return self._function.device
+
+    def parameters(self) -> Tensor:
+        """The module's present trainable parameters as a new flat vector, (D,)."""
+        return self._parameters()
+
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``."""
         self._check_theta(theta, replicas=False)
-        model_loss = self._model_loss("named parameters")
-        return {name: tensor.clone() for name, tensor in model_loss.named(theta).items()}
+        function = self._model_loss("named parameters")
+        return {name: tensor.clone() for name, tensor in function.named(theta).items()}
 
     def with_data(self, data: Any) -> EmpiricalRisk:
         """The same model and loss on other data: a test set, say.
 
         The data is tried as at construction, with the same errors.
         """
-        other = type(self).__new__(type(self))
-        model_loss = self._model_loss("other data").afresh()
-        other._open(model_loss, data, self._parameters, self.memory_budget, self._chunk_size)
-        return other
+        function = self._model_loss("other data").with_scale(None)
+        opened = open_data(function, data, self._parameters, self._budget, self._chunk_size)
+        return self._like(opened.function, opened.samples, self._parameters, opened.tried)
 
     def to(self, target: torch.dtype | torch.device | str) -> EmpiricalRisk:
         """The same risk in another floating-point dtype or on another device."""
         dtype = target if isinstance(target, torch.dtype) else self.dtype
         device = self.device if isinstance(target, torch.dtype) else torch.device(target)
-        model_loss = self._model_loss("conversion")
+        function = self._model_loss("conversion")
 
         def convert(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
@@ -231,30 +242,35 @@ class EmpiricalRisk(PerSampleLosses):
 
         parameters = self._parameters
         return self._like(
-            model_loss.cast(dtype, device),
+            function.cast(dtype, device),
             self._samples.map(convert),
             lambda: convert(parameters()),
             [converted(batch) for batch in self._tried],
         )
 
-    def _like(
-        self, model_loss: ModelLoss, samples: Samples, parameters: Callable[[], Tensor], tried: list[Batch]
-    ) -> EmpiricalRisk:
-        other = type(self).__new__(type(self))
-        other._assemble(model_loss, samples, parameters, self.memory_budget, self._chunk_size, tried)
-        return other
+    # ------------------------------------------------------------------ values
 
-    def fingerprint(self) -> str:
-        """A checksum of what the risk is made of besides θ: data, frozen tensors, names, shapes, kinds.
+    def losses(self, theta: Tensor) -> Tensor:
+        """ℓ(θ): (D,) → (N,), or (R, D) → (R, N).
 
-        Two risks of one fingerprint may still differ in code: compare a loss as well.
+        Raises:
+            NonFiniteLossError: any loss of a single θ is NaN or infinite. (With replicas, diverged rows are
+                returned as they are.)
         """
-        state = xxhash.xxh3_64(self._samples.digest().encode())
-        state.update(f"{self.dimension} {self.dtype} {self.sample_count}".encode())
-        state.update(self._function.fingerprint().encode())
-        return state.hexdigest()
+        values = passes.unchecked_losses(self, theta)
+        finite = torch.isfinite(values)
+        if theta.ndim == 1 and not bool(finite.all()):
+            position = int((~finite).nonzero()[0])
+            raise NonFiniteLossError(
+                f"{int((~finite).sum())} of {len(values)} losses are not finite, the first that of sample "
+                f"{position} ({float(values[position])}); check that sample for NaN inputs or unseen targets, or "
+                "whether training diverged (smaller learning rate)"
+            )
+        return values
 
-    # ------------------------------------------------------------------ metrics of a model's outputs
+    def loss(self, theta: Tensor) -> Tensor:
+        """L(θ): (D,) → (), or (R, D) → (R,). Raises as :meth:`losses`."""
+        return self.losses(theta).mean(-1)
 
     def metric(self, theta: Tensor, metric: Metric) -> Tensor:
         """Mean over samples of ``metric(outputs, targets)``, which returns one value a sample, (n,).
@@ -302,36 +318,87 @@ class EmpiricalRisk(PerSampleLosses):
             counted += int(present.sum())
         return torch.tensor(right / counted if counted else torch.nan, dtype=self.dtype, device=self.device)
 
+    # ------------------------------------------------------------------ derivatives
+
+    def gradient(self, theta: Tensor) -> Tensor:
+        """∇L(θ) = Gᵀ1/N: (D,) → (D,), or (R, D) → (R, D). Non-finite values pass through."""
+        return passes.gradient(self, theta)
+
+    def minibatch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
+        """Mean of g_n over the given samples; repeated indices count repeatedly.
+
+        Args:
+            theta: (D,), or (R, D).
+            indices: (B,), or (R, B): a batch of its own for each replica.
+        """
+        return passes.minibatch_gradient(self, theta, indices)
+
+    def per_sample_gradients(self, theta: Tensor, indices: Tensor | None = None) -> Tensor:
+        """G, row n the gradient of ℓ_n: (D,) → (N, D), or (R, D) → (R, N, D).
+
+        Args:
+            theta: (D,), or (R, D).
+            indices: (n,), only these samples' rows. Default all N.
+
+        Raises:
+            ValueError: the result alone would take over 8 times the memory budget; take some rows at a time.
+        """
+        return gradients.gradient_rows(self, theta, indices)
+
+    def vjp(self, theta: Tensor, weights: Tensor) -> Tensor:
+        """Gᵀw, the gradient of Σ_n w_n ℓ_n: one backward pass.
+
+        Args:
+            theta: (D,), or (R, D).
+            weights: (N,), or a block (N, K) with a single θ, or (R, N) with replicas.
+
+        Returns:
+            (D,), (D, K) or (R, D).
+        """
+        return passes.vjp(self, theta, weights)
+
+    def jvp(self, theta: Tensor, directions: Tensor) -> Tensor:
+        """Gv, the derivative of every sample's loss along v, by forward-mode differentiation.
+
+        Args:
+            theta: (D,), or (R, D).
+            directions: (D,), or a block (D, K) with a single θ, or (R, D) with replicas.
+
+        Returns:
+            (N,), (N, K) or (R, N).
+        """
+        return passes.jvp(self, theta, directions)
+
+    def hvp(self, theta: Tensor, directions: Tensor) -> Tensor:
+        """Hv, the derivative of the gradient along v, by two reverse passes.
+
+        Args:
+            theta: (D,), or (R, D).
+            directions: (D,), or a block (D, K) with a single θ, or (R, D) with replicas.
+
+        Returns:
+            As ``directions``. For several products at one θ, :meth:`hessian` keeps the first pass.
+        """
+        return passes.hvp(self, theta, directions)
+
     # ------------------------------------------------------------------ operators
 
     def hessian(self, theta: Tensor) -> SymmetricOperator:
-        """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two."""
-        risk, theta = self._for_operators(theta)
-        return Hessian(risk, risk._own(theta))
+        """H = ∇²L(θ), matrix-free. A product costs about as much as a gradient, the first one two.
 
-    def finite_difference_hessian(self, theta: Tensor, *, step: float | None = None) -> DifferenceHessian:
-        """H by central differences of the gradient, for models without second derivatives: two gradients a product.
-
-        Hv ≈ (∇L(θ + hv̂) − ∇L(θ − hv̂))·‖v‖/(2h). Its ``relative_error`` says how far products are off; see
-        :class:`~noisescape.risk.hessian.DifferenceHessian`.
-
-        Args:
-            theta: (D,).
-            step: h; by default what balances truncation and rounding.
+        For models without second derivatives see :class:`~noisescape.DifferenceHessian`.
         """
-        risk, theta = self._for_operators(theta)
-        return DifferenceHessian(risk, risk._own(theta), step=step)
+        return Hessian(*self._for_operators(theta))
 
     def gauss_newton(self, theta: Tensor) -> SymmetricOperator:
         """The generalised Gauss–Newton matrix (1/N) Σ J_nᵀ(∇²_f ℓ_n)J_n, matrix-free; PSD for convex losses."""
-        risk, theta = self._for_operators(theta)
-        return GaussNewton(risk, risk._own(theta))
+        return GaussNewton(*self._for_operators(theta))
 
     def fisher(
         self,
         theta: Tensor,
         *,
-        sample_targets: Callable[[Tensor, torch.Generator], Tensor] | None = None,
+        sample_targets: SampleTargets | None = None,
         draws: int = 1,
         seed: int = 0,
     ) -> SymmetricOperator:
@@ -350,53 +417,25 @@ class EmpiricalRisk(PerSampleLosses):
             ValueError: an unrecognised loss and no ``sample_targets``.
         """
         risk, theta = self._for_operators(theta)
-        model_loss = risk._model_loss("the Fisher information")
+        function = risk._model_loss("the Fisher information")
         if sample_targets is None:
-            if not model_loss.criterion.is_exponential_family():
+            if not function.criterion.is_exponential_family():
                 raise InvalidValueError(
-                    "the Fisher information needs the model's predictive distribution, which is known for "
-                    "softmax and binary cross-entropy and squared loss only; pass sample_targets=(outputs, "
-                    "generator) -> targets to estimate it by sampling"
+                    "the Fisher information needs the model's predictive distribution, which is known for softmax "
+                    "and binary cross-entropy and squared loss only; pass sample_targets=(outputs, generator) -> "
+                    "targets to estimate it by sampling"
                 )
-            return GaussNewton(risk, risk._own(theta), name="Fisher")
+            return GaussNewton(risk, theta, name="Fisher")
         if draws < 1:
             raise InvalidValueError(f"draws must be at least 1, not {draws}")
-        return EmpiricalFisher(
-            risk._with_drawn_targets(theta, sample_targets, draws, seed), theta, name="sampled Fisher"
-        )
-
-    def _with_drawn_targets(
-        self,
-        theta: Tensor,
-        sample_targets: Callable[[Tensor, torch.Generator], Tensor],
-        draws: int,
-        seed: int,
-    ) -> EmpiricalRisk:
-        """The risk on the same inputs, ``draws`` times, with drawn targets, which are held; the inputs are not."""
-        model_loss = self._model_loss("the Fisher information")
-        generator = torch.Generator(self.device).manual_seed(seed)
-        drawn: list[list[Tensor]] = [[] for _ in range(draws)]
-        for batch in self._batches(passes=1):
-            outputs = model_loss.output_values(theta, batch.inputs)
-            for targets in drawn:
-                found = sample_targets(outputs, generator)
-                if not isinstance(found, Tensor) or found.shape[:1] != (batch.size,):
-                    what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
-                    raise InvalidValueError(
-                        f"sample_targets returned {what} for {batch.size} samples; it must return a tensor of one "
-                        "target a sample along its first dimension"
-                    )
-                targets.append(found.detach())
-        size = max(len(targets) for targets in drawn[0])
-        source = _Redrawn(self._samples, size, drawn)
-        sizes = [len(targets) for _ in range(draws) for targets in drawn[0]]
-        samples = StreamedSamples(source, sizes, None, [], lambda tensor: tensor)
-        return self._like(model_loss.with_scale(None), samples, self._parameters, self._tried)
+        batches = risk._batches(passes=1)
+        samples = with_drawn_targets(function, risk._samples, batches, theta, sample_targets, draws, seed)
+        redrawn = risk._like(function.with_scale(None), samples, risk._parameters, risk._tried)
+        return EmpiricalFisher(redrawn, theta, name="sampled Fisher")
 
     def empirical_fisher(self, theta: Tensor) -> SymmetricOperator:
         """The uncentred second moment of the per-sample gradients, (1/N) Σ g_n g_nᵀ = GᵀG/N."""
-        risk, theta = self._for_operators(theta)
-        return EmpiricalFisher(risk, risk._own(theta))
+        return EmpiricalFisher(*self._for_operators(theta))
 
     def noise_covariance(self, theta: Tensor, batch_size: int, *, replacement: bool = True) -> NoiseCovariance:
         """Σ_B, the covariance of a minibatch *gradient* of size B (multiply by η² for the update's).
@@ -407,20 +446,21 @@ class EmpiricalRisk(PerSampleLosses):
         Raises:
             ValueError: B < 1, or B > N without replacement.
         """
-        risk, theta = self._for_operators(theta)
-        return NoiseCovariance(risk, risk._own(theta), batch_size, replacement=replacement)
+        return NoiseCovariance(*self._for_operators(theta), batch_size, replacement=replacement)
 
     def _for_operators(self, theta: Tensor) -> tuple[EmpiricalRisk, Tensor]:
-        """Itself; of half precision, in which there is no linear algebra, the same in float32."""
+        """Itself and a copy of θ that nobody changes; of half precision, both in float32."""
         self._check_theta(theta, replicas=False)
         if self.dtype not in HALF:
-            return self, theta
-        if self._single is None:
-            self._single = self.to(torch.float32)
-        return self._single, theta.float()
+            return self, self._own(theta)
+        return self._in_single, self._in_single._own(theta.float())
+
+    @functools.cached_property
+    def _in_single(self) -> EmpiricalRisk:
+        return self.to(torch.float32)
 
     def _own(self, theta: Tensor) -> Tensor:
-        """A copy of θ that nobody changes; one for all operators at the same θ, which may be large."""
+        """A copy of θ, which may be large: one for all operators at the same θ."""
         last = self._last_copy() if self._last_copy else None
         if last is not None and torch.equal(last, theta):
             return last
@@ -428,72 +468,69 @@ class EmpiricalRisk(PerSampleLosses):
         self._last_copy = weakref.ref(copied)
         return copied
 
+    # ------------------------------------------------------------------ how it is evaluated
+
+    @functools.cached_property
+    def _chunking(self) -> Chunking:
+        function = self._function
+        return Chunking(
+            count=self.sample_count,
+            sample_bytes=max(function.bytes_per_sample(head(batch, 2)) for batch in self._tried),
+            parameters=self.dimension,
+            itemsize=self.dtype.itemsize,
+            budget=self._budget,
+            fixed=self._chunk_size,
+            cached=self.device.type == "cpu" and isinstance(function, ModelLoss),
+        )
+
+    def _batches(self, *, passes: int, columns: int = 1) -> Iterator[Batch]:
+        """Chunks of the data; the first that is larger than what was tried is tried, too."""
+        for batch in self._samples.batches(self._chunking.samples(passes=passes, columns=columns)):
+            if batch.size > self._largest_tried and isinstance(self._function, ModelLoss):
+                theta = self.parameters()
+                check_company(self._function, theta, batch, self._function.values(theta, batch))
+                self._largest_tried = self.sample_count
+            yield batch
+
+    def _model_loss(self, purpose: str) -> ModelLoss:
+        if not isinstance(self._function, ModelLoss):
+            raise InvalidValueError(
+                f"{purpose} needs a model with outputs and data; this risk was built from a function of θ. "
+                "Build it as EmpiricalRisk(model, loss, data)"
+            )
+        return self._function
+
+    def _check_theta(self, theta: Tensor, *, replicas: bool = True) -> None:
+        check_theta(theta, self.dimension, self.dtype, self.device, replicas=replicas)
+
+    def __getattr__(self, name: str) -> Any:
+        if name not in RENAMED:
+            return object.__getattribute__(self, name)  # raises what was raised the first time
+        warnings.warn(f"risk.{name} is now risk.{RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        return operator.attrgetter(RENAMED[name])(self)
+
     def __getstate__(self) -> dict[str, Any]:
         """Without the weak reference, which cannot be pickled."""
         return {**self.__dict__, "_last_copy": None}
 
 
-class _Redrawn:
-    """Batches of the same inputs, once for each draw of targets."""
-
-    def __init__(self, samples: Samples, size: int, drawn: list[list[Tensor]]) -> None:
-        self._samples, self._size, self._drawn = samples, size, drawn
-
-    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
-        for targets in self._drawn:
-            for batch, some in zip(self._samples.batches(self._size), targets, strict=True):
-                yield batch.inputs, some
-
-
-def _whole(samples: Samples) -> Batch | None:
-    """All samples as one batch, where they are held together."""
-    return samples.between(0, samples.count) if isinstance(samples, TensorSamples) else None
+def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> EmpiricalRisk:
+    """The risk of a closed form: what :meth:`EmpiricalRisk.from_losses` and ``from_sample_loss`` return."""
+    samples = function.samples()
+    budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
+    chunk_size = samples.count if function.whole else None
+    risk = EmpiricalRisk.__new__(EmpiricalRisk)
+    tried = [samples.between(0, samples.count)]
+    risk._assemble(function, samples, tried, function.flat_parameters, budget, chunk_size)
+    return risk
 
 
-def _unlike_samples(model_loss: ModelLoss, samples: Samples, chunk_size: int | None) -> list[Batch]:
-    """What the model is tried on: as many unlike samples as fit, no more than are ever evaluated together."""
-    found = probe_batches(samples, TRIED)
-    with Generators(model_loss.modules, model_loss.criterion.loss).kept():
-        try:
-            each = max(model_loss.bytes_per_sample(head(batch, 2)) for batch in found)
-        except Exception:  # what is wrong is told when the model is tried
-            each = 1
-    size = max(2, min(TRIED, TRIED_BYTES // (3 * each)))
-    return [head(batch, min(size, chunk_size or size)) for batch in found]
+def fingerprint(risk: EmpiricalRisk) -> str:
+    """A checksum of what a risk is made of besides θ: data, frozen tensors, names, shapes, kinds.
 
-
-def _normalised(model_loss: ModelLoss, samples: Samples) -> ModelLoss:
-    """The loss with the N/W of these samples, where it is a weighted mean of its values.
-
-    Warns:
-        NormalisationWarning: each sample is normalised by itself, and that is another mean than the criterion's.
+    Two risks of one fingerprint may still differ in code: compare a loss as well.
     """
-    criterion = model_loss.criterion
-    of_samples: list[Tensor] = []
-    plain, counts = True, set()
-    for batch in samples.batches(CHUNK_OF_TARGETS):
-        weights = criterion.weights(batch.targets)
-        if weights is None:
-            return model_loss
-        flat = weights.reshape(batch.size, -1).double()
-        plain = plain and bool((flat == 1).all())
-        counts.add(flat.shape[1])
-        of_samples.append(flat.sum(1))
-    each = torch.cat(of_samples)
-    total = float(each.sum())
-    if total <= 0:
-        raise InvalidValueError("no target counts: all are ignored, or have weight 0")
-    if plain and len(counts) == 1:
-        return model_loss  # a mean of means is the mean
-    if criterion.normalisation == "sample":
-        if float(each.max() - each.min()) > 1e-6 * float(each.max()):
-            warnings.warn(
-                "each sample's loss is normalised by its own targets; the criterion, over all data, weights "
-                f"samples by how many of their targets count (from {float(each.min()):g} to "
-                f"{float(each.max()):g}). "
-                'normalisation="criterion" measures what is trained',
-                NormalisationWarning,
-                stacklevel=5,
-            )
-        return model_loss
-    return model_loss.with_scale(samples.count / total)
+    state = xxhash.xxh3_64(risk._samples.digest().encode())
+    state.update(f"{risk.dimension} {risk.dtype} {risk.sample_count}".encode())
+    state.update(risk._function.fingerprint().encode())
+    return state.hexdigest()

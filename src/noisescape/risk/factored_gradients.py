@@ -15,8 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-TEMPORARY = 2**25
-"""Bytes that the intermediate of one product may take."""
+from noisescape.linops.gram import TEMPORARY
 
 
 @dataclass(frozen=True)
@@ -26,28 +25,28 @@ class OuterGradients:
     Attributes:
         weight, bias: which of the parameters they are, by position; no bias: None.
         inputs: a, (n, I).
-        slopes: δ, (n, O).
+        deltas: δ, (n, O).
     """
 
     weight: int
     bias: int | None
     inputs: Tensor
-    slopes: Tensor
+    deltas: Tensor
 
     def product(self, weight: Tensor) -> Tensor:
         """δᵀVa for every sample and column: (O·I, K) → (n, K)."""
         columns = weight.shape[1]
-        wide = weight.view(self.slopes.shape[1], self.inputs.shape[1], columns)
-        if self.slopes.shape[1] <= self.inputs.shape[1]:
-            return _contract(self.inputs, wide.movedim(1, 0), self.slopes)
-        return _contract(self.slopes, wide, self.inputs)
+        wide = weight.view(self.deltas.shape[1], self.inputs.shape[1], columns)
+        if self.deltas.shape[1] <= self.inputs.shape[1]:
+            return _contract(self.inputs, wide.movedim(1, 0), self.deltas)
+        return _contract(self.deltas, wide, self.inputs)
 
     def weighted(self, weights: Tensor) -> Tensor:
         """Σ_n w_n δ_n a_nᵀ for every column: (n, K) → (O·I, K)."""
-        inputs, slopes = self.inputs, self.slopes
-        if slopes.shape[1] <= inputs.shape[1]:
-            return _expand(inputs, slopes, weights).movedim(1, 0).flatten(0, 1)
-        return _expand(slopes, inputs, weights).flatten(0, 1)
+        inputs, deltas = self.inputs, self.deltas
+        if deltas.shape[1] <= inputs.shape[1]:
+            return _expand(inputs, deltas, weights).movedim(1, 0).flatten(0, 1)
+        return _expand(deltas, inputs, weights).flatten(0, 1)
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class FactoredGradients:
         """The same with so many rows, not yet written."""
         layers = [
             OuterGradients(
-                layer.weight, layer.bias, _rows_like(layer.inputs, count), _rows_like(layer.slopes, count)
+                layer.weight, layer.bias, _rows_like(layer.inputs, count), _rows_like(layer.deltas, count)
             )
             for layer in self.layers
         ]
@@ -97,7 +96,7 @@ class FactoredGradients:
 
     def _tensors(self) -> list[Tensor]:
         """All whose rows are samples."""
-        return [self.direct, *(tensor for layer in self.layers for tensor in (layer.inputs, layer.slopes))]
+        return [self.direct, *(tensor for layer in self.layers for tensor in (layer.inputs, layer.deltas))]
 
     def __len__(self) -> int:
         return len(self.direct)
@@ -116,7 +115,7 @@ class FactoredGradients:
         for layer in self.layers:
             total += layer.product(parts[layer.weight])
             if layer.bias is not None:
-                total += layer.slopes @ parts[layer.bias]
+                total += layer.deltas @ parts[layer.bias]
         return total
 
     def weighted(self, weights: Tensor) -> Tensor:
@@ -129,7 +128,7 @@ class FactoredGradients:
         for layer in self.layers:
             parts[layer.weight] = layer.weighted(weights)
             if layer.bias is not None:
-                parts[layer.bias] = layer.slopes.mT @ weights
+                parts[layer.bias] = layer.deltas.mT @ weights
         return torch.cat([parts[position] for position in range(len(self.sizes))])
 
     def mean(self) -> Tensor:
@@ -144,7 +143,7 @@ class FactoredGradients:
             self.sizes,
             self.direct.square(),
             [
-                OuterGradients(layer.weight, layer.bias, layer.inputs.square(), layer.slopes.square())
+                OuterGradients(layer.weight, layer.bias, layer.inputs.square(), layer.deltas.square())
                 for layer in self.layers
             ],
         )
@@ -155,7 +154,7 @@ class FactoredGradients:
         total = self.direct.square().sum(1)
         for layer in self.layers:
             inputs = layer.inputs.square().sum(1) + (layer.bias is not None)
-            total = total + layer.slopes.square().sum(1) * inputs
+            total = total + layer.deltas.square().sum(1) * inputs
         return total
 
     def gram(self) -> Tensor:
@@ -163,7 +162,7 @@ class FactoredGradients:
         total = self.direct @ self.direct.mT
         for layer in self.layers:
             inputs = layer.inputs @ layer.inputs.mT + (layer.bias is not None)
-            total += inputs * (layer.slopes @ layer.slopes.mT)
+            total += inputs * (layer.deltas @ layer.deltas.mT)
         return total
 
     def rows(self) -> Tensor:
@@ -177,10 +176,10 @@ class FactoredGradients:
         for position, part in zip(positions, columns, strict=True):
             parts[position].copy_(part)
         for layer in self.layers:
-            outer = parts[layer.weight].unflatten(1, (layer.slopes.shape[1], layer.inputs.shape[1]))
-            torch.mul(layer.slopes[:, :, None], layer.inputs[:, None, :], out=outer)
+            outer = parts[layer.weight].unflatten(1, (layer.deltas.shape[1], layer.inputs.shape[1]))
+            torch.mul(layer.deltas[:, :, None], layer.inputs[:, None, :], out=outer)
             if layer.bias is not None:
-                parts[layer.bias].copy_(layer.slopes)
+                parts[layer.bias].copy_(layer.deltas)
         return found
 
     def _direct_positions(self) -> list[int]:
@@ -192,25 +191,25 @@ def _rows_like(rows: Tensor, count: int) -> Tensor:
     return rows.new_empty(count, *rows.shape[1:])
 
 
-def _contract(inputs: Tensor, weight: Tensor, slopes: Tensor) -> Tensor:
+def _contract(inputs: Tensor, weight: Tensor, deltas: Tensor) -> Tensor:
     """Σ_io a_ni V_iok δ_no: (n, I), (I, O, K), (n, O) → (n, K)."""
 
     def along(columns: Tensor) -> Tensor:
         turned = (inputs @ columns.flatten(1)).unflatten(1, columns.shape[1:])
-        return torch.bmm(slopes[:, None, :], turned)[:, 0]
+        return torch.bmm(deltas[:, None, :], turned)[:, 0]
 
-    return torch.cat([along(columns) for columns in weight.split(_columns_at_once(slopes), dim=2)], dim=1)
+    return torch.cat([along(columns) for columns in weight.split(_columns_at_once(deltas), dim=2)], dim=1)
 
 
-def _expand(inputs: Tensor, slopes: Tensor, weights: Tensor) -> Tensor:
+def _expand(inputs: Tensor, deltas: Tensor, weights: Tensor) -> Tensor:
     """Σ_n a_ni δ_no w_nk: (n, I), (n, O), (n, K) → (I, O, K)."""
 
     def along(columns: Tensor) -> Tensor:
-        weighted = slopes[:, :, None] * columns[:, None, :]
+        weighted = deltas[:, :, None] * columns[:, None, :]
         return (inputs.mT @ weighted.flatten(1)).unflatten(1, weighted.shape[1:])
 
-    return torch.cat([along(columns) for columns in weights.split(_columns_at_once(slopes), dim=1)], dim=2)
+    return torch.cat([along(columns) for columns in weights.split(_columns_at_once(deltas), dim=1)], dim=2)
 
 
-def _columns_at_once(slopes: Tensor) -> int:
-    return max(1, TEMPORARY // (slopes.numel() * slopes.element_size()))
+def _columns_at_once(deltas: Tensor) -> int:
+    return max(1, TEMPORARY // (deltas.numel() * deltas.element_size()))

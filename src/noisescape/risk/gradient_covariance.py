@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
-from noisescape.linops import Split, SymmetricOperator, largest_eigh
+from noisescape.linops import Split, SymmetricOperator
+from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_pairs, sketches
 from noisescape.linops.probing import orthonormal, rademacher
-from noisescape.risk.factored_gradients import TEMPORARY, FactoredGradients
-from noisescape.risk.per_sample_losses import PerSampleLosses
+from noisescape.risk.factored_gradients import FactoredGradients
+from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, row_chunks
 
-OVERSAMPLING = 10
-"""Columns of a sketch beyond those asked for."""
-START_SEED = 0x6E6F697365
-"""Of where a search for directions starts: none a caller would choose, lest the probes be the same numbers."""
+if TYPE_CHECKING:
+    from noisescape.risk.empirical_risk import EmpiricalRisk
+
 GRAM_LIMIT = 4_000
 """Largest N whose N × N Gram matrix is factored for exact leading eigenpairs."""
 
@@ -59,25 +60,25 @@ class GradientOuterProduct(SymmetricOperator):
     θ is not copied: it must not be changed in place.
     """
 
-    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, factor: float, centred: bool, name: str) -> None:
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta
-        self.column_bytes = min(self.column_bytes, risk.memory_budget)
+        self.column_bytes = min(self.column_bytes, risk._budget)
         self.factor = factor
         self.centred = centred
         self._held: FactoredGradients | None = None
 
     def _gradients(self) -> FactoredGradients | None:
         """G, if it fits the memory budget."""
-        if self._held is None and self.risk.holds_gradients(self.theta):
-            self._held = self.risk.factored_gradients(self.theta)
+        if self._held is None and fits_gradients(self.risk, self.theta):
+            self._held = factored_gradients(self.risk, self.theta)
         return self._held
 
     def _along(self, block: Tensor) -> Tensor:
         """JGv, (N, K), with J = I − 11ᵀ/N if centred."""
         held = self._gradients()
-        return self._centred(self.risk.directional_derivatives(self.theta, block) if held is None else held @ block)
+        return self._centred(self.risk.jvp(self.theta, block) if held is None else held @ block)
 
     def _centred(self, weights: Tensor) -> Tensor:
         """Jw, (N, K)."""
@@ -88,7 +89,7 @@ class GradientOuterProduct(SymmetricOperator):
         if weights.shape[1] == 0:
             return weights.new_empty(self.size, 0)
         held = self._gradients()
-        return self.risk.weighted_gradient(self.theta, weights) if held is None else held.weighted(weights)
+        return self.risk.vjp(self.theta, weights) if held is None else held.weighted(weights)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor / self.risk.sample_count * self._weighted(self._along(block))
@@ -145,7 +146,7 @@ class GradientOuterProduct(SymmetricOperator):
         if k == 0:
             carried, exhausted = like.new_empty(count, 0), False
         elif basis is None:
-            start = self._centred(rademacher(count, k, like, _fixed_generator(self.device)))
+            start = self._centred(rademacher(count, k, like, fixed_generator(self.device)))
             images = [self._along(self._weighted(some)) for some in start.split(self.block, dim=1)]
             carried, exhausted = orthonormal(torch.cat(images, dim=1)), False
         else:
@@ -167,7 +168,7 @@ class NoiseCovariance(GradientOuterProduct):
         replacement: the sampling law; see :func:`covariance_factor`.
     """
 
-    def __init__(self, risk: PerSampleLosses, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, batch_size: int, *, replacement: bool) -> None:
         factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
         super().__init__(risk, theta, factor=factor, centred=True, name="noise covariance")
         self.batch_size = batch_size
@@ -177,11 +178,11 @@ class NoiseCovariance(GradientOuterProduct):
 class EmpiricalFisher(GradientOuterProduct):
     """(1/N) Σ g_n g_nᵀ = C + ḡḡᵀ: uncentred, per sample (no 1/B)."""
 
-    def __init__(self, risk: PerSampleLosses, theta: Tensor, *, name: str = "empirical Fisher") -> None:
+    def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, name: str = "empirical Fisher") -> None:
         super().__init__(risk, theta, factor=1.0, centred=False, name=name)
 
 
-def gradient_moments(risk: PerSampleLosses, theta: Tensor, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+def gradient_moments(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = True) -> tuple[Tensor, Tensor]:
     """ḡ and diag C, the mean and the variance of each coordinate over the samples' gradients.
 
     (D,) → two of (D,), (R, D) → two of (R, D). One pass over the per-sample gradients, which are never all held.
@@ -201,13 +202,13 @@ def gradient_moments(risk: PerSampleLosses, theta: Tensor, *, centred: bool = Tr
 
 
 def _moments_of_chunks(
-    risk: PerSampleLosses, theta: Tensor, *, centred: bool
+    risk: EmpiricalRisk, theta: Tensor, *, centred: bool
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     if theta.ndim == 1:
-        for part in risk.factored_gradient_chunks(theta):
+        for part in factored_chunks(risk, theta):
             yield len(part), *moments_of(part, centred=centred)
         return
-    for rows in risk.per_sample_gradient_chunks(theta):
+    for rows in row_chunks(risk, theta):
         centre = rows.mean(-2) if centred else torch.zeros_like(theta)
         yield rows.shape[-2], centre, (rows - centre[..., None, :]).square().mean(-2)
 
@@ -221,112 +222,3 @@ def moments_of(gradients: FactoredGradients, *, centred: bool = True) -> tuple[T
     if not gradients.layers:
         return mean, (gradients.direct - mean).square().mean(0)
     return mean, (gradients.square_mean() - mean.square()).clamp_min(0)
-
-
-def leading_pairs_of(gradients: FactoredGradients, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
-    """As :func:`leading_pairs` of the rows, less their mean if centred, without forming them; and the trace."""
-    if not gradients.layers:
-        return _leading_pairs_in_blocks(gradients.direct, k, centred=centred)
-    gram = gradients.gram()
-    of_mean = gram.mean() * len(gram)  # N‖ḡ‖²: taken off, it leaves its rounding error
-    if centred:
-        gram = gram - gram.mean(0)
-        gram = gram - gram.mean(1, keepdim=True)
-    values, vectors = largest_eigh(gram, min(k, *gradients.shape))
-    values, vectors = _resolved(values, vectors, values.amax() + of_mean.clamp_min(0))
-    lifted = gradients.weighted(vectors - vectors.mean(0) if centred else vectors)
-    return values, lifted / values.sqrt(), float(gram.diagonal().double().sum())
-
-
-def _fixed_generator(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(START_SEED)
-
-
-def _leading_pairs_in_blocks(rows: Tensor, k: int, *, centred: bool) -> tuple[Tensor, Tensor, float]:
-    """As :func:`leading_pairs_of`: never are all rows copied, less their mean."""
-    count, dimension = rows.shape
-    tall = count > dimension
-    centre = rows.mean(0) if centred else rows.new_zeros(dimension)
-
-    def blocks() -> Iterator[Tensor]:
-        if tall:
-            for some in rows.split(max(1, TEMPORARY // (dimension * rows.element_size()))):
-                yield some - centre
-        else:
-            width = max(1, TEMPORARY // (count * rows.element_size()))
-            for some, its_centre in zip(rows.split(width, dim=1), centre.split(width), strict=True):
-                yield some - its_centre
-
-    gram = rows.new_zeros(min(rows.shape), min(rows.shape))
-    total = 0.0
-    for block in blocks():
-        gram += block.mT @ block if tall else block @ block.mT
-        total += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
-    values, vectors = largest_eigh(gram, min(k, len(gram)))
-    if tall:
-        return values.clamp_min(0), vectors, total
-    values, vectors = _resolved(values, vectors, values.amax())
-    return values, torch.cat([block.mT @ vectors for block in blocks()]) / values.sqrt(), total
-
-
-def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """The leading eigenpairs of XᵀX from the smaller of XXᵀ and XᵀX.
-
-    Args:
-        rows: X, (N, D), or (R, N, D).
-        k: how many; fewer come back where the numerical rank is lower (single X only).
-
-    Returns:
-        Values (k,) in decreasing order and vectors as columns (D, k), with a leading R for replicas.
-    """
-    if rows.ndim == 2:
-        return _leading_pairs_in_blocks(rows, k, centred=False)[:2]
-    tall = rows.shape[-2] > rows.shape[-1]
-    gram = rows.mT @ rows if tall else rows @ rows.mT
-    k = min(k, gram.shape[-1])
-    values, vectors = largest_eigh(gram, k)
-    if tall:
-        return values.clamp_min(0), vectors
-    lifted = rows.mT @ vectors / values.clamp_min(torch.finfo(rows.dtype).tiny).sqrt()[..., None, :]
-    return values.clamp_min(0), lifted
-
-
-def _resolved(values: Tensor, vectors: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-    """The pairs of a Gram matrix of that size, vectors (N, k), that stand above its rounding error."""
-    floor = size * 10 * len(vectors) * torch.finfo(values.dtype).eps
-    rank = int((~(values <= floor)).sum())  # NaN stays
-    return values[:rank], vectors[:, :rank]
-
-
-def sketches(gradients: FactoredGradients, k: int) -> bool:
-    """Whether X is large enough for a sketch to be cheaper than its Gram matrix."""
-    return 4 * (k + OVERSAMPLING) < min(gradients.shape)
-
-
-def sketched_pairs(
-    gradients: FactoredGradients, k: int, *, centred: bool, sweeps: int = 4
-) -> tuple[Tensor, Tensor]:
-    """As :func:`leading_pairs_of`, approximately: by randomised subspace iteration.
-
-    The part of XᵀX captured is within a per cent of the best rank k where the spectrum decays at all, for
-    2(k + 10)·(sweeps + 1) products with X in place of the N products of a Gram matrix. The start is
-    fixed: the same X gives the same pairs.
-
-    Source: Halko, Martinsson & Tropp (2011), algorithm 4.4.
-    """
-    if not sketches(gradients, k):
-        return leading_pairs_of(gradients, k, centred=centred)[:2]
-
-    def centre(columns: Tensor) -> Tensor:
-        return columns - columns.mean(0) if centred else columns
-
-    width = k + OVERSAMPLING
-    like = gradients.direct
-    generator = _fixed_generator(like.device)
-    start = torch.randn(len(gradients), width, generator=generator, dtype=like.dtype, device=like.device)
-    basis = torch.linalg.qr(gradients.weighted(centre(start))).Q
-    for _ in range(sweeps - 1):
-        basis = torch.linalg.qr(gradients.weighted(centre(gradients @ basis))).Q
-    image = centre(gradients @ basis)
-    values, vectors = largest_eigh(image.mT @ image, k)
-    return values.clamp_min(0), basis @ vectors

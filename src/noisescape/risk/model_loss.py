@@ -10,24 +10,25 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import grad, hessian, vmap
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.parameter import is_lazy
+from torch.func import hessian, vmap
 
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 from noisescape.linops.precision import without_autocast
 from noisescape.risk.criterion import Criterion, Loss, Normalisation
-from noisescape.risk.factored_gradients import FactoredGradients, OuterGradients
 from noisescape.risk.kernels import DifferentiableKernels, unfused_attention
-from noisescape.risk.linear_layers import LinearLayer, offset_outputs, vector_layers
+from noisescape.risk.module_checks import (
+    RANDOM,
+    check_buffers,
+    check_deterministic,
+    check_kind,
+    check_own_parameters,
+    check_uniform,
+)
 from noisescape.risk.samples import Batch, TensorSamples, digest
 from noisescape.risk.stateless import Stateless, bare
 from noisescape.risk.trees import Tree, map_tensors, sample_axes, tensors_of
 
 OUTPUT_LIMIT = 4096
-TRIED_SAMPLES = 8
-"""Samples whose gradients, mapped, are held against those taken one by one."""
 AGREES = {torch.float64: 1e-8, torch.float32: 3e-4}
 """Relative difference up to which two ways to a derivative give the same."""
 CHANGED_IN_PLACE = (
@@ -52,8 +53,6 @@ class ModelLoss:
         kernels: those the model needs in place of PyTorch's own choice, or None.
     """
 
-    broadcasts = False
-
     def __init__(
         self, model: nn.Module, loss: Loss | nn.Module, normalisation: Normalisation = "criterion"
     ) -> None:
@@ -62,15 +61,13 @@ class ModelLoss:
                 f"model must be a torch.nn.Module, not {type(model).__name__}; for a plain function of θ use "
                 "EmpiricalRisk.from_losses"
             )
-        _check_kind(model)
+        check_kind(model)
         self.model = model
         self.criterion = Criterion(loss, normalisation)
         self._module = bare(model)
         self.needs_graph = False
         self.kernels: DifferentiableKernels | None = None
         self._trying = False
-        self._maps_samples: bool | None = None
-        self._layers: list[LinearLayer] = []
         self._convert: Callable[[Tensor], Tensor] | None = None
         trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         if not trainable:
@@ -78,14 +75,14 @@ class ModelLoss:
                 "the model has no trainable parameter: every requires_grad is False, or there are none (layers in "
                 "a plain list are not registered: use nn.ModuleList)"
             )
-        _check_uniform(model, trainable)
-        _check_buffers(model)
+        check_uniform(model, trainable)
+        check_buffers(model)
         modules = [self._module]
         if isinstance(loss, nn.Module):
-            _check_own_parameters(loss, trainable)
+            check_own_parameters(loss, trainable)
             modules.append(loss)
         self._stateless = Stateless(modules, list(trainable.values()))
-        self._random = [m for m in self._stateless.modules if isinstance(m, _RANDOM)]
+        self._random = [m for m in self._stateless.modules if isinstance(m, RANDOM)]
         self._check_modes()
         self.names = list(trainable)
         self.shapes = [p.shape for p in trainable.values()]
@@ -97,6 +94,11 @@ class ModelLoss:
     def dimension(self) -> int:
         """D, the number of trainable parameters."""
         return sum(self.sizes)
+
+    @property
+    def trainable(self) -> list[nn.Parameter]:
+        """The module's own parameters that θ stands for."""
+        return list(self._stateless.trainable)
 
     @property
     def modules(self) -> list[nn.Module]:
@@ -156,7 +158,8 @@ class ModelLoss:
             return self._module(**inputs)
         return self._module(*inputs) if isinstance(inputs, (tuple, list)) else self._module(inputs)
 
-    def _losses(self, parts: list[Tensor], inputs: Tree, targets: Tree) -> Tensor:
+    def losses_of_parts(self, parts: list[Tensor], inputs: Tree, targets: Tree) -> Tensor:
+        """Per-sample losses, (n,), as a function of the parameter tensors."""
         with self._evaluating(parts):
             return self.criterion.losses(self._call(inputs), targets)
 
@@ -178,12 +181,12 @@ class ModelLoss:
     def losses(self, theta: Tensor, batch: Batch, *, data_per_replica: bool = False) -> Tensor:
         """(D,) → (n,), (R, D) → (R, n); replicas are mapped by ``vmap``."""
         if theta.ndim == 1:
-            return self._losses(self.parts(theta), batch.inputs, batch.targets)
+            return self.losses_of_parts(self.parts(theta), batch.inputs, batch.targets)
         data = (batch.inputs, batch.targets)
         axes = sample_axes(data) if data_per_replica else (None, None)
 
         def single(point: Tensor, inputs: Tree, targets: Tree) -> Tensor:
-            return self._losses(self.parts(point), inputs, targets)
+            return self.losses_of_parts(self.parts(point), inputs, targets)
 
         with mapping():
             return vmap(single, in_dims=(0, *axes))(theta, *data)
@@ -244,26 +247,7 @@ class ModelLoss:
 
     def _check_modes(self) -> None:
         for module in self._random:
-            _check_deterministic(module, self._module)
-
-    # ------------------------------------------------------------------ gradients of single samples
-
-    def gradients(self, theta: Tensor, batch: Batch) -> Tensor:
-        """G, row n the gradient of the batch's n-th loss: (n, D), or (R, n, D)."""
-        if theta.ndim == 2:
-            return torch.stack([self.gradients(row, batch) for row in theta])
-        return self.factored_gradients(theta, batch).rows()
-
-    def factored_gradients(self, theta: Tensor, batch: Batch) -> FactoredGradients:
-        """G of the batch at a single θ: of linear layers that get one vector a sample, only the factors.
-
-        :meth:`choose_layers` says how.
-        """
-        theta = theta.detach()
-        if self._maps_samples:
-            with mapping():
-                return self._mapped_gradients(theta, batch, self._layers)
-        return FactoredGradients(self.sizes, self.gradients_one_by_one(theta, batch))
+            check_deterministic(module, self._module)
 
     def gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
         """G, (n, D), each row by a reverse pass of its own: what every other way is held against."""
@@ -276,107 +260,6 @@ class ModelLoss:
         value = self.losses(leaf, batch).sum()
         with self.held(leaf):
             return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
-
-    def _mapped_gradients(self, theta: Tensor, batch: Batch, layers: list[LinearLayer]) -> FactoredGradients:
-        """By ``vmap``; a layer's δ is the derivative with respect to what is added to its output: nothing."""
-        parts = list(theta.split(self.sizes))
-        factored = {position for layer in layers for position in layer.parameters}
-        direct = [position for position in range(len(parts)) if position not in factored]
-        start = torch.cat([theta[:0], *(parts[position] for position in direct)])
-        sizes = [self.sizes[position] for position in direct]
-
-        def single(inputs: Tree, targets: Tree) -> Any:
-            inputs, targets = map_tensors(_with_batch_dimension, (inputs, targets))
-
-            def loss(point: Tensor, offsets: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-                moved = parts.copy()
-                for position, part in zip(direct, point.split(sizes), strict=True):
-                    moved[position] = part
-                shaped = [part.view(shape) for part, shape in zip(moved, self.shapes, strict=True)]
-                with offset_outputs(layers, offsets) as seen:
-                    value = self._losses(shaped, inputs, targets)[0]
-                return value, [seen[number] for number in range(len(layers))]
-
-            offsets = [theta.new_zeros(layer.module.out_features) for layer in layers]
-            return grad(loss, argnums=(0, 1), has_aux=True)(start, offsets)
-
-        data = (batch.inputs, batch.targets)
-        with without_autocast():
-            (rows, slopes), seen = vmap(single, in_dims=sample_axes(data))(*data)
-        return FactoredGradients(
-            self.sizes,
-            rows,
-            [
-                OuterGradients(layer.weight, layer.bias, inputs, delta)
-                for layer, inputs, delta in zip(layers, seen, slopes, strict=True)
-            ],
-        )
-
-    @property
-    def gradient_width(self) -> int:
-        """Numbers kept for each sample's gradient by :meth:`factored_gradients`."""
-        factored = sum(self.sizes[position] for layer in self._layers for position in layer.parameters)
-        return self.dimension - factored + sum(layer.width for layer in self._layers)
-
-    @property
-    def gradients_chosen(self) -> bool:
-        """Whether :meth:`choose_layers` has been asked."""
-        return self._maps_samples is not None
-
-    def choose_layers(self, theta: Tensor, batches: list[Batch], *, layers_allowed: bool = True) -> None:
-        """Decide which linear layers' factors are kept, and whether ``vmap`` maps the model over samples rightly.
-
-        Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is. No
-        factors are kept of layers whose parameters anything but the layer reads, however little depends on it now.
-        """
-        tried = [head(batch, TRIED_SAMPLES) for batch in batches]
-        wanted = [self.gradients_one_by_one(theta, batch) for batch in tried]
-        with torch.no_grad():
-            one = head(tried[0], 1).inputs
-            found = vector_layers(self.modules, self._stateless.trainable, lambda: self.output_values(theta, one))
-        if not layers_allowed or any(self._reads_elsewhere(theta, batch, found) for batch in tried):
-            found = []
-        for layers in (found, []):
-            if all(
-                self._maps_rightly(theta, batch, rows, layers) for batch, rows in zip(tried, wanted, strict=True)
-            ):
-                self._layers, self._maps_samples = layers, True
-                return
-        self._layers, self._maps_samples = [], False
-
-    @torch.enable_grad()
-    def _reads_elsewhere(self, theta: Tensor, batch: Batch, layers: list[LinearLayer]) -> bool:
-        """Whether the losses depend on the layers' parameters other than through the layers' own calls."""
-        if not layers:
-            return False
-        parts = [part.detach().requires_grad_() for part in self.parts(theta)]
-        positions = [position for layer in layers for position in layer.parameters]
-
-        def fixed(module: nn.Linear, given: tuple[Tensor, ...], _output: Tensor) -> Tensor:
-            bias = module.bias
-            return nn.functional.linear(given[0], module.weight.detach(), None if bias is None else bias.detach())
-
-        handles = [layer.module.register_forward_hook(fixed, prepend=True) for layer in layers]
-        try:
-            total = self._losses(parts, batch.inputs, batch.targets).sum()
-        finally:
-            for handle in handles:
-                handle.remove()
-        if not total.requires_grad:
-            return False
-        found = torch.autograd.grad(total, [parts[position] for position in positions], allow_unused=True)
-        return any(gradient is not None for gradient in found)
-
-    def _maps_rightly(self, theta: Tensor, batch: Batch, wanted: Tensor, layers: list[LinearLayer]) -> bool:
-        try:
-            with mapping():
-                mapped = self._mapped_gradients(theta, batch, layers).rows()
-        except Exception:  # an operation without a rule says so in many ways
-            return False
-        sizes = torch.linalg.vector_norm(wanted, dim=1)
-        errors = torch.linalg.vector_norm(mapped - wanted, dim=1)
-        floor = 1e-3 * sizes.amax()  # rounding of a much larger sample's arithmetic
-        return bool(sizes.any()) and bool((errors <= self.tolerance * torch.maximum(sizes, floor)).all())
 
     @property
     def tolerance(self) -> float:
@@ -442,7 +325,7 @@ class ModelLoss:
             )
 
         def loss(flat_output: Tensor, targets: Any) -> Tensor:
-            batched = map_tensors(_with_batch_dimension, targets)
+            batched = map_tensors(with_batch_dimension, targets)
             return self.losses_of_outputs(theta, flat_output.view(1, *shape), batched)[0]
 
         curvature = vmap(hessian(loss), in_dims=(0, sample_axes(batch.targets)))(outputs.flatten(1), batch.targets)
@@ -470,12 +353,6 @@ class ModelLoss:
         """The same function with another N/W; see :class:`Criterion`."""
         other = copy.copy(self)
         other.criterion = self.criterion.with_scale(scale)
-        return other
-
-    def afresh(self) -> ModelLoss:
-        """The same function for other data, for which nothing is decided."""
-        other = self.with_scale(None)
-        other._maps_samples, other._layers = None, []
         return other
 
     def check_reduction(self, theta: Tensor, batch: Batch) -> None:
@@ -564,101 +441,9 @@ def _like_parameter(part: Tensor) -> Tensor:
     return part
 
 
-def _with_batch_dimension(tensor: Tensor) -> Tensor:
+def with_batch_dimension(tensor: Tensor) -> Tensor:
+    """A sample's tensor as a batch of one."""
     return tensor[None]
-
-
-def _check_kind(model: nn.Module) -> None:
-    """Refuse modules whose tensors cannot be exchanged, or are not there yet."""
-    if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
-        raise InvalidTypeError(
-            "the model is a TorchScript module, whose tensors are compiled in; pass the nn.Module it was made from"
-        )
-    lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
-    if lazy:
-        raise InvalidValueError(
-            f"the model has uninitialised (lazy) tensors: {', '.join(lazy[:3])}; run one batch through it first, "
-            "model(inputs), so that their shapes are known"
-        )
-    scripted = [name for name, module in model.named_modules() if isinstance(module, torch.jit.ScriptModule)]
-    if scripted:
-        raise InvalidTypeError(
-            f"submodule '{scripted[0]}' is TorchScript, whose tensors are compiled in; use the nn.Module it was "
-            "made from"
-        )
-
-
-def _check_buffers(model: nn.Module) -> None:
-    trained = [name for name, buffer in model.named_buffers() if buffer.requires_grad]
-    if trained:
-        raise InvalidValueError(
-            f"the buffers {', '.join(trained[:3])} require a gradient, but θ is made of parameters; register them "
-            "as nn.Parameter, or hold them fixed with requires_grad_(False)"
-        )
-    hooked = [name for name, p in model.named_parameters() if p.requires_grad and p._backward_hooks]
-    if hooked:
-        warnings.warn(
-            f"parameters have gradient hooks ({', '.join(hooked[:3])}), which run in training but not here: what "
-            "they change (masks, scaling) is missing from these gradients",
-            UserWarning,
-            stacklevel=4,
-        )
-
-
-def _check_own_parameters(loss: nn.Module, trainable: Mapping[str, nn.Parameter]) -> None:
-    known = {id(parameter) for parameter in trainable.values()}
-    own = [name for name, p in loss.named_parameters() if p.requires_grad and id(p) not in known]
-    if own:
-        raise InvalidValueError(
-            f"the loss has trainable parameters of its own ({', '.join(own[:3])}), which θ would lack: derivatives "
-            "with respect to them would be missing. Make them part of the model (a module that holds both and "
-            "whose forward returns what the loss needs), or hold them fixed: loss.requires_grad_(False)"
-        )
-
-
-def _check_uniform(model: nn.Module, trainable: dict[str, nn.Parameter]) -> None:
-    devices = sorted({str(t.device) for t in [*model.parameters(), *model.buffers()]})
-    if len(devices) > 1:
-        raise InvalidValueError(
-            f"mixed devices: the model's tensors are on {', '.join(devices)}; use model.to(...)"
-        )
-    compound = [name for name, p in trainable.items() if p.is_complex()]
-    if compound:
-        raise InvalidValueError(
-            f"the trainable parameters {', '.join(compound[:3])} are complex; θ is a vector of real numbers. Keep "
-            "real and imaginary parts as one real parameter of shape (…, 2), nn.Parameter(torch.view_as_real(w)), "
-            "and make the complex tensor in forward with torch.view_as_complex"
-        )
-    dtypes = sorted({str(p.dtype) for p in trainable.values()})
-    if len(dtypes) > 1:
-        raise InvalidValueError(
-            f"the trainable parameters have several dtypes ({', '.join(dtypes)}); one flat vector needs one: "
-            "use model.to(dtype)"
-        )
-
-
-_RANDOM = (_BatchNorm, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
-
-
-def _check_deterministic(module: nn.Module, model: nn.Module) -> None:
-    if isinstance(module, _BatchNorm):
-        if module.training or not module.track_running_stats:
-            raise BatchCouplingError(
-                f"{_where(module, model)} uses batch statistics, so a sample's loss depends on its batch and there "
-                "is no per-sample gradient; call model.eval() (with track_running_stats=True) or use GroupNorm"
-            )
-        return
-    rate = module.p if isinstance(module, _DropoutNd) else module.dropout
-    if module.training and rate > 0:  # type: ignore[operator]
-        raise BatchCouplingError(
-            f"{_where(module, model)} drops units at random (p = {rate:g}): the loss is not a function of θ; call "
-            "model.eval() or set p = 0"
-        )
-
-
-def _where(module: nn.Module, model: nn.Module) -> str:
-    name = next(name for name, each in model.named_modules() if each is module)
-    return f"{type(module).__name__} '{name}'" if name else type(module).__name__
 
 
 @contextlib.contextmanager

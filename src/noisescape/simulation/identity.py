@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, fingerprint
+from noisescape.risk.passes import unchecked_losses
 from noisescape.simulation.recorders import AtSteps, Recorder
 
 SAME_LOSS = 1e-4
@@ -59,7 +60,7 @@ def simulation_identity(
         "noise_every": str(noise_every),
         "start": f"{tuple(start.shape)} {_digest(_bytes(start))}",
         "device": str(start.device),
-        "risk": f"{type(risk).__qualname__} of N = {risk.sample_count}, D = {risk.dimension}, {risk.fingerprint()}",
+        "risk": f"{type(risk).__qualname__} of N = {risk.sample_count}, D = {risk.dimension}, {fingerprint(risk)}",
         # bytecode of one Python is not that of another
         RECORDERS + ".".join(platform.python_version_tuple()[:2]): ", ".join(
             f"{name} {_digest(described(recorder).encode())}" for name, recorder in recorders.items()
@@ -83,9 +84,9 @@ def losses_near(risk: EmpiricalRisk, start: Tensor) -> Tensor:
     """
     generator = torch.Generator().manual_seed(0)
     direction = torch.randn(start.shape[-1], generator=generator, dtype=torch.float64).to(start)
-    found = [_moments(risk.unchecked_losses(start))]
+    found = [_moments(unchecked_losses(risk, start))]
     try:
-        found.append(_moments(risk.unchecked_losses(start + NEARBY * direction)))
+        found.append(_moments(unchecked_losses(risk, start + NEARBY * direction)))
     except (ArithmeticError, RuntimeError, ValueError):
         found.append(torch.full_like(found[0], math.nan))
     return torch.stack(found).cpu()
@@ -125,7 +126,7 @@ def described(value: Any, seen: tuple[int, ...] = ()) -> str:
         case AtSteps():  # the steps are part of the plan
             return described(value.recorder, seen)
         case EmpiricalRisk():
-            return f"{type(value).__qualname__} {value.fingerprint()}"
+            return f"{type(value).__qualname__} {fingerprint(value)}"
         case Tensor():
             return f"tensor {tuple(value.shape)} {value.dtype} {_digest(_bytes(value))}"
         case None | bool() | int() | float() | complex() | str() | bytes() | torch.dtype() | torch.device():

@@ -12,6 +12,7 @@ from torch import Tensor
 from noisescape.dynamics import Dynamics
 from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.progress import steps_bar
 from noisescape.simulation.checkpoint import Checkpoint
 from noisescape.simulation.identity import losses_near, simulation_identity
@@ -128,7 +129,7 @@ def simulate(
                 theta = (theta - rate * gradient).contiguous()
             except (ArithmeticError, RuntimeError):
                 # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
-                if theta.ndim == 2 or bool(torch.isfinite(risk.unchecked_losses(theta)).all()):
+                if theta.ndim == 2 or bool(torch.isfinite(unchecked_losses(risk, theta)).all()):
                     raise
                 theta = torch.full_like(theta, torch.nan)
             lost = ~(theta.abs().amax(-1) < RUNAWAY)  # also true for NaN

@@ -13,6 +13,7 @@ from torch import Tensor
 from noisescape.linops import product_trace
 from noisescape.measurement.sharpness import expected_sharpness
 from noisescape.risk import EmpiricalRisk, Metric
+from noisescape.risk.passes import unchecked_losses
 
 Recorder = Callable[[EmpiricalRisk, Tensor], Any]
 """(risk, θ) ↦ a scalar, one value a replica (R,), or a mapping of names to such."""
@@ -37,7 +38,7 @@ def at_steps(recorder: Recorder, steps: Iterable[int]) -> AtSteps:
 
 def loss(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """The training loss L(θ); infinite values are recorded as they are."""
-    return risk.unchecked_losses(theta).mean(-1)
+    return unchecked_losses(risk, theta).mean(-1)
 
 
 def accuracy(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def indicator(batch_size: int, *, replacement: bool = True, rtol: float = 0.05, 
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, float]:
         covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
-        control = risk.gauss_newton(theta) if risk.pushes_outputs else None
+        control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
         found = product_trace(risk.hessian(theta), covariance, control=control, rtol=rtol, seed=seed)
         return found.value, found.stderr
 
@@ -94,7 +95,7 @@ def _each(
     """The named figures of one θ, or of every replica; NaN where the loss is not finite."""
 
     def figures(row: Tensor) -> tuple[float, ...]:
-        finite = bool(torch.isfinite(risk.unchecked_losses(row)).all())
+        finite = bool(torch.isfinite(unchecked_losses(risk, row)).all())
         return single(risk, row) if finite else (math.nan,) * len(names)
 
     if theta.ndim == 1:

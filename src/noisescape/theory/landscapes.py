@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, closed_form_risk
+from noisescape.risk.closed_form import SampleLoss
 
 Geometry = Literal["published", "isotropic", "rotated"]
 GEOMETRIES: dict[Geometry, tuple[float, float]] = {
@@ -16,19 +17,19 @@ GEOMETRIES: dict[Geometry, tuple[float, float]] = {
     "isotropic": (55.0, 55.0),
     "rotated": (100.0, 10.0),
 }
-"""Coefficients of u² and v² in the sharp basin. All have the same trace of curvature."""
+"""Coefficients of u² and v² in the sharp basin, of the same sum: all basins have the same TrH."""
 
 SHARP_MINIMUM = (1.0, 1.0)
 FLAT_MINIMUM = (-1.0, -1.0)
 _ALONG = 0.5**0.5
 
 
-def quadratic(hessian: Tensor, slopes: Tensor) -> EmpiricalRisk:
+def quadratic(hessian: Tensor, gradients: Tensor) -> EmpiricalRisk:
     """ℓ_n(θ) = ½θᵀHθ + b_nᵀθ with the b_n centred: L = ½θᵀHθ, minimum 0, C = cov(b) everywhere.
 
     Args:
         hessian: H, (D, D), symmetric.
-        slopes: b, (N, D); their mean is subtracted.
+        gradients: b, the samples' gradients at 0, (N, D); their mean is subtracted.
 
     >>> quadratic(torch.eye(2), torch.tensor([[1.0, 0.0], [-1.0, 0.0]])).noise_covariance(
     ...     torch.zeros(2), 1
@@ -37,10 +38,10 @@ def quadratic(hessian: Tensor, slopes: Tensor) -> EmpiricalRisk:
             [0., 0.]])
     """
 
-    def loss(theta: Tensor, slope: Tensor) -> Tensor:
-        return 0.5 * ((theta @ hessian) * theta).sum(-1) + (theta * slope).sum(-1)
+    def loss(theta: Tensor, gradient: Tensor) -> Tensor:
+        return 0.5 * ((theta @ hessian) * theta).sum(-1) + (theta * gradient).sum(-1)
 
-    return EmpiricalRisk.from_sample_loss(loss, slopes - slopes.mean(0), torch.zeros_like(hessian[0]))
+    return EmpiricalRisk.from_sample_loss(loss, gradients - gradients.mean(0), torch.zeros_like(hessian[0]))
 
 
 def toy_points(replicas: int, count: int, generator: torch.Generator, dtype: torch.dtype) -> Tensor:
@@ -52,7 +53,7 @@ def toy_points(replicas: int, count: int, generator: torch.Generator, dtype: tor
 
 
 def toy_2d(
-    points: Tensor, geometry: Geometry = "published", *, kind: type[EmpiricalRisk] = EmpiricalRisk
+    points: Tensor, geometry: Geometry = "published", *, kind: type[SampleLoss] = SampleLoss
 ) -> EmpiricalRisk:
     """ℓ(w; x) = min{p·u² + q·v², ‖w − x + (1,1)‖²}: a sharp basin at (1, 1) and a flat one at (−1, −1).
 
@@ -63,7 +64,10 @@ def toy_2d(
     Args:
         points: x, (R, N, 2), data of their own for R replicas, or (N, 2).
         geometry: of the sharp basin.
-        kind: the class of risk to build.
+        kind: how the loss of a sample is evaluated and differentiated.
+
+    Raises:
+        ValueError: an unknown geometry.
     """
     if geometry not in GEOMETRIES:
         raise InvalidValueError(f"unknown geometry '{geometry}'; known: {', '.join(GEOMETRIES)}")
@@ -81,4 +85,4 @@ def toy_2d(
         return 0.5 * torch.minimum(sharp, flat)
 
     start = torch.tensor(SHARP_MINIMUM, dtype=points.dtype, device=points.device)
-    return kind.from_sample_loss(loss, points, start)
+    return closed_form_risk(kind(loss, points, start))

@@ -15,6 +15,9 @@ def ou_expected_excess_loss(hessian: Tensor, covariance: Tensor, *, lr: float, t
         covariance: Σ of the *gradient* noise, (D, D).
         lr: η.
         time: t = η × steps.
+
+    Returns:
+        A scalar, (), in units of the loss.
     """
     values, vectors = torch.linalg.eigh(hessian)
     spread = torch.einsum("ij,ik,kj->j", vectors, covariance, vectors)

@@ -1,0 +1,168 @@
+"""Whether a faster way to a derivative gives the same as plain reverse mode, tried before it is relied on.
+
+Compared are whole vectors, sample by sample, along a direction made of the gradients themselves and along a random
+one: along the latter alone an error in a few of many coordinates would hardly show. Zeros agree with nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisescape.risk.differentiation import Function, pull_back, push_forward
+
+Derivative = Callable[[Tensor], Tensor]
+Push = Callable[[Function, Tensor, Tensor], Tensor]
+
+
+def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
+    """Whether two results are the same to a share of the larger's largest entry; never for zeros."""
+    size = float(wanted.abs().amax()) if wanted.numel() else 0.0
+    if not 0 < size < float("inf") or found.shape != wanted.shape:
+        return False
+    return bool((found - wanted).abs().amax() <= tolerance * size)
+
+
+def two_directions(values: Function, theta: Tensor) -> Tensor:
+    """(D, 2): a sum of the samples' gradients with mixed signs, and a random vector, both of unit length."""
+    leaf = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        losses = values(leaf)
+        signs = torch.ones_like(losses)
+        signs[1::2] = -0.5
+        (aligned,) = torch.autograd.grad((losses * signs).sum(), leaf, materialize_grads=True)
+    return _with_a_random_one(aligned)
+
+
+def gives_derivatives(push: Push, values: Function, rows: Tensor, theta: Tensor, tolerance: float) -> bool:
+    """Whether a way to Gv gives what the gradients of single samples do, to which first derivatives suffice.
+
+    Args:
+        push: (function, θ, directions) ↦ derivatives of each value along each direction, (n, K).
+        values: θ ↦ losses, (n,).
+        rows: gradients of the first of them, one by one, (m, D).
+        theta: (D,).
+        tolerance: relative.
+    """
+    signs = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
+    signs[1::2] = -0.5
+    directions = _with_a_random_one(signs @ rows)
+    try:
+        found = push(values, theta, directions)[: len(rows)]
+    except Exception:  # no rule, no second derivative, a graph that cannot be mapped: each says it in its own words
+        return False
+    wanted = rows @ directions
+    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
+
+
+def _with_a_random_one(aligned: Tensor) -> Tensor:
+    """(D, 2): the direction given and a random one, both of unit length."""
+    noise = torch.randn(len(aligned), generator=torch.Generator().manual_seed(0)).to(aligned)
+    return torch.stack([_unit(aligned), _unit(noise)], dim=1)
+
+
+def _unit(vector: Tensor) -> Tensor:
+    return vector / torch.linalg.vector_norm(vector).clamp_min(torch.finfo(vector.dtype).tiny)
+
+
+def pushes_through_gradient(
+    total: Function, gradient: Derivative, values: Function, theta: Tensor, tolerance: float
+) -> bool:
+    """Whether forward mode through the gradient of ``total`` gives Hessian products as two reverse passes do."""
+    try:
+        directions = two_directions(values, theta)
+        found = push_forward(gradient, theta, directions)
+        wanted = torch.stack(
+            [_hessian_vector_product(total, theta, direction) for direction in directions.T], dim=1
+        )
+    except Exception:
+        return False
+    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
+
+
+def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance: float) -> bool:
+    """Whether several reverse passes, mapped together, give what they give one by one."""
+    try:
+        directions = two_directions(values, theta)
+        leaf = theta.detach().requires_grad_()
+        with torch.enable_grad():
+            losses = values(leaf)
+            (total_gradient,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
+        weights = torch.stack([torch.ones_like(losses), torch.linspace(-1, 1, len(losses)).to(losses)])
+        pairs = [(losses, weights), (total_gradient, directions.T.contiguous())]
+        return all(
+            agrees(
+                torch.autograd.grad(
+                    of, leaf, block, is_grads_batched=True, retain_graph=True, materialize_grads=True
+                )[0],
+                torch.stack([pull_back(of, leaf, each) for each in block]),
+                tolerance,
+            )
+            for of, block in pairs
+        )
+    except Exception:
+        return False
+
+
+def has_delayed_errors(values: Tensor) -> bool:
+    """Whether a graph has an operation that is differentiable once, marked so.
+
+    PyTorch raises where such an operation is met, but differentiating with respect to chosen inputs passes it by:
+    its part of the second derivative is then missing without a word.
+    """
+    waiting: list[Any] = [values.grad_fn]
+    seen = set()
+    while waiting:
+        node = waiting.pop()
+        if node is None or node in seen:
+            continue
+        if node.name().startswith("DelayedError"):
+            return True
+        seen.add(node)
+        waiting += [following for following, _ in node.next_functions]
+    return False
+
+
+def second_derivative_error(
+    gradient: Derivative, product: Callable[[Tensor, Tensor], Tensor], theta: Tensor, enough: float
+) -> float:
+    """‖Hv − d‖/‖Hv‖, with Hv by two reverse passes and d the difference of gradients along v; θ in float64.
+
+    Where they differ, a backward pass lacks terms of its own derivative, or the gradient jumps (rounding in the
+    forward pass, a straight-through gradient): there is no Hessian to speak of. The best of several steps counts:
+    short ones hardly ever cross a kink, long ones rise above the rounding of models that compute partly in float32.
+
+    Args:
+        gradient: point ↦ gradient.
+        product: (point, v) ↦ Hv.
+        theta: (D,).
+        enough: an error that is small enough to stop at.
+    """
+    here = gradient(theta)
+    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(1)).to(theta)
+    direction = noise / torch.linalg.vector_norm(noise) + here / torch.linalg.vector_norm(here).clamp_min(1e-300)
+    # not along parameters that take no gradient by definition, as an embedding's padding
+    direction = torch.where(here == 0, 0, direction)
+    direction /= torch.linalg.vector_norm(direction).clamp_min(1e-300)
+    wanted = product(theta, direction)
+    size = max(float(torch.linalg.vector_norm(theta)), 1.0)
+    best = float("inf")
+    for step in (1e-6 * size, 1e-8 * size, 1e-4 * size, 1e-3 * size):
+        found = (gradient(theta + step * direction) - gradient(theta - step * direction)) / (2 * step)
+        rounding = 1e-14 * torch.linalg.vector_norm(here) / step
+        error = (torch.linalg.vector_norm(wanted - found) - rounding).clamp_min(0)
+        larger = torch.maximum(torch.linalg.vector_norm(wanted), torch.linalg.vector_norm(found))
+        best = min(best, float(error / larger.clamp_min(1e-300)))
+        if best <= enough:
+            break
+    return best
+
+
+def _hessian_vector_product(total: Function, theta: Tensor, direction: Tensor) -> Tensor:
+    leaf = theta.detach().requires_grad_()
+    with torch.enable_grad():
+        (total_gradient,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
+    return pull_back(total_gradient, leaf, direction)

@@ -1,0 +1,101 @@
+"""How many samples, and how many directions, are worked on together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+HESSIAN_PASSES = 4
+"""Memory of a twice differentiable forward and backward pass, in units of the forward pass."""
+CACHED_BYTES = 2**25
+"""Bytes of activations beyond which a chunk is slower on a CPU, not faster: it leaves the caches, and the C library
+maps and clears such allocations anew every time. Measured: docs/decisions/0011-chunks-and-factors.md."""
+CACHED_COLUMNS = 8
+"""Directions differentiated along together that a chunk on a CPU leaves room for. Measured: decision 11."""
+PARAMETER_SHARE = 16
+"""A chunk's activations may always be so many times as large as the parameters, which each chunk reads again.
+Measured: decision 11."""
+DOMINANT = 4
+"""Parameters dominate where they are so many times as large as a sample's activations. Measured: decision 2."""
+
+
+@dataclass(frozen=True)
+class Chunking:
+    """Sizes of chunks, from a memory budget and, on a CPU, from what its caches hold.
+
+    Results do not depend on them beyond rounding.
+
+    Attributes:
+        count: N.
+        sample_bytes: what one sample's forward pass keeps for the backward pass.
+        parameters: D.
+        itemsize: bytes of a number.
+        budget: bytes for the temporaries of one evaluation.
+        fixed: samples in a chunk whatever the budget; None: the budget decides.
+        cached: whether chunks are kept within a CPU's caches, as for a model on a CPU.
+
+    >>> network = Chunking(
+    ...     1000, sample_bytes=2**20, parameters=100, itemsize=4, budget=2**30, fixed=None, cached=True
+    ... )
+    >>> network.samples(passes=2), network.samples(passes=2, columns=8)
+    (32, 4)
+    """
+
+    count: int
+    sample_bytes: int
+    parameters: int
+    itemsize: int
+    budget: int
+    fixed: int | None
+    cached: bool
+
+    @property
+    def parameter_bytes(self) -> int:
+        """Bytes of θ."""
+        return self.parameters * self.itemsize
+
+    def samples(self, *, passes: int, columns: int = 1) -> int:
+        """How many samples are evaluated together.
+
+        Args:
+            passes: how many times the forward pass's memory one sample takes.
+            columns: directions of a block, some of which are differentiated along together.
+        """
+        if self.fixed is not None:
+            return self.fixed
+        most = self.budget // (passes * self.sample_bytes)
+        if self.cached:
+            room = max(CACHED_BYTES // min(columns, CACHED_COLUMNS), PARAMETER_SHARE * self.parameter_bytes)
+            most = min(most, room // self.sample_bytes)
+        return min(self.count, max(1, most))
+
+    def rows(self, *, copies: int, width: int) -> int:
+        """How many per-sample gradients of ``width`` numbers, of so many replicas, are evaluated together."""
+        if self.fixed is not None:
+            return self.fixed
+        held = width * self.itemsize
+        most = self.budget // (copies * (3 * held + 2 * self.sample_bytes))
+        if self.cached:
+            most = min(most, CACHED_BYTES // (held + self.sample_bytes))
+        return min(self.count, max(1, most))
+
+    def columns(self, samples: int) -> int:
+        """Along how many directions so many samples are differentiated together."""
+        activations = samples * self.sample_bytes
+        most = self.budget // (4 * (activations + self.parameter_bytes))
+        if self.cached:
+            most = min(most, max(CACHED_COLUMNS, CACHED_BYTES // activations))
+        return max(1, most)
+
+    @property
+    def holds_graphs(self) -> bool:
+        """Whether the graphs of the gradient of all samples fit the budget together."""
+        return self.count * HESSIAN_PASSES * self.sample_bytes <= self.budget
+
+    def holds_rows(self, *, copies: int, width: int) -> bool:
+        """Whether all per-sample gradients of ``width`` numbers fit the budget together."""
+        return self.count * copies * width * self.itemsize <= self.budget
+
+    @property
+    def parameters_dominate(self) -> bool:
+        """Whether the parameters take much more memory than a sample's activations."""
+        return self.parameter_bytes > DOMINANT * self.sample_bytes

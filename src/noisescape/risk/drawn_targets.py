@@ -1,0 +1,60 @@
+"""The data of a risk with targets drawn from the model's own predictions, as the Fisher information asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisescape.errors import InvalidValueError
+from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.samples import Batch, Samples, StreamedSamples
+
+SampleTargets = Callable[[Any, torch.Generator], Tensor]
+"""(outputs, generator) ↦ targets, one a sample along the first dimension."""
+
+
+def with_drawn_targets(
+    function: ModelLoss,
+    samples: Samples,
+    batches: Iterable[Batch],
+    theta: Tensor,
+    sample_targets: SampleTargets,
+    draws: int,
+    seed: int,
+) -> StreamedSamples:
+    """The same inputs, ``draws`` times, with drawn targets; the targets are held, the inputs are not.
+
+    Raises:
+        InvalidValueError: ``sample_targets`` returns no tensor of one target a sample.
+    """
+    generator = torch.Generator(function.device).manual_seed(seed)
+    drawn: list[list[Tensor]] = [[] for _ in range(draws)]
+    for batch in batches:
+        outputs = function.output_values(theta, batch.inputs)
+        for targets in drawn:
+            found = sample_targets(outputs, generator)
+            if not isinstance(found, Tensor) or found.shape[:1] != (batch.size,):
+                what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+                raise InvalidValueError(
+                    f"sample_targets returned {what} for {batch.size} samples; it must return a tensor of one "
+                    "target a sample along its first dimension"
+                )
+            targets.append(found.detach())
+    size = max(len(targets) for targets in drawn[0])
+    sizes = [len(targets) for _ in range(draws) for targets in drawn[0]]
+    return StreamedSamples(_Redrawn(samples, size, drawn), sizes, None, [], lambda tensor: tensor)
+
+
+class _Redrawn:
+    """Batches of the same inputs, once for each draw of targets."""
+
+    def __init__(self, samples: Samples, size: int, drawn: list[list[Tensor]]) -> None:
+        self._samples, self._size, self._drawn = samples, size, drawn
+
+    def __iter__(self) -> Iterator[tuple[Any, Tensor]]:
+        for targets in self._drawn:
+            for batch, some in zip(self._samples.batches(self._size), targets, strict=True):
+                yield batch.inputs, some

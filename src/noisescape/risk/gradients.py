@@ -1,0 +1,105 @@
+"""G, the gradients of single samples: rows, or factors of them, in chunks that fit the memory budget."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from noisescape.errors import InvalidValueError
+from noisescape.risk.closed_form import ClosedForm
+from noisescape.risk.factored_gradients import FactoredGradients
+from noisescape.risk.mapped_gradients import mapped_gradients
+from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.samples import Batch
+
+if TYPE_CHECKING:
+    from noisescape.risk.empirical_risk import EmpiricalRisk
+
+MOST_BUDGETS = 8
+"""A G that takes more than so many memory budgets is refused."""
+
+
+def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = None) -> Tensor:
+    """G, or its rows at ``indices``, (n,): (D,) → (n, D), or (R, D) → (R, n, D).
+
+    Raises:
+        InvalidValueError: the result alone would take over 8 times the memory budget.
+    """
+    risk._check_theta(theta)
+    count = risk.sample_count if indices is None else len(indices)
+    needed = count * theta.numel() * theta.element_size()
+    if needed > MOST_BUDGETS * risk._chunking.budget:
+        raise InvalidValueError(
+            f"{count} per-sample gradients of length {risk.dimension} take {needed / 2**30:.1f} GiB; take them a "
+            "few samples at a time, per_sample_gradients(theta, indices=...), or raise memory_budget"
+        )
+    if indices is None and isinstance(risk._function, ModelLoss) and theta.ndim == 1:
+        return factored_gradients(risk, theta).rows()
+    if indices is None:
+        return torch.cat(list(row_chunks(risk, theta)), dim=-2)
+    size = _size(risk, theta, risk.dimension)
+    found = theta.new_empty(*theta.shape[:-1], len(indices), risk.dimension)
+    for places, group in risk._samples.chosen(indices):
+        parts = [_rows(risk, theta, batch) for batch in group.batches(size)]
+        found[..., places.to(risk.device), :] = torch.cat(parts, dim=-2)
+    return found
+
+
+def row_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[Tensor]:
+    """G in consecutive blocks of rows."""
+    risk._check_theta(theta)
+    for batch in risk._samples.batches(_size(risk, theta, risk.dimension)):
+        yield _rows(risk, theta, batch)
+
+
+def factored_gradients(risk: EmpiricalRisk, theta: Tensor) -> FactoredGradients:
+    """G at a single θ, without forming the gradients of linear layers that get one vector a sample."""
+    return FactoredGradients.joined(factored_chunks(risk, theta), risk.sample_count)
+
+
+def factored_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[FactoredGradients]:
+    """:func:`factored_gradients` of consecutive samples."""
+    risk._check_theta(theta, replicas=False)
+    if not isinstance(risk._function, ModelLoss):
+        yield from map(FactoredGradients.of_rows, row_chunks(risk, theta))
+        return
+    for batch in risk._samples.batches(_size(risk, theta, risk._capabilities.gradient_width)):
+        yield _factored(risk, risk._function, theta, batch)
+
+
+def fits_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
+    """Whether all per-sample gradients, factored where they can be, fit the memory budget together."""
+    copies = len(theta) if theta.ndim == 2 else 1
+    return risk._chunking.holds_rows(copies=copies, width=risk._capabilities.gradient_width)
+
+
+def per_sample_square_norms(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+    """‖g_n‖² of every sample in one pass over the per-sample gradients: (D,) → (N,), or (R, D) → (R, N)."""
+    if theta.ndim == 1:
+        return torch.cat([part.square_norms() for part in factored_chunks(risk, theta)])
+    return torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
+
+
+def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:
+    """G of a batch, (n, D), or (R, n, D)."""
+    if isinstance(risk._function, ClosedForm):
+        return risk._function.gradients(theta, batch)
+    if theta.ndim == 2:
+        return torch.stack([_rows(risk, row, batch) for row in theta])
+    return _factored(risk, risk._function, theta, batch).rows()
+
+
+def _factored(risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, batch: Batch) -> FactoredGradients:
+    """G of a batch at a single θ."""
+    layers = risk._capabilities.factored_layers
+    if layers is None:
+        return FactoredGradients(function.sizes, function.gradients_one_by_one(theta, batch))
+    return mapped_gradients(function, theta, batch, layers)
+
+
+def _size(risk: EmpiricalRisk, theta: Tensor, width: int) -> int:
+    """How many gradients of so many numbers are evaluated together."""
+    return risk._chunking.rows(copies=len(theta) if theta.ndim == 2 else 1, width=width)

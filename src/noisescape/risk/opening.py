@@ -1,0 +1,133 @@
+"""How a risk is opened: its data read in the way that fits the model, which is tried on unlike samples of it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisescape.errors import BatchCouplingError, InvalidValueError
+from noisescape.risk.contract import check_contract
+from noisescape.risk.criterion import NormalisationWarning
+from noisescape.risk.model_loss import ModelLoss, head
+from noisescape.risk.probes import probe_batches
+from noisescape.risk.randomness import Generators
+from noisescape.risk.reading import readings
+from noisescape.risk.samples import Batch, Samples, TensorSamples
+
+TRIED = 64
+TRIED_BYTES = 2**28
+"""Samples that the model is tried on, and bytes their evaluation may take; two are tried whatever they take."""
+CHUNK_OF_TARGETS = 4096
+REDUCED = 16
+"""Samples on which the loss, reduced, is compared with the mean of its values."""
+
+
+@dataclass(frozen=True)
+class Opened:
+    """What a risk is assembled from.
+
+    Attributes:
+        function: the model and loss, normalised for these samples.
+        samples: the data.
+        tried: batches of a few unlike samples, on which it was tried.
+    """
+
+    function: ModelLoss
+    samples: Samples
+    tried: list[Batch]
+
+
+def open_data(
+    function: ModelLoss, data: Any, parameters: Callable[[], Tensor], budget: int, chunk_size: int | None
+) -> Opened:
+    """Read the data, and refuse the model and its loss where they are no function of θ and a sample.
+
+    Of several ways to read the data, the first that the model can be evaluated on.
+
+    Raises:
+        BatchCouplingError, InvalidValueError, InvalidTypeError: as :class:`~noisescape.risk.EmpiricalRisk`.
+    """
+    accepted: list[tuple[Samples, list[Batch]]] = []
+    errors: list[Exception] = []
+    for samples in readings(data, device=function.device, memory_budget=budget):
+        try:
+            tried = _unlike_samples(function, samples, chunk_size)
+            check_contract(function, parameters(), tried, _whole(samples))
+            accepted.append((samples, tried))
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:
+            if isinstance(error, BatchCouplingError) and not accepted:
+                raise
+            errors.append(error)
+    if not accepted:
+        raise errors[0]
+    samples, tried = accepted[0]
+    if len(accepted) > 1:
+        warnings.warn(
+            f"the list of {len(data)} pairs may hold batches or single samples; it is read as batches, of "
+            f"{samples.count} samples in all. Pass stacked tensors, a DataLoader or a Dataset instead",
+            UserWarning,
+            stacklevel=4,
+        )
+    function = _normalised(function, samples)
+    for batch in tried:
+        function.check_reduction(parameters(), head(batch, REDUCED))
+    return Opened(function, samples, tried)
+
+
+def _whole(samples: Samples) -> Batch | None:
+    """All samples as one batch, where they are held together."""
+    return samples.between(0, samples.count) if isinstance(samples, TensorSamples) else None
+
+
+def _unlike_samples(function: ModelLoss, samples: Samples, chunk_size: int | None) -> list[Batch]:
+    """What the model is tried on: as many unlike samples as fit, no more than are ever evaluated together."""
+    found = probe_batches(samples, TRIED)
+    with Generators(function.modules, function.criterion.loss).kept():
+        try:
+            each = max(function.bytes_per_sample(head(batch, 2)) for batch in found)
+        except Exception:  # what is wrong is said when the model is tried
+            each = 1
+    size = max(2, min(TRIED, TRIED_BYTES // (3 * each)))
+    return [head(batch, min(size, chunk_size or size)) for batch in found]
+
+
+def _normalised(function: ModelLoss, samples: Samples) -> ModelLoss:
+    """The loss with the N/W of these samples, where it is a weighted mean of its values.
+
+    Warns:
+        NormalisationWarning: each sample is normalised by itself, and that is another mean than the criterion's.
+    """
+    criterion = function.criterion
+    of_samples: list[Tensor] = []
+    plain, counts = True, set()
+    for batch in samples.batches(CHUNK_OF_TARGETS):
+        weights = criterion.weights(batch.targets)
+        if weights is None:
+            return function
+        flat = weights.reshape(batch.size, -1).double()
+        plain = plain and bool((flat == 1).all())
+        counts.add(flat.shape[1])
+        of_samples.append(flat.sum(1))
+    each = torch.cat(of_samples)
+    total = float(each.sum())
+    if total <= 0:
+        raise InvalidValueError("no target counts: all are ignored, or have weight 0")
+    if plain and len(counts) == 1:
+        return function  # a mean of means is the mean
+    if criterion.normalisation == "sample":
+        if float(each.max() - each.min()) > 1e-6 * float(each.max()):
+            warnings.warn(
+                "each sample's loss is normalised by its own targets; the criterion, over all data, weights "
+                "samples by how many of their targets count (from "
+                f"{float(each.min()):g} to {float(each.max()):g}). "
+                'normalisation="criterion" measures what is trained',
+                NormalisationWarning,
+                stacklevel=5,
+            )
+        return function
+    return function.with_scale(samples.count / total)
