@@ -22,6 +22,8 @@ from noisescape.runs.run import Run
 from noisescape.runs.storage import write_bundle
 from paper_runs import HIDDEN, data_directory
 
+collect_ignore_glob = ["*conftest.py"]  # they hold no doctests, and files of one name would clash
+
 
 @pytest.fixture
 def mlp() -> Case:

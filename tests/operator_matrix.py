@@ -14,6 +14,7 @@ from cases import CASES, F64, Case, normal, symmetric
 from internals import chunk_size
 from noisescape.linops import (
     DenseOperator,
+    DeviationsOperator,
     DiagonalOperator,
     FunctionOperator,
     IsotropicOperator,
@@ -140,6 +141,10 @@ MATRIX: dict[str, Entry] = {
     ),
     "scaled diagonal": Entry(lambda: DiagonalOperator(DIAGONAL).scaled(2.5), lambda: torch.diag(2.5 * DIAGONAL)),
     "isotropic": Entry(lambda: IsotropicOperator(VARIANCE, 4), lambda: VARIANCE * torch.eye(4, dtype=F64)),
+    "deviations": Entry(lambda: DeviationsOperator(DIAGONAL), lambda: torch.diag(DIAGONAL**2)),
+    "scaled deviations": Entry(
+        lambda: DeviationsOperator(DIAGONAL).scaled(2.5), lambda: torch.diag(2.5 * DIAGONAL**2)
+    ),
     "low rank": Entry(lambda: LowRankOperator(FACTOR), lambda: FACTOR @ FACTOR.T),
     "scaled low rank": Entry(lambda: LowRankOperator(FACTOR).scaled(0.3), lambda: 0.3 * FACTOR @ FACTOR.T),
     "scaled": Entry(lambda: 2.5 * DenseOperator(PSD, psd=True), lambda: 2.5 * PSD),

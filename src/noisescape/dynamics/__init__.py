@@ -1,6 +1,6 @@
 """The compared dynamics: each a rule for the noise of θ_{t+1} = θ_t − η(∇L(θ_t) + ε_t)."""
 
-from noisescape.dynamics.base import Dynamics, GaussianLangevin, NoiseState
+from noisescape.dynamics.base import Dynamics, NoiseState
 from noisescape.dynamics.gd import GD
 from noisescape.dynamics.gd_gradient_penalty import GDGradientPenalty
 from noisescape.dynamics.gld_constant import GLDConstant
@@ -30,7 +30,6 @@ __all__ = [
     "GLDLeading",
     "GLDShuffled",
     "GLDTopEigenvector",
-    "GaussianLangevin",
     "MatchedTrace",
     "NoiseState",
     "dynamics_by_name",

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from noisescape.dynamics.base import Dynamics, NoiseState
 from noisescape.linops import DiagonalOperator, SymmetricOperator
@@ -19,12 +20,14 @@ class GD(Dynamics):
 
     name: ClassVar[str] = "gd"
 
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
+        return DiagonalOperator(torch.zeros_like(theta), name=f"{self.name} covariance"), None
+
+    @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
-        """∇L(θ)."""
-        return risk.gradient(theta), replace(state, step=state.step + 1)
-
-    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
-        """The zero operator."""
-        return DiagonalOperator(torch.zeros_like(theta), name="gd covariance")
+        return risk.gradient(theta), state.next()

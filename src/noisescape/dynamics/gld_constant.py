@@ -7,13 +7,15 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import DiagonalLangevin, check_at_least
+from noisescape.dynamics.base import Dynamics, check_at_least
+from noisescape.linops import DeviationsOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class GLDConstant(DiagonalLangevin):
+class GLDConstant(Dynamics):
     """ε ~ N(0, ρ²I).
 
     Args:
@@ -23,9 +25,13 @@ class GLDConstant(DiagonalLangevin):
     rho: float
     name: ClassVar[str] = "gld-constant"
 
-    def _check(self, risk: EmpiricalRisk) -> None:
+    @override
+    def check(self, risk: EmpiricalRisk) -> None:
+        super().check(risk)
         check_at_least("rho", self.rho, 0.0, self.name)
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """ρ everywhere."""
-        return torch.full_like(theta, self.rho)
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
+        return DeviationsOperator(torch.full_like(theta, self.rho), name=f"{self.name} covariance"), None

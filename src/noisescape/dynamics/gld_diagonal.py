@@ -7,13 +7,16 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import DiagonalLangevin, MinibatchNoise
+from noisescape.dynamics.base import check_at_least
+from noisescape.dynamics.minibatch import MinibatchNoise
+from noisescape.linops import DeviationsOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class GLDDiagonal(MinibatchNoise, DiagonalLangevin):
+class GLDDiagonal(MinibatchNoise):
     """ε ~ N(0, diag Σ_B(θ_t)): each coordinate's own variance, no correlations.
 
     Args:
@@ -27,15 +30,23 @@ class GLDDiagonal(MinibatchNoise, DiagonalLangevin):
     batches: int | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "gld-diagonal"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """√diag Σ_B."""
-        return self.variances(risk, theta).sqrt()
-
-    def refresh_root(
-        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """√diag Σ_B, from ``batches`` minibatches where so many are asked for."""
+    @override
+    def check(self, risk: EmpiricalRisk) -> None:
+        super().check(risk)
         if self.batches is not None:
-            return self.variances_of_batches(risk, theta, self.batches, generator).sqrt(), None
-        slope, variances = self.moments(risk, theta)
-        return variances.sqrt(), slope
+            check_at_least("batches", self.batches, 2, self.name)
+
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
+        variances, gradient = self.variances(risk, theta, self.batches, generator)
+        return self._of(variances), gradient
+
+    @override
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        self.check(risk)
+        return self._of(self.variances(risk, theta)[0])
+
+    def _of(self, variances: Tensor) -> SymmetricOperator:
+        return DeviationsOperator(variances.sqrt(), name=f"{self.name} covariance")

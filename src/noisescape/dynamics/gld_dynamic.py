@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import DiagonalLangevin, MatchedToMinibatch
-from noisescape.risk import EmpiricalRisk
+from noisescape.dynamics.gld_diagonal import GLDDiagonal
+from noisescape.linops import DeviationsOperator, SymmetricOperator
 
 
 @dataclass(frozen=True)
-class GLDDynamic(MatchedToMinibatch, DiagonalLangevin):
+class GLDDynamic(GLDDiagonal):
     """ε ~ N(0, σ_t²I), σ_t² = Tr Σ_B(θ_t)/D: SGD's magnitude without its shape.
 
     Args:
@@ -23,19 +23,9 @@ class GLDDynamic(MatchedToMinibatch, DiagonalLangevin):
         batches: estimate it along a trajectory from so many minibatches in place of all samples.
     """
 
-    refresh: int = field(default=1, kw_only=True)
-    batches: int | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "gld-dynamic"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """1 everywhere."""
-        return torch.ones_like(theta)
-
-    def refresh_root(
-        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """√(Tr Σ_B/D), from ``batches`` minibatches where so many are asked for."""
-        if self.batches is None:
-            return super().refresh_root(risk, theta, previous, generator)
-        variances = self.variances_of_batches(risk, theta, self.batches, generator)
-        return self.rescaled(self.shape(risk, theta), variances.sum(-1)), None
+    @override
+    def _of(self, variances: Tensor) -> SymmetricOperator:
+        deviation = (variances.sum(-1, keepdim=True) / variances.shape[-1]).sqrt()
+        return DeviationsOperator(deviation.expand_as(variances), name=f"{self.name} covariance")

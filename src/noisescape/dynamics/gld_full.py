@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import MinibatchNoise, NoiseState
-from noisescape.linops import SymmetricOperator
+from noisescape.dynamics.base import NoiseState
+from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.risk import EmpiricalRisk
 
 
@@ -27,16 +28,12 @@ class GLDFull(MinibatchNoise):
 
     name: ClassVar[str] = "gld-full"
 
+    @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
-        """Gᵀ(1/N + w)."""
         number = risk.sample_count
-        scale = (number * self.covariance_factor(risk)) ** 0.5
+        scale = (number * self.factor(risk)) ** 0.5
         noise = torch.randn(*theta.shape[:-1], number, generator=generator, dtype=theta.dtype, device=theta.device)
         weights = (1 + scale * (noise - noise.mean(-1, keepdim=True))) / number
-        return risk.vjp(theta, weights), replace(state, step=state.step + 1)
-
-    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
-        """Σ_B."""
-        return risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)
+        return risk.vjp(theta, weights), state.next()

@@ -7,18 +7,21 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import LowRankLangevin, MinibatchNoise
+from noisescape.dynamics.base import check_rank
 from noisescape.dynamics.exact_pairs import exact_noise_pairs
-from noisescape.linops import eigenpairs
+from noisescape.dynamics.minibatch import MinibatchNoise
+from noisescape.linops import LowRankOperator, SymmetricOperator, eigenpairs
 from noisescape.linops.gram import leading_pairs, sketched_pairs
+from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradient_covariance import moments_of
 from noisescape.risk.gradients import factored_gradients, fits_gradients
 
 
 @dataclass(frozen=True)
-class GLDLeading(MinibatchNoise, LowRankLangevin):
+class GLDLeading(MinibatchNoise):
     """ε ~ N(0, Σ_k), Σ_k the best rank-k approximation of Σ_B(θ_t).
 
     :meth:`covariance` is exact. Along a trajectory Σ_k comes from a randomised sketch of the gradients where those
@@ -38,36 +41,43 @@ class GLDLeading(MinibatchNoise, LowRankLangevin):
     rescale: bool = field(default=False, kw_only=True)
     name: ClassVar[str] = "gld-leading"
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """U√λ of the k leading eigenpairs of Σ_B, exact; fewer columns where its rank is lower."""
-        values, vectors = exact_noise_pairs(risk, theta, self.k)
-        return vectors * (self.covariance_factor(risk) * values.clamp_min(0)).sqrt()[..., None, :]
+    @override
+    def check(self, risk: EmpiricalRisk) -> None:
+        super().check(risk)
+        check_rank(self.k, risk, self.name)
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """As :meth:`shape`, scaled to Tr Σ_B if asked for."""
-        root = self.shape(risk, theta)
-        return self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root
-
-    def refresh_root(
-        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """U√λ from a sketch where one is cheaper, and the mean of the per-sample gradients where those are held."""
-        factor = self.covariance_factor(risk) / risk.sample_count
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
         if theta.ndim == 1 and not fits_gradients(risk, theta):
-            found = eigenpairs(risk.noise_covariance(theta, self.batch_size, replacement=self.replacement), self.k)
-            root = found.vectors * found.values.clamp_min(0).sqrt()
-            return (self.rescaled(root, self.variances(risk, theta).sum(-1)) if self.rescale else root), None
+            sigma, _ = super().noise(risk, theta, previous, generator)
+            found = eigenpairs(sigma, self.k)
+            return self._of(found.values, found.vectors, sigma.trace() if self.rescale else None), None
+        variances = None
         if theta.ndim == 1:
             gradients = factored_gradients(risk, theta)
             values, vectors = sketched_pairs(gradients, self.k, centred=True)
-            slope, variances = moments_of(gradients) if self.rescale else (gradients.mean(), None)
+            gradient, variances = moments_of(gradients) if self.rescale else (gradients.mean(), None)
         else:
             rows = risk.per_sample_gradients(theta)
-            slope = rows.mean(-2)
-            rows = rows - slope[..., None, :]
+            gradient = rows.mean(-2)
+            rows = rows - gradient[..., None, :]
             values, vectors = leading_pairs(rows, self.k)
             variances = rows.square().mean(-2) if self.rescale else None
-        root = vectors * (factor * values).sqrt()[..., None, :]
-        if variances is not None:
-            root = self.rescaled(root, risk.sample_count * factor * variances.sum(-1))
-        return root, slope
+        factor = self.factor(risk)
+        trace = None if variances is None else factor * variances.sum(-1)
+        return self._of(factor / risk.sample_count * values, vectors, trace), gradient
+
+    @override
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        self.check(risk)
+        values, vectors = exact_noise_pairs(risk, theta, self.k)
+        trace = self.variances(risk, theta)[0].sum(-1) if self.rescale else None
+        return self._of(self.factor(risk) * values, vectors, trace)
+
+    def _of(self, values: Tensor, vectors: Tensor, trace: Tensor | None) -> SymmetricOperator:
+        """UΛUᵀ, scaled to a trace if one is given."""
+        root = vectors * values.clamp_min(0).sqrt()[..., None, :]
+        part = LowRankOperator(root, name=f"{self.name} covariance")
+        return part if trace is None else with_trace(part, trace)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import MinibatchNoise, NoiseState
+from noisescape.dynamics.base import NoiseState
 from noisescape.dynamics.gld_full import GLDFull
 from noisescape.linops import FunctionOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class GLDShuffled(MinibatchNoise):
+class GLDShuffled(GLDFull):
     """ε ~ N(0, PΣ_B(θ_t)Pᵀ), P a permutation of the coordinates, drawn once.
 
     Eigenvalues and trace are exactly those of Σ_B, the eigenvectors are not: what this noise does, the spectrum
@@ -30,22 +31,14 @@ class GLDShuffled(MinibatchNoise):
     shuffle_seed: int = field(default=0, kw_only=True)
     name: ClassVar[str] = "gld-shuffled"
 
-    def noisy_gradient(
-        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
-    ) -> tuple[Tensor, NoiseState]:
-        """∇L + P Gᵀw."""
-        slope = risk.gradient(theta)
-        noisy, _ = GLDFull(self.batch_size, replacement=self.replacement).noisy_gradient(
-            risk, theta, state, generator
-        )
-        return slope + (noisy - slope)[..., self._order(theta)], replace(state, step=state.step + 1)
-
-    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
-        """PΣ_BPᵀ."""
-        sigma = risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
+        sigma, _ = super().noise(risk, theta, previous, generator)
         order = self._order(theta)
         back = order.argsort()
-        return FunctionOperator(
+        shuffled = FunctionOperator(
             lambda block: (sigma @ block[back])[order],
             risk.dimension,
             dtype=risk.dtype,
@@ -54,6 +47,15 @@ class GLDShuffled(MinibatchNoise):
             name=f"{self.name} covariance",
             sampler=lambda count, generator: sigma.sample(count, generator)[:, order],
         )
+        return shuffled, None
+
+    @override
+    def noisy_gradient(
+        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
+    ) -> tuple[Tensor, NoiseState]:
+        gradient = risk.gradient(theta)
+        noisy, state = super().noisy_gradient(risk, theta, state, generator)
+        return gradient + (noisy - gradient)[..., self._order(theta)], state
 
     def _order(self, theta: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.shuffle_seed)

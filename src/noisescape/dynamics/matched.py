@@ -6,29 +6,32 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import GaussianLangevin, check_at_least
+from noisescape.dynamics.base import Dynamics, check_at_least
 from noisescape.errors import InvalidTypeError
 from noisescape.linops import SymmetricOperator
+from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class MatchedTrace(GaussianLangevin):
-    """The noise of ``inner``, rescaled at every refresh so that Tr Σ = ``trace_target``.
+class MatchedTrace(Dynamics):
+    """ε ~ N(0, cΣ(θ_t)), Σ the covariance of ``inner``, c such that the trace is ``trace_target``; 0 where Σ is.
 
     Args:
-        inner: the dynamics that gives the shape.
+        inner: the dynamics that gives the shape; one whose draws are those of its covariance operator.
         trace_target: Tr Σ of the gradient noise; for updates of trace τ a step it is τ/η².
     """
 
-    inner: GaussianLangevin
+    inner: Dynamics
     trace_target: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, GaussianLangevin):
+        kind = type(self.inner)
+        if getattr(kind, "noisy_gradient", None) is not Dynamics.noisy_gradient:
             raise InvalidTypeError(
-                f"{type(self.inner).__name__} draws its noise without a covariance root: there is none to rescale; "
+                f"{kind.__name__} draws its noise without a covariance root: there is none to rescale; "
                 "choose its batch_size instead (the trace goes as 1/B)"
             )
 
@@ -38,51 +41,27 @@ class MatchedTrace(GaussianLangevin):
         return self.inner.name
 
     @property
-    def refresh_interval(self) -> int:
-        """The inner dynamics'."""
-        return self.inner.refresh_interval
+    @override
+    def refresh(self) -> int:
+        return self.inner.refresh
 
-    def _check(self, risk: EmpiricalRisk) -> None:
-        self.inner._check(risk)
+    @override
+    def check(self, risk: EmpiricalRisk) -> None:
+        self.inner.check(risk)
         check_at_least("trace_target", self.trace_target, 0.0, self.name)
 
-    def injects(self, step: int) -> bool:
-        """As the inner dynamics."""
-        return self.inner.injects(step)
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
+        covariance, gradient = self.inner.noise(risk, theta, previous, generator)
+        return with_trace(covariance, self.trace_target), gradient
 
-    def shape(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """The inner dynamics' root; its scale does not count."""
-        return self.inner.root(risk, theta)
+    @override
+    def at_step(self, covariance: SymmetricOperator, step: int) -> SymmetricOperator | None:
+        return self.inner.at_step(covariance, step)
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """The inner root times √(target / its trace); 0 where that is 0."""
-        return self._to_target(self.shape(risk, theta))
-
-    def refresh_root(
-        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """What the inner dynamics goes on with, estimated or followed as there, scaled; and ∇L if that comes too.
-
-        ``previous`` is the inner root up to its scale, which none that follows it depends on.
-        """
-        root, slope = self.inner.refresh_root(risk, theta, previous, generator)
-        return self._to_target(root), slope
-
-    def _to_target(self, root: Tensor) -> Tensor:
-        return self.rescaled(root, torch.full_like(self.trace(root), self.trace_target))
-
-    def draw(self, root: Tensor, generator: torch.Generator) -> Tensor:
-        """As the inner dynamics."""
-        return self.inner.draw(root, generator)
-
-    def trace(self, root: Tensor) -> Tensor:
-        """As the inner dynamics."""
-        return self.inner.trace(root)
-
-    def scale(self, root: Tensor, factor: Tensor) -> Tensor:
-        """As the inner dynamics."""
-        return self.inner.scale(root, factor)
-
-    def operator(self, root: Tensor) -> SymmetricOperator:
-        """As the inner dynamics."""
-        return self.inner.operator(root)
+    @override
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        self.check(risk)
+        return with_trace(self.inner.covariance(risk, theta), self.trace_target)

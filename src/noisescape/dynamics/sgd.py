@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
-from noisescape.dynamics.base import MinibatchNoise, NoiseState, draw_batches
-from noisescape.linops import SymmetricOperator
+from noisescape.dynamics.base import NoiseState
+from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.risk import EmpiricalRisk
 
 
@@ -27,13 +28,9 @@ class SGD(MinibatchNoise):
 
     name: ClassVar[str] = "sgd"
 
+    @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
-        """The minibatch gradient."""
-        indices = draw_batches(theta.shape[:-1], risk.sample_count, self.batch_size, self.replacement, generator)
-        return risk.minibatch_gradient(theta, indices), replace(state, step=state.step + 1)
-
-    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
-        """Σ_B."""
-        return risk.noise_covariance(theta, self.batch_size, replacement=self.replacement)
+        batch = self.draw_batch(risk, theta.shape[:-1], generator)
+        return risk.minibatch_gradient(theta, batch), state.next()

@@ -7,10 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from noisescape.dynamics import SGD, Dynamics, GLDHessian, GLDLeading, dynamics_by_name
 from noisescape.dynamics.exact_pairs import tight_pairs
-from noisescape.linops import eigenpairs
+from noisescape.linops import LowRankOperator, SymmetricOperator, eigenpairs
 from noisescape.risk import EmpiricalRisk
 
 
@@ -18,32 +19,35 @@ from noisescape.risk import EmpiricalRisk
 class PublishedLeading(GLDLeading):
     """Leading noise that is injected on refresh steps only; plain gradient descent between them."""
 
-    def injects(self, step: int) -> bool:
-        """On refresh steps."""
-        return step % self.refresh == 0
+    @override
+    def at_step(self, covariance: SymmetricOperator, step: int) -> SymmetricOperator | None:
+        return covariance if step % self.refresh == 0 else None
 
 
 @dataclass(frozen=True)
 class PublishedHessian(GLDHessian):
-    """Hessian noise from the k eigenvalues largest in magnitude, c from their signed sum.
+    """Hessian noise from the k eigenvalues largest in magnitude, c from their signed sum: c·U|Λ|Uᵀ.
 
-    One negative eigenvalue among them, and the injected trace is no longer Tr Σ_B.
+    One negative eigenvalue among them, and the injected trace is no longer Tr Σ_B. For a single θ.
     """
 
-    def root(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
-        """U√|λ| times √(Tr Σ_B / |Σλ|)."""
-        return self._scaled(risk, theta, *tight_pairs(risk.hessian(theta), self.k, which="magnitude"))
-
-    def refresh_root(
-        self, risk: EmpiricalRisk, theta: Tensor, previous: Tensor | None, generator: torch.Generator
-    ) -> tuple[Tensor, Tensor | None]:
-        """Afresh each time, eigenvalues to a per cent."""
+    @override
+    def noise(
+        self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
+    ) -> tuple[SymmetricOperator, Tensor | None]:
         pairs = eigenpairs(risk.hessian(theta), self.k, which="magnitude", tol=1e-2, subspace=2 * self.k + 1)
-        return self._scaled(risk, theta, pairs.values, pairs.vectors), None
+        return self._of(pairs.values, pairs.vectors, self.variances(risk, theta)[0]), None
 
-    def _scaled(self, risk: EmpiricalRisk, theta: Tensor, values: Tensor, vectors: Tensor) -> Tensor:
-        factor = (self.variances(risk, theta).sum() / values.sum().abs()).sqrt()
-        return self.scale(vectors * values.abs().sqrt(), factor)
+    @override
+    def covariance(self, risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator:
+        self.check(risk)
+        pairs = tight_pairs(risk.hessian(theta), self.k, which="magnitude")
+        return self._of(*pairs, self.variances(risk, theta)[0])
+
+    @override
+    def _of(self, values: Tensor, vectors: Tensor, variances: Tensor) -> SymmetricOperator:
+        part = LowRankOperator(vectors * values.abs().sqrt(), name=f"{self.name} covariance")
+        return part.scaled(variances.sum() / values.sum().abs())
 
 
 def published_dynamics(name: str, **constants: Any) -> Dynamics:

@@ -6,11 +6,18 @@ from noisescape.linops.operator import FunctionOperator, Split, SymmetricOperato
 from noisescape.linops.probing import ToleranceWarning
 from noisescape.linops.product_trace import product_trace
 from noisescape.linops.spectrum import SpectralDensity, spectral_density
-from noisescape.linops.structured import DenseOperator, DiagonalOperator, IsotropicOperator, LowRankOperator
+from noisescape.linops.structured import (
+    DenseOperator,
+    DeviationsOperator,
+    DiagonalOperator,
+    IsotropicOperator,
+    LowRankOperator,
+)
 from noisescape.linops.trace import diagonal, squared_norm, trace
 
 __all__ = [
     "DenseOperator",
+    "DeviationsOperator",
     "DiagonalOperator",
     "Eigenpairs",
     "Estimate",

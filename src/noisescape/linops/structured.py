@@ -7,15 +7,36 @@ and what is estimated from them are of a single one, which :meth:`replica` gives
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor
+from typing_extensions import override
 
 from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import Split, SymmetricOperator
 from noisescape.linops.precision import check_dtype
 
 
-class DiagonalOperator(SymmetricOperator):
+class HeldOperator(SymmetricOperator):
+    """An operator given by one tensor, replicas in its leading dimensions."""
+
+    tensor: Tensor
+
+    @abstractmethod
+    def of(self, tensor: Tensor) -> HeldOperator:
+        """The operator of this kind and name given by ``tensor``."""
+
+    @abstractmethod
+    def scaled(self, factor: Tensor | float) -> HeldOperator:
+        """factor·A, with one factor ≥ 0 for each replica."""
+
+    @override
+    def _replica(self, index: int) -> SymmetricOperator:
+        return self.of(self.tensor[index])
+
+
+class DiagonalOperator(HeldOperator):
     """diag(d), from d of shape (D,), or (R, D) for R replicas."""
 
     def __init__(self, values: Tensor, *, name: str = "diagonal") -> None:
@@ -23,14 +44,15 @@ class DiagonalOperator(SymmetricOperator):
             values.shape[-1],
             dtype=values.dtype,
             device=values.device,
-            psd=bool((values >= 0).all()),
+            psd=not bool((values < 0).any()),  # NaN stays: where all overflows it is drawn
             name=name,
         )
-        self.values = values
+        self.tensor = self.values = values
         self.replicas = tuple(values.shape[:-1])
 
-    def _replica(self, index: int) -> SymmetricOperator:
-        return DiagonalOperator(self.values[index], name=self.name)
+    @override
+    def of(self, tensor: Tensor) -> DiagonalOperator:
+        return DiagonalOperator(tensor, name=self.name)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.values[:, None] * block
@@ -50,10 +72,32 @@ class DiagonalOperator(SymmetricOperator):
         noise = torch.randn(count, *self.values.shape, generator=generator, dtype=self.dtype, device=self.device)
         return noise * self.values.sqrt()
 
+    @override
     def scaled(self, factor: Tensor | float) -> DiagonalOperator:
-        """factor·diag(d), with one factor for each replica."""
         factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
         return DiagonalOperator(self.values * factor[..., None], name=self.name)
+
+
+class DeviationsOperator(DiagonalOperator):
+    """diag(σ²), from standard deviations σ of shape (D,) or (R, D): draws and scaling take them as they are."""
+
+    def __init__(self, deviations: Tensor, *, name: str = "diagonal") -> None:
+        super().__init__(deviations.square(), name=name)
+        self.tensor = self.deviations = deviations
+
+    @override
+    def of(self, tensor: Tensor) -> DeviationsOperator:
+        return DeviationsOperator(tensor, name=self.name)
+
+    @override
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        shape = (count, *self.deviations.shape)
+        return self.deviations * torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+
+    @override
+    def scaled(self, factor: Tensor | float) -> DeviationsOperator:
+        factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
+        return self.of(self.deviations * factor.sqrt()[..., None])
 
 
 class IsotropicOperator(DiagonalOperator):
@@ -72,16 +116,17 @@ class IsotropicOperator(DiagonalOperator):
         return self.values[..., :k].clone(), basis.expand(*self.replicas, self.size, k)
 
 
-class LowRankOperator(SymmetricOperator):
+class LowRankOperator(HeldOperator):
     """F Fᵀ, from a factor F of shape (D, k), or (R, D, k) for R replicas."""
 
     def __init__(self, factor: Tensor, *, name: str = "low-rank") -> None:
         super().__init__(factor.shape[-2], dtype=factor.dtype, device=factor.device, psd=True, name=name)
-        self.factor = factor
+        self.tensor = self.factor = factor
         self.replicas = tuple(factor.shape[:-2])
 
-    def _replica(self, index: int) -> SymmetricOperator:
-        return LowRankOperator(self.factor[index], name=self.name)
+    @override
+    def of(self, tensor: Tensor) -> LowRankOperator:
+        return LowRankOperator(tensor, name=self.name)
 
     def _matmat(self, block: Tensor) -> Tensor:
         return self.factor @ (self.factor.mT @ block)
@@ -98,6 +143,8 @@ class LowRankOperator(SymmetricOperator):
         """F z with z ~ N(0, I_k): (count, D), or (count, R, D)."""
         *replicas, _, rank = self.factor.shape
         noise = torch.randn(count, *replicas, rank, 1, generator=generator, dtype=self.dtype, device=self.device)
+        if not replicas:
+            return (self.factor @ noise[..., 0].mT).mT
         return (self.factor @ noise)[..., 0]
 
     def leading(self, k: int) -> tuple[Tensor, Tensor]:
@@ -115,10 +162,10 @@ class LowRankOperator(SymmetricOperator):
         rank = int((singular > floor).sum())
         return Split(lambda weights: self.factor @ weights, rows[: min(k, rank)].mT, k >= rank)
 
+    @override
     def scaled(self, factor: Tensor | float) -> LowRankOperator:
-        """factor·F Fᵀ, with one factor for each replica."""
         factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
-        return LowRankOperator(self.factor * factor.sqrt()[..., None, None], name=self.name)
+        return self.of(self.factor * factor.sqrt()[..., None, None])
 
 
 class DenseOperator(SymmetricOperator):
@@ -142,3 +189,12 @@ class DenseOperator(SymmetricOperator):
     def diagonal(self) -> Tensor:
         """Read off."""
         return self.matrix.diagonal().clone()
+
+
+def with_trace(operator: SymmetricOperator, wanted: Tensor | float) -> SymmetricOperator:
+    """cA, with c such that its trace is ``wanted``, () or (R,) for replicas; 0 where A has no trace to scale."""
+    present = operator.trace()
+    tiny = torch.finfo(present.dtype).tiny
+    wanted = torch.as_tensor(wanted, dtype=present.dtype, device=present.device)
+    factor = torch.where(present > tiny, wanted / present.clamp_min(tiny), 0.0)
+    return operator.scaled(factor) if isinstance(operator, HeldOperator) else operator * float(factor)

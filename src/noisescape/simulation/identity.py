@@ -1,4 +1,4 @@
-"""What two simulations must share if one is to go on from the other's checkpoint, as far as it can be told."""
+"""What two simulations must share if one is to go on from the other's checkpoint, as far as it shows."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def differing_losses(there: Tensor, now: Tensor) -> list[str]:
     """Where two results of :func:`losses_near` differ by more than rounding, in words."""
     if there.shape != now.shape:
         return ["losses of another number of replicas"]
-    told = []
+    found = []
     for place, one, other in zip(("at the start", "near the start"), there, now, strict=True):
         one, other = one.view(2, -1), other.view(2, -1)  # means and root mean squares, of every replica
         finite = torch.isfinite(one)
@@ -106,8 +106,8 @@ def differing_losses(there: Tensor, now: Tensor) -> list[str]:
         allowed = SAME_LOSS * sizes + ROUNDING * sizes[1]
         if not (torch.equal(finite, torch.isfinite(other)) and bool((gaps <= allowed).all())):
             means = " there, ".join(f"{float(values[0].mean()):.6g}" for values in (one, other))
-            told.append(f"loss {place} {means} now")
-    return told
+            found.append(f"loss {place} {means} now")
+    return found
 
 
 def described(value: Any, seen: tuple[int, ...] = ()) -> str:

@@ -18,3 +18,23 @@ def test_minibatches_are_counted_in_whole_samples() -> None:
 def test_noise_without_a_root_cannot_be_rescaled() -> None:
     with pytest.raises(TypeError, match="GLDFull draws its noise without a covariance root"):
         ns.MatchedTrace(ns.GLDFull(10), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("dynamics", "message"),
+    [
+        (ns.SGD(0), "batch_size must be at least 1"),
+        (ns.SGD(10, replacement=False), "exceeds the 9 samples"),
+        (ns.GLDFull(10, replacement=False), "exceeds the 9 samples"),
+        (ns.GLDLeading(3, k=4), "k must lie in 1..D = 3"),
+        (ns.GLDHessian(3, k=0), "k must lie in 1..D = 3"),
+        (ns.GLDDiagonal(3, refresh=0), "refresh must be at least 1"),
+        (ns.GLDDynamic(3, batches=1), "batches must be at least 2"),
+        (ns.GDGradientPenalty(-1.0), "strength must be at least 0"),
+        (ns.GLDConstant(-1.0), "rho must be at least 0"),
+        (ns.MatchedTrace(ns.GLDLeading(3, k=4), 1.0), "k must lie in 1..D = 3"),
+    ],
+)
+def test_constants_that_do_not_fit_are_refused_before_work_starts(dynamics, message, regression, theta):
+    with pytest.raises(ValueError, match=message):
+        ns.simulate(regression, dynamics, theta, lr=0.1, steps=1, progress=False)

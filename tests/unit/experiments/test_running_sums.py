@@ -38,7 +38,7 @@ def test_the_published_fault_is_a_covariance_of_running_sums() -> None:
         assert (gap <= 4.5 * error + 1e-9).all(), "it drifts along ∇L, whatever scatters how"
         if name == "gd":
             continue
-        gradient = shape.refresh_root(published, start, None, generator(0))[1]
+        gradient = shape.noise(published, start, None, generator(0))[1]
         if gradient is not None:
             assert_close(gradient, corrected.gradient(start), rtol=1e-9, atol=1e-9)
         wanted = {

@@ -11,6 +11,7 @@ from torch import Tensor
 from cases import F64, close, generator, normal
 from noisescape.linops import (
     DenseOperator,
+    DeviationsOperator,
     DiagonalOperator,
     IsotropicOperator,
     LowRankOperator,
@@ -30,6 +31,7 @@ _VARIANCES = normal(REPLICAS, seed=33).square()
 STRUCTURED: dict[str, tuple[Callable[[], SymmetricOperator], Tensor]] = {
     "diagonal": (lambda: DiagonalOperator(_VALUES), torch.diag_embed(_VALUES)),
     "isotropic": (lambda: IsotropicOperator(_VARIANCES, 5), _VARIANCES[:, None, None] * torch.eye(5, dtype=F64)),
+    "deviations": (lambda: DeviationsOperator(_VALUES), torch.diag_embed(_VALUES.square())),
     "low rank": (lambda: LowRankOperator(_FACTORS), _FACTORS @ _FACTORS.mT),
     "scaled diagonal": (
         lambda: DiagonalOperator(_VALUES).scaled(_VARIANCES),

@@ -61,8 +61,8 @@ def test_refreshed_noise_has_the_trace_and_shape_of_its_covariance(digits: ns.Em
         here = theta
         gradient, state = dynamics.noisy_gradient(digits, theta, state, stream)
         theta = theta - 0.05 * gradient
-    assert state.root is not None
-    followed, afresh = dynamics.operator(state.root), dynamics.covariance(digits, here)
+    followed, afresh = state.covariance, dynamics.covariance(digits, here)
+    assert followed is not None
     assert float(followed.trace()) == pytest.approx(float(afresh.trace()), rel=1e-3)
     against = digits.hessian(here) if name in ("gld-hessian", "gld-top-eigenvector") else afresh
     found, wanted = (product_trace(against, operator, deflate=5).value for operator in (followed, afresh))

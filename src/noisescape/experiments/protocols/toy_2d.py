@@ -29,6 +29,7 @@ from noisescape.dynamics import (
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over, wilson
 from noisescape.experiments.toy_2d import Toy2DConfig
+from noisescape.linops import LowRankOperator
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.closed_form import SampleLoss
 from noisescape.risk.passes import dense_hessian
@@ -151,13 +152,11 @@ def simulate_block(
 
 def _indicator(risk: EmpiricalRisk, dynamics: Dynamics, start: Tensor) -> Tensor:
     """Tr(HΣ) of the injected gradient noise at the start, for every replica."""
-    if not isinstance(dynamics, MatchedTrace):
-        return torch.zeros(len(start))
     hessian = dense_hessian(risk, start)
-    root = dynamics.root(risk, start)
-    if root.ndim == start.ndim:  # standard deviations
-        return (hessian.diagonal(dim1=-2, dim2=-1) * root.square()).sum(-1)
-    return ((hessian @ root) * root).sum((-2, -1))
+    covariance = dynamics.covariance(risk, start)
+    if isinstance(covariance, LowRankOperator):
+        return ((hessian @ covariance.factor) * covariance.factor).sum((-2, -1))
+    return (hessian.diagonal(dim1=-2, dim2=-1) * covariance.diagonal()).sum(-1)
 
 
 def _summary(config: Toy2DConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:

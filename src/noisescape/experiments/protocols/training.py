@@ -56,11 +56,9 @@ def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: s
     risk = made.risk
 
     def trace(theta: Tensor) -> float:
-        noise = SGD(config.batch_size)
-        if config.batches is None:
-            return float(noise.variances(risk, theta).sum())
         generator = torch.Generator(theta.device).manual_seed(derived_seed(config.seed, repetition, 3))
-        return float(noise.variances_of_batches(risk, theta, config.batches, generator).sum())
+        variances, _ = SGD(config.batch_size).variances(risk, theta, config.batches, generator)
+        return float(variances.sum())
 
     return follow(
         config,

@@ -1,0 +1,110 @@
+"""The checkpoint of a simulation: an unfinished run in a file, and whether it is of the run that goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics import NoiseState
+from noisescape.errors import CorruptFileError, InvalidTypeError, InvalidValueError
+from noisescape.linops import DeviationsOperator, DiagonalOperator, LowRankOperator, SymmetricOperator
+from noisescape.runs.storage import read_bundle, write_bundle
+from noisescape.simulation.identity import differences, differing_losses
+from noisescape.simulation.records import Book, Record
+
+KINDS = {"deviations": DeviationsOperator, "diagonal": DiagonalOperator, "low-rank": LowRankOperator}
+"""The covariances that a checkpoint can hold: each is given by one tensor."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The file that holds one unfinished simulation and no other.
+
+    Attributes:
+        path: of the file.
+        identity: what must be equal, by name.
+        losses: at the start and nearby, equal up to rounding.
+    """
+
+    path: Path
+    identity: Mapping[str, str]
+    losses: Tensor
+
+    def save(
+        self,
+        step: int,
+        theta: Tensor,
+        state: NoiseState,
+        generator: torch.Generator,
+        diverged_at: Tensor,
+        book: Book,
+    ) -> None:
+        """Write the unfinished run.
+
+        Raises:
+            TypeError: the noise goes on with a covariance of a kind that cannot be kept.
+        """
+        tensors = {
+            "theta": theta,
+            "diverged_at": diverged_at,
+            "generator": generator.get_state(),
+            "losses": self.losses,
+        }
+        notes: dict[str, Any] = {"identity": dict(self.identity), "step": step, "noise_step": state.step}
+        notes["covariance"] = None
+        if state.covariance is not None:
+            notes["covariance"], tensors["covariance"] = _described(state.covariance)
+        records = book.records()
+        for name, record in records.items():
+            tensors |= {f"steps/{name}": record.steps, f"values/{name}": record.values}
+        write_bundle(self.path, tensors, notes | {"records": list(records)})
+
+    def restore(
+        self, generator: torch.Generator, book: Book, device: torch.device
+    ) -> tuple[int, Tensor, NoiseState, Tensor]:
+        """Step, θ, noise state and divergences; sets the generator and the book.
+
+        Raises:
+            CorruptFileError: the file is damaged, or no checkpoint of this version's.
+            ValueError: it is of another run.
+        """
+        bundle = read_bundle(self.path)
+        tensors, notes = bundle.tensors, bundle.notes
+        if "identity" not in notes:
+            raise CorruptFileError(f"{self.path} is no checkpoint of a simulation: remove it to start afresh")
+        differing = differences(notes["identity"], self.identity)
+        if not differing:
+            differing = differing_losses(tensors["losses"], self.losses)
+        if differing:
+            raise InvalidValueError(
+                f"the checkpoint {self.path} is of another run ({'; '.join(differing)}): "
+                "remove it to start afresh, or go on with what it was begun with"
+            )
+        if "covariance" not in notes:
+            raise CorruptFileError(f"{self.path} is a checkpoint of an earlier version: remove it to start afresh")
+        generator.set_state(tensors["generator"])
+        book.restore(
+            {name: Record(tensors[f"steps/{name}"], tensors[f"values/{name}"]) for name in notes["records"]}
+        )
+        covariance = None
+        if notes["covariance"] is not None:
+            kind = KINDS[notes["covariance"]["kind"]]
+            covariance = kind(tensors["covariance"].to(device), name=notes["covariance"]["name"])
+        state = NoiseState(notes["noise_step"], covariance)
+        return notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
+
+
+def _described(covariance: SymmetricOperator) -> tuple[dict[str, str], Tensor]:
+    """Kind and name of a covariance, and its tensor."""
+    for kind, operator in KINDS.items():
+        if type(covariance) is operator:
+            return {"kind": kind, "name": covariance.name}, covariance.tensor
+    raise InvalidTypeError(
+        f"{covariance.name} is a {type(covariance).__name__}, which no checkpoint can hold: run without one, or "
+        "give the noise a DiagonalOperator or a LowRankOperator"
+    )

@@ -1,0 +1,136 @@
+"""Small experiments that are stopped and resumed."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
+from noisescape.experiments.digits import DigitsConfig
+from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
+from noisescape.experiments.protocols import comparison, escape, one_hidden_layer, toy_2d
+from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
+from noisescape.runs.run import Run
+from noisescape.simulation.loop import simulate
+from noisescape.simulation.records import Trajectory
+from resuming import Stop
+
+Experiment = Callable[..., Run]
+
+
+TOY = Toy2DConfig(replicas=3, control_replicas=2, points=10, steps=12, seed=3)
+
+
+LAYER = OneHiddenLayerConfig(
+    seeds=1, widths=(4, 6), points=30, epochs=3, steps_per_epoch=2, decay_from=2, gd_lr=0.05, seed=2
+)
+
+
+DIGITS = DigitsConfig(
+    seeds=2,
+    clean=40,
+    corrupted=8,
+    gd_steps=12,
+    landmarks=(0.5, 1.0),
+    steps=6,
+    k=5,
+    batch_size=5,
+    refresh=4,
+    curvature_refresh=4,
+    sharpness_draws=3,
+    rtol=0.5,
+    rtol_along=0.5,
+    dynamics=("gd", "gld-leading", "gld-constant"),
+    seed=2,
+)
+
+
+EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
+    "toy-2d": (TOY_2D.run, TOY, 18),
+    "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
+    "digits": (DIGITS_EXPERIMENT.run, DIGITS, 10),
+}
+
+
+every_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS)
+
+
+tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
+
+
+VARYING = ("run.json", "timing.json")
+
+
+def perform(experiment: str, out: Path, *, resume: bool = False, jobs: int = 1, **changes: Any) -> Run:
+    work, config, _ = EXPERIMENTS[experiment]
+    config = dataclasses.replace(config, **changes)
+    return work(config, out, jobs=jobs, resume=resume, progress=False)
+
+
+def contents(path: Path, *, without: Sequence[str] = VARYING) -> dict[str, bytes]:
+    """The bytes of every file, but of those that tell the time."""
+    found = {str(file.relative_to(path)): file for file in sorted(path.rglob("*")) if not file.is_dir()}
+    return {name: file.read_bytes() for name, file in found.items() if name not in without}
+
+
+def assert_equal_runs(found: Path, expected: dict[str, bytes], why: object = "") -> None:
+    present = contents(found)
+    assert present.keys() == expected.keys(), why
+    assert [name for name in expected if present[name] != expected[name]] == [], why
+    assert not (found / "tasks").exists(), why
+
+
+def stopped_at_write(
+    experiment: str, out: Path, number: int, named: bool, monkeypatch: pytest.MonkeyPatch, *, resume: bool = False
+) -> bool:
+    """Whether there was a file of that number to stop at; 0 is the first."""
+    count = itertools.count()
+    replace = Path.replace
+
+    def give_name(self: Path, target: Path) -> Path:
+        stop = next(count) == number
+        if stop and not named:
+            raise Stop
+        moved = replace(self, target)
+        if stop:
+            raise Stop
+        return moved
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", give_name)
+        try:
+            perform(experiment, out, resume=resume)
+        except Stop:
+            return True
+    return False
+
+
+def stop_within(patch: pytest.MonkeyPatch, experiment: str, task: int, step: int) -> None:
+    """Let the experiment's task of that number stop after so many steps (epochs), all kept."""
+    count = itertools.count()
+    if experiment == "one-hidden-layer":
+        figures = one_hidden_layer.figures
+
+        def measure(*arguments: Any) -> dict[str, float]:
+            if next(count) == task * LAYER.epochs + step:
+                raise Stop
+            return figures(*arguments)
+
+        patch.setattr(one_hidden_layer, "figures", measure)
+        return
+
+    def run(*arguments: Any, **options: Any) -> Trajectory:
+        def watch(done: int) -> None:
+            if done == step:
+                raise Stop
+
+        own = {"checkpoint_seconds": 0, "on_step": watch} if next(count) == task else {}
+        return simulate(*arguments, **options, **own)
+
+    for module in (toy_2d,) if experiment == "toy-2d" else (escape, comparison):
+        patch.setattr(module, "simulate", run)
