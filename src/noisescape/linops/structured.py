@@ -78,28 +78,6 @@ class DiagonalOperator(HeldOperator):
         return DiagonalOperator(self.values * factor[..., None], name=self.name)
 
 
-class DeviationsOperator(DiagonalOperator):
-    """diag(σ²), from standard deviations σ of shape (D,) or (R, D): draws and scaling take them as they are."""
-
-    def __init__(self, deviations: Tensor, *, name: str = "diagonal") -> None:
-        super().__init__(deviations.square(), name=name)
-        self.tensor = self.deviations = deviations
-
-    @override
-    def of(self, tensor: Tensor) -> DeviationsOperator:
-        return DeviationsOperator(tensor, name=self.name)
-
-    @override
-    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
-        shape = (count, *self.deviations.shape)
-        return self.deviations * torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
-
-    @override
-    def scaled(self, factor: Tensor | float) -> DeviationsOperator:
-        factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
-        return self.of(self.deviations * factor.sqrt()[..., None])
-
-
 class IsotropicOperator(DiagonalOperator):
     """s·I, from s of shape () or (R,)."""
 
@@ -114,6 +92,42 @@ class IsotropicOperator(DiagonalOperator):
         """s, k times, along the first coordinates (every direction leads equally): (k,) and (D, k), or with R."""
         basis = torch.eye(self.size, k, dtype=self.dtype, device=self.device)
         return self.values[..., :k].clone(), basis.expand(*self.replicas, self.size, k)
+
+
+class DeviationsOperator(HeldOperator):
+    """diag(σ²), from standard deviations σ of shape (D,) or (R, D): draws and scaling take them as they are."""
+
+    def __init__(self, deviations: Tensor, *, name: str = "diagonal") -> None:
+        super().__init__(
+            deviations.shape[-1], dtype=deviations.dtype, device=deviations.device, psd=True, name=name
+        )
+        self.tensor = self.deviations = deviations
+        self.replicas = tuple(deviations.shape[:-1])
+
+    @override
+    def of(self, tensor: Tensor) -> DeviationsOperator:
+        return DeviationsOperator(tensor, name=self.name)
+
+    def _matmat(self, block: Tensor) -> Tensor:
+        return self.deviations.square()[:, None] * block
+
+    @override
+    def diagonal(self) -> Tensor:
+        return self.deviations.square()
+
+    @override
+    def trace(self) -> Tensor:
+        return self.deviations.square().sum(-1)
+
+    @override
+    def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
+        shape = (count, *self.deviations.shape)
+        return self.deviations * torch.randn(shape, generator=generator, dtype=self.dtype, device=self.device)
+
+    @override
+    def scaled(self, factor: Tensor | float) -> DeviationsOperator:
+        factor = torch.as_tensor(factor, dtype=self.dtype, device=self.device)
+        return self.of(self.deviations * factor.sqrt()[..., None])
 
 
 class LowRankOperator(HeldOperator):

@@ -17,7 +17,11 @@ from noisescape.runs.storage import read_bundle, write_bundle
 from noisescape.simulation.identity import differences, differing_losses
 from noisescape.simulation.records import Book, Record
 
-KINDS = {"deviations": DeviationsOperator, "diagonal": DiagonalOperator, "low-rank": LowRankOperator}
+KINDS: dict[str, type[DeviationsOperator | DiagonalOperator | LowRankOperator]] = {
+    "deviations": DeviationsOperator,
+    "diagonal": DiagonalOperator,
+    "low-rank": LowRankOperator,
+}
 """The covariances that a checkpoint can hold: each is given by one tensor."""
 
 

@@ -70,7 +70,7 @@ def test_recorders_are_told_apart_by_what_they_hold() -> None:
         (recorders.sharpness(0.1), recorders.sharpness(0.1)),
         (recorders.on(bowl_risk(), recorders.accuracy), recorders.on(bowl_risk(), recorders.accuracy)),
         (functools.partial(wobble, factor=table), functools.partial(wobble, factor={"a": 1})),
-        (recorders.at_steps(recorders.loss, [1]), recorders.at_steps(recorders.loss, [2])),  # told by the plan
+        (recorders.at_steps(recorders.loss, [1]), recorders.at_steps(recorders.loss, [2])),  # the plan says so
     ]
     unlike = [
         (recorders.sharpness(0.1), recorders.sharpness(0.2)),

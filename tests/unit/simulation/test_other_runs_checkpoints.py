@@ -170,9 +170,9 @@ def test_a_closed_form_that_is_another_function_of_the_same_numbers_is_another_r
 
 def test_losses_that_cancel_or_are_not_finite_do_not_stand_in_the_way(checkpoint: Path) -> None:
     """Their mean is rounding error, or no number at all: neither tells of another run."""
-    slopes = torch.cat([normal(6, 3, seed=1), -normal(6, 3, seed=1)])
+    rows = torch.cat([normal(6, 3, seed=1), -normal(6, 3, seed=1)])
     for number, losses in enumerate(
-        (lambda w: slopes @ w, lambda w: (slopes @ w).log(), lambda w: (slopes @ w).abs() * torch.inf)
+        (lambda w: rows @ w, lambda w: (rows @ w).log(), lambda w: (rows @ w).abs() * torch.inf)
     ):
         place = checkpoint.with_stem(str(number))
         risk = EmpiricalRisk.from_losses(losses, torch.ones(3, dtype=F64))
