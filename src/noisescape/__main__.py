@@ -2,4 +2,5 @@
 
 from noisescape.cli import app
 
-app(prog_name="noisescape")
+if __name__ == "__main__":
+    app(prog_name="noisescape")
