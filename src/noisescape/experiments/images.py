@@ -295,7 +295,7 @@ def _from_hub(about: ImageSet, split: Split) -> LabelledImages:
         raise DataError(
             f"{source} has {len(table)} rows, the {split} split of {about.name} has {about.rows(split)}; {mend}"
         )
-    return _labelled(about, split, source, True, {"fingerprint": loaded._fingerprint}, table.select(list(COLUMNS)))
+    return _labelled(about, split, source, True, {"fingerprint": loaded._fingerprint}, table.select(list(COLUMNS)))  # noqa: SLF001
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from noisescape.linops import (
     trace,
 )
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
 
 
@@ -186,13 +186,13 @@ def measure(
     if k < 1:
         raise InvalidValueError(f"k must be at least 1, not {k}")
     factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
-    risk, theta = risk._for_operators(theta)
+    risk, theta = in_operator_precision(risk, theta)
     # all shapes are those of C, so that figures free of scale exist even where B = N leaves no noise
     population = risk.noise_covariance(theta, 1)
     loss = float(risk.loss(theta))
     gradient = risk.gradient(theta)
     hessian = risk.hessian(theta) if hessian is None else hessian
-    control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
+    control = gauss_newton_control(risk, theta)
     dimension = risk.dimension
     k = max(1, min(k, dimension - 1))
 

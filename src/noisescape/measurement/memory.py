@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,8 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from noisescape.errors import InvalidValueError
-from noisescape.risk import EmpiricalRisk
-from noisescape.risk.samples import StreamedSamples
+from noisescape.risk import EmpiricalRisk, rehearsal
 
 
 def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, Tensor], Any]) -> int:
@@ -42,28 +40,22 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     >>> held >= 400 * 3010 * 4
     True
     """
-    # decided once on real numbers, so that the rehearsal goes the way the computation will
-    risk._capabilities.decide()
-    _ = risk._chunking
-    rehearsed = copy.copy(risk)
-    rehearsed._largest_tried = risk.sample_count
-    if isinstance(risk._samples, StreamedSamples):  # there are no numbers to take a checksum of
-        rehearsed._samples = risk._samples.unverified()
+    rehearsed = rehearsal(risk)  # decided on real numbers, so that it goes the way the computation will
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    ledger = Ledger()
+    tracker = AllocationTracker()
     with mode:
         theta = mode.from_tensor(risk.parameters())
         try:
-            with ledger:
+            with tracker:
                 computation(rehearsed, theta)
         except (RuntimeError, NotImplementedError) as error:
             raise InvalidValueError(
                 f"the memory of this computation cannot be forecast, for it needs values, not only shapes: {error}"
             ) from error
-    return ledger.peak
+    return tracker.peak
 
 
-class Ledger(TorchDispatchMode):
+class AllocationTracker(TorchDispatchMode):
     """While it is entered: bytes of the storages that operations have made and that are still alive.
 
     Attributes:
@@ -83,7 +75,7 @@ class Ledger(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:
+        if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001
             return 1.0 if args[0].is_floating_point() else 1
         if func is torch.ops.aten.equal.default:
             return True
@@ -95,7 +87,7 @@ class Ledger(TorchDispatchMode):
         return found
 
     def _enter(self, storage: torch.UntypedStorage) -> None:
-        key = storage._cdata
+        key = storage._cdata  # noqa: SLF001
         if key not in self._alive:
             self._alive[key] = storage.nbytes()
             weakref.finalize(storage, self._alive.pop, key, None)

@@ -6,8 +6,10 @@ from noisescape.risk.empirical_risk import (
     Metric,
     closed_form_risk,
     fingerprint,
+    in_operator_precision,
+    rehearsal,
 )
-from noisescape.risk.hessian import DifferenceHessian
+from noisescape.risk.hessian import DifferenceHessian, gauss_newton_control
 
 __all__ = [
     "DEFAULT_MEMORY_BUDGET",
@@ -16,4 +18,7 @@ __all__ = [
     "Metric",
     "closed_form_risk",
     "fingerprint",
+    "gauss_newton_control",
+    "in_operator_precision",
+    "rehearsal",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisescape.errors import FailedError, InvalidTypeError, InvalidValueError
+from noisescape.errors import FailedError, InvalidIndexError, InvalidTypeError, InvalidValueError
 
 
 def check_theta(
@@ -41,6 +41,17 @@ def check_directions(theta: Tensor, directions: Tensor) -> None:
         raise InvalidValueError(
             f"directions must have shape ({dimension},) or ({dimension}, K), not {tuple(directions.shape)}"
         )
+
+
+def check_indices(indices: Tensor, count: int) -> None:
+    """Refuse anything but whole numbers within 0 .. N − 1, at least one of them."""
+    if not isinstance(indices, Tensor) or indices.is_floating_point() or indices.dtype == torch.bool:
+        found = indices.dtype if isinstance(indices, Tensor) else type(indices).__name__
+        raise InvalidTypeError(f"indices of samples must be a tensor of whole numbers, not {found}")
+    if indices.numel() == 0:
+        raise InvalidValueError("there are no indices: at least one sample is needed")
+    if int(indices.min()) < 0 or int(indices.max()) >= count:
+        raise InvalidIndexError(f"indices of samples must lie in 0..{count - 1}")
 
 
 def check_positive(name: str, value: int | None) -> int | None:

@@ -23,10 +23,16 @@ from noisescape.risk.agreement import (
 )
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.contract import LARGEST_COPY, in_float64, shaken
-from noisescape.risk.differentiation import pull_back, push_forward, push_forward_by_reverse
+from noisescape.risk.differentiation import (
+    gradient_of,
+    gradient_of_sum,
+    pull_back,
+    push_forward,
+    push_forward_by_reverse,
+)
 from noisescape.risk.linear_layers import LinearLayer
 from noisescape.risk.mapped_gradients import mappable_layers
-from noisescape.risk.model_loss import ModelLoss, head, mapping
+from noisescape.risk.model_loss import ModelLoss, mapping
 from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples
 
 SECOND_DERIVATIVE_ERROR = 1e-2
@@ -102,8 +108,7 @@ class Capabilities:
                 with torch.enable_grad():
                     leaf = points.detach().requires_grad_()
                     losses = function.losses(leaf, batch)
-                    with function.held(leaf):
-                        return losses.detach(), torch.autograd.grad(losses.sum(), leaf, materialize_grads=True)[0]
+                    return losses.detach(), gradient_of(function, losses.sum(), leaf)
 
             both = torch.stack([theta, self._opposite(theta)])
             try:
@@ -254,7 +259,7 @@ class Capabilities:
         """The most unlike of the samples tried; of a closed form, which comes whole, all."""
         if not isinstance(self.function, ModelLoss):
             return list(self.tried)
-        return [head(batch, DECIDED_ON) for batch in self.tried]
+        return [batch.head(DECIDED_ON) for batch in self.tried]
 
     @property
     def _fits_in_float64(self) -> bool:
@@ -299,7 +304,7 @@ class Capabilities:
 
         def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
             most = max(2, LARGEST_COPY // (2 * theta.numel() * theta.element_size()))
-            rows = function.gradients_one_by_one(theta, head(batch, min(most, DECIDED_ON)))
+            rows = function.gradients_one_by_one(theta, batch.head(min(most, DECIDED_ON)))
             with mapping(), function.held(theta):
                 return gives_derivatives(
                     push, lambda point: function.losses(point, batch), rows, theta, tolerance(function)
@@ -310,27 +315,19 @@ class Capabilities:
     def _meets_delayed_errors(self, function: ModelLoss) -> bool:
         leaf = self.parameters().requires_grad_()
         with torch.enable_grad():
-            total = function.losses(leaf, head(self.tried[0], 2)).sum()
-            with function.held(leaf):
-                return has_delayed_errors(
-                    torch.autograd.grad(total, leaf, create_graph=True, materialize_grads=True)[0]
-                )
+            total = function.losses(leaf, self.tried[0].head(2)).sum()
+            return has_delayed_errors(gradient_of(function, total, leaf, create_graph=True))
 
 
 def _second_derivative_error(function: ModelLoss, batch: Batch, theta: Tensor) -> float:
-    def gradient_at(leaf: Tensor, *, graph: bool) -> Tensor:
-        with torch.enable_grad():
-            total = function.losses(leaf, batch).sum()
-            with function.held(leaf):
-                return torch.autograd.grad(total, leaf, create_graph=graph, materialize_grads=True)[0]
-
-    def gradient(point: Tensor) -> Tensor:
-        return gradient_at(point.detach().requires_grad_(), graph=False).detach()
-
     def product(point: Tensor, v: Tensor) -> Tensor:
         leaf = point.detach().requires_grad_()
-        graph = gradient_at(leaf, graph=True)
+        with torch.enable_grad():
+            graph = gradient_of(function, function.losses(leaf, batch).sum(), leaf, create_graph=True)
         with function.held(leaf):
             return pull_back(graph, leaf, v)
+
+    def gradient(point: Tensor) -> Tensor:
+        return gradient_of_sum(function, point, batch)
 
     return second_derivative_error(gradient, product, theta, SECOND_DERIVATIVE_ERROR / 10)

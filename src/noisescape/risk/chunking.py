@@ -79,7 +79,7 @@ class Chunking:
         return min(self.count, max(1, most))
 
     def columns(self, samples: int) -> int:
-        """Along how many directions so many samples are differentiated together."""
+        """How many directions a chunk of so many samples is differentiated along together."""
         activations = samples * self.sample_bytes
         most = self.budget // (4 * (activations + self.parameter_bytes))
         if self.cached:

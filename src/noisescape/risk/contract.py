@@ -16,8 +16,8 @@ from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValue
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.model_loss import CHANGED_IN_PLACE, ModelLoss
 from noisescape.risk.randomness import Generators, State
-from noisescape.risk.samples import Batch, TensorSamples
-from noisescape.risk.trees import map_tensors, tensors_of
+from noisescape.risk.samples import Batch
+from noisescape.risk.trees import tensors_of
 
 ALONE = 4
 """Samples evaluated alone: half of them the first of a batch, half the last, for order may matter."""
@@ -106,7 +106,7 @@ def _check_shapes(function: ModelLoss, theta: Tensor, batch: Batch, raw: Any) ->
     if batch.size == 1:
         return
     try:
-        alone = function.raw_values(theta, _single(batch, 0))
+        alone = function.raw_values(theta, batch.head(1))
     except (RuntimeError, ValueError, IndexError) as error:
         raise BatchCouplingError(
             f"{batch.size} samples can be evaluated together, one of them alone cannot ({_first_line(error)}): "
@@ -157,7 +157,7 @@ def _evaluated(function: ModelLoss, theta: Tensor, batch: Batch, whole: Batch | 
 def _is_finite(function: ModelLoss, theta: Tensor, batch: Batch) -> bool:
     """Of one sample; whether it can be evaluated at all is not the question here."""
     try:
-        return bool(torch.isfinite(function.values(theta, _single(batch, 0))).all())
+        return bool(torch.isfinite(function.values(theta, batch.head(1))).all())
     except Exception:
         return True
 
@@ -191,10 +191,10 @@ def _check_batch(function: ModelLoss, point: Tensor, batch: Batch, first: Tensor
                 "the loss is another with gradients recorded than without, so it is no function of θ; make it the "
                 "same under torch.no_grad()"
             )
-    _check_captured(function, point, _between(batch, 0, min(ALIKE, batch.size)))
+    _check_captured(function, point, batch.head(ALIKE))
     if batch.size > 1:
         for row in {0, batch.size - 1}:
-            _check_alike(function, point, _single(batch, row))
+            _check_alike(function, point, batch.between(row, row + 1))
         alone, alone_gradient = _alone(function, point, batch, signs)
         error, where = _difference(together[_rows_alone(batch.size)], alone, gradient, alone_gradient)
         if error > SAME[point.dtype] and not _float64_agrees(function, point, batch, signs, error):
@@ -211,9 +211,16 @@ def check_company(function: ModelLoss, theta: Tensor, batch: Batch, together: Te
         BatchCouplingError: they depend on the other samples, or on chance.
     """
     tolerance = SAME[theta.dtype]
-    cut = batch.size // 3
-    parts = [_between(batch, start, stop) for start, stop in ((0, cut), (cut, batch.size)) if start < stop]
-    error = _relative(together, torch.cat([function.values(theta, part) for part in parts]))
+
+    def in_parts(function: ModelLoss, theta: Tensor, batch: Batch) -> Tensor:
+        cut = batch.size // 3
+        parts = [batch.between(start, stop) for start, stop in ((0, cut), (cut, batch.size)) if start < stop]
+        return torch.cat([function.values(theta, part) for part in parts])
+
+    def difference(function: ModelLoss, theta: Tensor, batch: Batch) -> float:
+        return _relative(function.values(theta, batch), in_parts(function, theta, batch))
+
+    error = _relative(together, in_parts(function, theta, batch))
     if error <= tolerance:
         return
     if _relative(together, function.values(theta, batch)) > tolerance:
@@ -221,7 +228,7 @@ def check_company(function: ModelLoss, theta: Tensor, batch: Batch, together: Te
             "two evaluations of the same samples at the same parameters differ: the model draws random "
             "numbers, or remembers what it saw; call model.eval() or remove the randomness"
         )
-    if not _float64_agrees_in_parts(function, theta, batch, cut, error):
+    if not _gone_in_float64(function, theta, batch, error, difference):
         raise _coupled(
             f"losses differ by {error:.2g} (relative) between a batch of {batch.size} and the same in two parts"
         )
@@ -231,8 +238,8 @@ def _check_alike(function: ModelLoss, theta: Tensor, single: Batch) -> None:
     """Refuse losses of one sample that are not all the same where it is evaluated several times together."""
 
     def copies(batch: Batch) -> Batch:
-        both = map_tensors(lambda tensor: torch.cat([tensor] * ALIKE), (batch.inputs, batch.targets))
-        return Batch(both[0], both[1], 0, ALIKE)
+        repeated = batch.map(lambda tensor: torch.cat([tensor] * ALIKE))
+        return Batch(repeated.inputs, repeated.targets, 0, ALIKE)
 
     def difference(function: ModelLoss, theta: Tensor, single: Batch) -> float:
         return _relative(function.values(theta, copies(single)), function.values(theta, single).expand(ALIKE))
@@ -274,7 +281,7 @@ def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) ->
     rows = _rows_alone(batch.size)
     with torch.enable_grad():
         leaf = point.detach().requires_grad_()
-        values = torch.cat([function.losses(leaf, _single(batch, row)) for row in rows])
+        values = torch.cat([function.losses(leaf, batch.between(row, row + 1)) for row in rows])
         weighted = (values * weights[rows]).sum() * ANOTHER_SIZE
         with function.held(leaf):
             (gradient,) = torch.autograd.grad(weighted, leaf, materialize_grads=True)
@@ -327,7 +334,7 @@ def _persistent_leaves(function: ModelLoss, point: Tensor, batch: Batch, leaves:
     """Those that another evaluation meets again; the others were made by the forward pass itself."""
     if not leaves:
         return []
-    again = _with_gradient(function, point, _single(batch, 0), torch.ones_like(point[:1]))[2]
+    again = _with_gradient(function, point, batch.head(1), torch.ones_like(point[:1]))[2]
     return [leaf for leaf in leaves if any(leaf is other for other in again)]
 
 
@@ -371,16 +378,6 @@ def _float64_agrees(function: ModelLoss, point: Tensor, batch: Batch, weights: T
     return _gone_in_float64(function, point, batch, error, difference)
 
 
-def _float64_agrees_in_parts(function: ModelLoss, point: Tensor, batch: Batch, cut: int, error: float) -> bool:
-    """The same for a batch in two parts."""
-
-    def difference(precise: ModelLoss, theta: Tensor, wide: Batch) -> float:
-        parts = [_between(wide, start, stop) for start, stop in ((0, cut), (cut, wide.size)) if start < stop]
-        return _relative(precise.values(theta, wide), torch.cat([precise.values(theta, part) for part in parts]))
-
-    return _gone_in_float64(function, point, batch, error, difference)
-
-
 def _gone_in_float64(
     function: ModelLoss,
     point: Tensor,
@@ -405,8 +402,7 @@ def in_float64(function: ModelLoss, batch: Batch) -> tuple[ModelLoss, Batch]:
     def convert(tensor: Tensor) -> Tensor:
         return tensor.double() if tensor.is_floating_point() else tensor
 
-    both = map_tensors(convert, (batch.inputs, batch.targets))
-    return function.cast(torch.float64, function.device), Batch(both[0], both[1], batch.start, batch.size)
+    return function.cast(torch.float64, function.device), batch.map(convert)
 
 
 def _relative(one: Tensor, other: Tensor) -> float:
@@ -417,14 +413,6 @@ def _relative(one: Tensor, other: Tensor) -> float:
 
 def _same(one: Tensor, other: Tensor, tolerance: float) -> bool:
     return _relative(one, other) <= tolerance
-
-
-def _single(batch: Batch, row: int) -> Batch:
-    return _between(batch, row, row + 1)
-
-
-def _between(batch: Batch, start: int, stop: int) -> Batch:
-    return TensorSamples(batch.inputs, batch.targets).between(start, stop)
 
 
 def _first_line(error: Exception) -> str:

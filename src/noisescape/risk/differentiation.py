@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -65,6 +67,29 @@ def pull_back(values: Tensor | GradientEdge, inputs: Tensor, cotangents: Tensor)
     ):  # operations without a rule for mapping fail in many ways; one by one, a true error comes again
         return torch.stack([pull_back(values, inputs, each) for each in cotangents])
     return pulled.detach()
+
+
+class Held(Protocol):
+    """A function of θ and a batch whose backward passes need something in place."""
+
+    def losses(self, theta: Tensor, batch: Any) -> Tensor:
+        """ℓ of the batch."""
+
+    def held(self, theta: Tensor) -> AbstractContextManager[None]:
+        """What a backward pass runs in."""
+
+
+def gradient_of(function: Held, value: Tensor, leaf: Tensor, *, create_graph: bool = False) -> Tensor:
+    """The gradient of a scalar made of the function's losses at ``leaf``; 0 where it does not depend on it."""
+    with function.held(leaf):
+        return torch.autograd.grad(value, leaf, create_graph=create_graph, materialize_grads=True)[0]
+
+
+@torch.enable_grad()
+def gradient_of_sum(function: Held, theta: Tensor, batch: Any) -> Tensor:
+    """The gradient of Σ_n ℓ_n over a batch at θ."""
+    leaf = theta.detach().requires_grad_()
+    return gradient_of(function, function.losses(leaf, batch).sum(), leaf)
 
 
 def edge_of(values: Tensor) -> Tensor | GradientEdge:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import operator
 import warnings
@@ -25,10 +26,9 @@ from noisescape.risk.criterion import Loss, Normalisation
 from noisescape.risk.drawn_targets import SampleTargets, with_drawn_targets
 from noisescape.risk.gradient_covariance import EmpiricalFisher, NoiseCovariance
 from noisescape.risk.hessian import GaussNewton, Hessian
-from noisescape.risk.model_loss import ModelLoss, head, logits
+from noisescape.risk.model_loss import ModelLoss, logits
 from noisescape.risk.opening import open_data
-from noisescape.risk.samples import Batch, Samples
-from noisescape.risk.trees import map_tensors
+from noisescape.risk.samples import Batch, Samples, StreamedSamples
 
 DEFAULT_MEMORY_BUDGET = 2**30
 """Bytes that temporaries of one evaluation may take, unless the caller says otherwise."""
@@ -40,7 +40,7 @@ RENAMED = {
     "forward_mode": "_capabilities.forward_mode",
     "pushes_gradients": "_capabilities.forward_over_reverse",
 }
-"""Names of earlier versions, which still work, with a warning."""
+"""Earlier names, which still work, with a warning."""
 
 Metric = Callable[[Any, Any], Tensor]
 
@@ -236,16 +236,12 @@ class EmpiricalRisk:
         def convert(tensor: Tensor) -> Tensor:
             return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
-        def converted(batch: Batch) -> Batch:
-            both = map_tensors(convert, (batch.inputs, batch.targets))
-            return Batch(both[0], both[1], batch.start, batch.size)
-
         parameters = self._parameters
         return self._like(
             function.cast(dtype, device),
             self._samples.map(convert),
             lambda: convert(parameters()),
-            [converted(batch) for batch in self._tried],
+            [batch.map(convert) for batch in self._tried],
         )
 
     # ------------------------------------------------------------------ values
@@ -475,7 +471,7 @@ class EmpiricalRisk:
         function = self._function
         return Chunking(
             count=self.sample_count,
-            sample_bytes=max(function.bytes_per_sample(head(batch, 2)) for batch in self._tried),
+            sample_bytes=max(function.bytes_per_sample(batch.head(2)) for batch in self._tried),
             parameters=self.dimension,
             itemsize=self.dtype.itemsize,
             budget=self._budget,
@@ -506,8 +502,10 @@ class EmpiricalRisk:
     def __getattr__(self, name: str) -> Any:
         if name not in RENAMED:
             return object.__getattribute__(self, name)  # raises what was raised the first time
-        warnings.warn(f"risk.{name} is now risk.{RENAMED[name]}", DeprecationWarning, stacklevel=2)
-        return operator.attrgetter(RENAMED[name])(self)
+        present = RENAMED[name]
+        instead = "for this package alone now" if present.startswith("_") else f"now risk.{present}"
+        warnings.warn(f"risk.{name} is {instead}", DeprecationWarning, stacklevel=2)
+        return operator.attrgetter(present)(self)
 
     def __getstate__(self) -> dict[str, Any]:
         """Without the weak reference, which cannot be pickled."""
@@ -523,6 +521,22 @@ def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> 
     tried = [samples.between(0, samples.count)]
     risk._assemble(function, samples, tried, function.flat_parameters, budget, chunk_size)
     return risk
+
+
+def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
+    """A copy that has decided all there is to decide, for evaluation on tensors without storage."""
+    risk._capabilities.decide()
+    _ = risk._chunking
+    copied = copy.copy(risk)
+    copied._largest_tried = risk.sample_count
+    if isinstance(risk._samples, StreamedSamples):  # there are no numbers to take a checksum of
+        copied._samples = risk._samples.unverified()
+    return copied
+
+
+def in_operator_precision(risk: EmpiricalRisk, theta: Tensor) -> tuple[EmpiricalRisk, Tensor]:
+    """A risk and θ in a precision that has linear algebra: of half precision, both in float32."""
+    return risk._for_operators(theta)
 
 
 def fingerprint(risk: EmpiricalRisk) -> str:

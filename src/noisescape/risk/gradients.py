@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
+from noisescape.risk.arguments import check_indices
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.mapped_gradients import mapped_gradients
@@ -29,6 +30,10 @@ def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = N
         InvalidValueError: the result alone would take over 8 times the memory budget.
     """
     risk._check_theta(theta)
+    if indices is not None:
+        check_indices(indices, risk.sample_count)
+        if indices.ndim != 1:
+            raise InvalidValueError(f"indices must have shape (n,), not {tuple(indices.shape)}")
     count = risk.sample_count if indices is None else len(indices)
     needed = count * theta.numel() * theta.element_size()
     if needed > MOST_BUDGETS * risk._chunking.budget:

@@ -129,3 +129,8 @@ class GaussNewton(SymmetricOperator):
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """Draws of N(0, A), (count, D): one reverse pass each."""
         return passes.ggn_draws(self.risk, self.theta, count, generator)
+
+
+def gauss_newton_control(risk: EmpiricalRisk, theta: Tensor) -> GaussNewton | None:
+    """The Gauss–Newton matrix as a control variate for H: where its quadratic forms are cheap, else None."""
+    return GaussNewton(*risk._for_operators(theta)) if risk._capabilities.gauss_newton_forms else None

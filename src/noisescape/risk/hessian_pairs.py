@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor
 
 from noisescape.linops import eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.probing import project_out
+from noisescape.risk.empirical_risk import EmpiricalRisk
 from noisescape.risk.hessian import Hessian
 from noisescape.risk.passes import dense_hessian
-
-if TYPE_CHECKING:
-    from noisescape.risk.empirical_risk import EmpiricalRisk
 
 SMALL = 32
 """Dimension up to which H is formed."""

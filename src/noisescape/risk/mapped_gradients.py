@@ -15,7 +15,7 @@ from torch.func import grad, vmap
 from noisescape.linops.precision import without_autocast
 from noisescape.risk.factored_gradients import FactoredGradients, OuterGradients
 from noisescape.risk.linear_layers import LinearLayer, offset_outputs, vector_layers
-from noisescape.risk.model_loss import ModelLoss, head, mapping, with_batch_dimension
+from noisescape.risk.model_loss import ModelLoss, mapping, with_batch_dimension
 from noisescape.risk.samples import Batch
 from noisescape.risk.trees import Tree, map_tensors, sample_axes
 
@@ -67,10 +67,10 @@ def mappable_layers(
     Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is. No factors
     are kept of layers whose parameters anything but the layer reads, however little depends on it now.
     """
-    tried = [head(batch, TRIED_SAMPLES) for batch in batches]
+    tried = [batch.head(TRIED_SAMPLES) for batch in batches]
     wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
     with torch.no_grad():
-        one = head(tried[0], 1).inputs
+        one = tried[0].head(1).inputs
         found = vector_layers(function.modules, function.trainable, lambda: function.output_values(theta, one))
     if not factors_allowed or any(_reads_elsewhere(function, theta, batch, found) for batch in tried):
         found = []

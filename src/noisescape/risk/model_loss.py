@@ -15,6 +15,7 @@ from torch.func import hessian, vmap
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 from noisescape.linops.precision import without_autocast
 from noisescape.risk.criterion import Criterion, Loss, Normalisation
+from noisescape.risk.differentiation import gradient_of_sum
 from noisescape.risk.kernels import DifferentiableKernels, unfused_attention
 from noisescape.risk.module_checks import (
     RANDOM,
@@ -24,7 +25,7 @@ from noisescape.risk.module_checks import (
     check_own_parameters,
     check_uniform,
 )
-from noisescape.risk.samples import Batch, TensorSamples, digest
+from noisescape.risk.samples import Batch, digest
 from noisescape.risk.stateless import Stateless, bare
 from noisescape.risk.trees import Tree, map_tensors, sample_axes, tensors_of
 
@@ -251,15 +252,7 @@ class ModelLoss:
 
     def gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
         """G, (n, D), each row by a reverse pass of its own: what every other way is held against."""
-        held = TensorSamples(batch.inputs, batch.targets)
-        return torch.stack([self._gradient(theta, single) for single in held.batches(1)])
-
-    @torch.enable_grad()
-    def _gradient(self, theta: Tensor, batch: Batch) -> Tensor:
-        leaf = theta.detach().requires_grad_()
-        value = self.losses(leaf, batch).sum()
-        with self.held(leaf):
-            return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
+        return torch.stack([gradient_of_sum(self, theta, single) for single in batch.singles()])
 
     @property
     def tolerance(self) -> float:
@@ -409,11 +402,6 @@ def logits(outputs: Any) -> Tensor:
             "use risk.metric(theta, function) instead"
         )
     return found
-
-
-def head(batch: Batch, count: int) -> Batch:
-    """The first samples of a batch."""
-    return TensorSamples(batch.inputs, batch.targets).between(0, min(count, batch.size))
 
 
 @contextlib.contextmanager

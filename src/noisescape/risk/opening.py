@@ -13,11 +13,11 @@ from torch import Tensor
 from noisescape.errors import BatchCouplingError, InvalidValueError
 from noisescape.risk.contract import check_contract
 from noisescape.risk.criterion import NormalisationWarning
-from noisescape.risk.model_loss import ModelLoss, head
-from noisescape.risk.probes import probe_batches
+from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.randomness import Generators
 from noisescape.risk.reading import readings
 from noisescape.risk.samples import Batch, Samples, TensorSamples
+from noisescape.risk.trial_samples import probe_batches
 
 TRIED = 64
 TRIED_BYTES = 2**28
@@ -75,7 +75,7 @@ def open_data(
         )
     function = _normalised(function, samples)
     for batch in tried:
-        function.check_reduction(parameters(), head(batch, REDUCED))
+        function.check_reduction(parameters(), batch.head(REDUCED))
     return Opened(function, samples, tried)
 
 
@@ -89,11 +89,11 @@ def _unlike_samples(function: ModelLoss, samples: Samples, chunk_size: int | Non
     found = probe_batches(samples, TRIED)
     with Generators(function.modules, function.criterion.loss).kept():
         try:
-            each = max(function.bytes_per_sample(head(batch, 2)) for batch in found)
+            each = max(function.bytes_per_sample(batch.head(2)) for batch in found)
         except Exception:  # what is wrong is said when the model is tried
             each = 1
     size = max(2, min(TRIED, TRIED_BYTES // (3 * each)))
-    return [head(batch, min(size, chunk_size or size)) for batch in found]
+    return [batch.head(min(size, chunk_size or size)) for batch in found]
 
 
 def _normalised(function: ModelLoss, samples: Samples) -> ModelLoss:

@@ -18,18 +18,19 @@ from torch import Tensor
 from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
-from noisescape.errors import FailedError, InvalidIndexError, InvalidValueError
-from noisescape.risk.arguments import check_directions
+from noisescape.errors import FailedError, InvalidValueError
+from noisescape.risk.arguments import check_directions, check_indices
 from noisescape.risk.chunking import HESSIAN_PASSES
 from noisescape.risk.differentiation import (
     column_blocks,
     edge_of,
+    gradient_of,
     pull_back,
     push_forward,
     push_forward_by_reverse,
 )
 from noisescape.risk.gradients import factored_chunks
-from noisescape.risk.model_loss import ModelLoss, head, mapping, tensor_outputs
+from noisescape.risk.model_loss import ModelLoss, mapping, tensor_outputs
 from noisescape.risk.samples import Batch, TensorSamples
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def gradient(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
 
     def part(batch: Batch) -> Tensor:
         leaf = theta.detach().requires_grad_()
-        return _gradient_of(risk, _share(risk, leaf, batch=batch), leaf)
+        return gradient_of(risk._function, _share(risk, leaf, batch=batch), leaf)
 
     return _sum(part(batch) for batch in risk._batches(passes=2 * _copies(theta)))
 
@@ -83,10 +84,7 @@ def gradient(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
 def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> Tensor:
     """Mean of g_n over the samples at ``indices``, (B,), or (R, B): a batch of its own for each replica."""
     risk._check_theta(theta)
-    if indices.numel() == 0:
-        raise InvalidValueError("a minibatch needs at least one index")
-    if int(indices.min()) < 0 or int(indices.max()) >= risk.sample_count:
-        raise InvalidIndexError(f"minibatch indices must lie in 0..{risk.sample_count - 1}")
+    check_indices(indices, risk.sample_count)
     if indices.ndim not in (1, theta.ndim) or indices.shape[:-1] not in ((), theta.shape[:-1]):
         raise InvalidValueError(
             f"indices must have shape (B,), or (R, B) with replicas θ (R, {risk.dimension}); they are "
@@ -101,7 +99,7 @@ def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> T
     def part(batch: Batch) -> Tensor:
         leaf = theta.detach().requires_grad_()
         losses = risk._function.losses(leaf, batch, data_per_replica=own)
-        return _gradient_of(risk, losses.sum() / indices.shape[-1], leaf)
+        return gradient_of(risk._function, losses.sum() / indices.shape[-1], leaf)
 
     size = risk._chunking.samples(passes=2 * _copies(theta))
     return _sum(part(batch) for batch in _chosen_batches(risk, indices, size))
@@ -134,7 +132,7 @@ def vjp(risk: EmpiricalRisk, theta: Tensor, weights: Tensor) -> Tensor:
         if block:
             columns = weights[batch.span].split(risk._chunking.columns(batch.size), dim=1)
             return _joined([_pull_back(risk, losses, leaf, some.mT, leaf).mT for some in columns])
-        return _gradient_of(risk, (losses * weights[..., batch.span]).sum(), leaf)
+        return gradient_of(risk._function, (losses * weights[..., batch.span]).sum(), leaf)
 
     columns = weights.shape[1] if block else 1
     return _sum(part(batch) for batch in risk._batches(passes=2 * _copies(theta), columns=columns))
@@ -175,10 +173,7 @@ def gradient_graphs(risk: EmpiricalRisk, theta: Tensor) -> Iterator[GradientGrap
     risk._capabilities.check_second_derivative()
 
     def graph(leaf: Tensor, batch: Batch) -> Tensor | GradientEdge:
-        share = _share(risk, leaf, batch=batch)
-        with risk._function.held(leaf):
-            found = torch.autograd.grad(share, leaf, create_graph=True, materialize_grads=True)[0]
-        return edge_of(found)
+        return edge_of(gradient_of(risk._function, _share(risk, leaf, batch=batch), leaf, create_graph=True))
 
     for batch in risk._batches(passes=HESSIAN_PASSES * _copies(theta)):
         leaf = theta.detach().requires_grad_()
@@ -317,7 +312,7 @@ def _function_of_outputs(risk: EmpiricalRisk, theta: Tensor) -> ModelLoss:
     """The model and loss, refused where the loss has parameters outside the outputs."""
     function = risk._model_loss("the Gauss–Newton matrix")
     risk._check_theta(theta, replicas=False)
-    outputs = function.output_values(risk.parameters(), head(risk._tried[0], 1).inputs)
+    outputs = function.output_values(risk.parameters(), risk._tried[0].head(1).inputs)
     if isinstance(outputs, Tensor) and risk._capabilities.loss_reads_parameters:
         raise InvalidValueError(
             "the loss reads the model's parameters itself (weight decay, an output layer of its own), so it is no "
@@ -333,11 +328,6 @@ def _function_of_outputs(risk: EmpiricalRisk, theta: Tensor) -> ModelLoss:
 def _share(risk: EmpiricalRisk, point: Tensor, *, batch: Batch) -> Tensor:
     """A chunk's share of L."""
     return risk._function.losses(point, batch).sum() / risk.sample_count
-
-
-def _gradient_of(risk: EmpiricalRisk, value: Tensor, leaf: Tensor) -> Tensor:
-    with risk._function.held(leaf):
-        return torch.autograd.grad(value, leaf, materialize_grads=True)[0]
 
 
 def _pull_back(

@@ -31,6 +31,22 @@ class Batch:
         """Where this batch lies among all samples."""
         return slice(self.start, self.start + self.size)
 
+    def between(self, start: int, stop: int) -> Batch:
+        """Its samples start .. stop − 1, or as many as there are, as a batch of their own."""
+        return TensorSamples(self.inputs, self.targets).between(start, min(stop, self.size))
+
+    def head(self, count: int) -> Batch:
+        """Its first samples."""
+        return self.between(0, count)
+
+    def singles(self) -> Iterator[Batch]:
+        """Each sample as a batch."""
+        return TensorSamples(self.inputs, self.targets).batches(1)
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        """With ``change`` applied to every tensor."""
+        return Batch(map_tensors(change, self.inputs), map_tensors(change, self.targets), self.start, self.size)
+
 
 class TensorSamples:
     """All samples in memory, of one shape."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from noisescape.linops import product_trace
 from noisescape.measurement.sharpness import expected_sharpness
-from noisescape.risk import EmpiricalRisk, Metric
+from noisescape.risk import EmpiricalRisk, Metric, gauss_newton_control
 from noisescape.risk.passes import unchecked_losses
 
 Recorder = Callable[[EmpiricalRisk, Tensor], Any]
@@ -61,7 +61,7 @@ def indicator(batch_size: int, *, replacement: bool = True, rtol: float = 0.05, 
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, float]:
         covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
-        control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
+        control = gauss_newton_control(risk, theta)
         found = product_trace(risk.hessian(theta), covariance, control=control, rtol=rtol, seed=seed)
         return found.value, found.stderr
 

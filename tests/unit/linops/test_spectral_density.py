@@ -12,7 +12,7 @@ from torch.testing import assert_close
 from cases import F64, symmetric
 from matrices import MIXED, SPECTRA
 from noisescape.linops import DenseOperator, DiagonalOperator, FunctionOperator, IsotropicOperator, spectral_density
-from noisescape.measurement.memory import Ledger
+from noisescape.measurement.memory import AllocationTracker
 
 
 def moments(spectrum: Tensor, power: int) -> float:
@@ -85,7 +85,7 @@ def test_density_of_a_single_eigenvalue_is_where_it_is(value: float) -> None:
 @pytest.mark.parametrize(("steps", "probes"), [(60, 4), (25, 8), (90, 2)])
 def test_a_densitys_memory_is_its_lanczos_vectors(steps: int, probes: int) -> None:
     operator = DiagonalOperator(torch.linspace(-1, 3, 20_000, dtype=F64))
-    with Ledger() as ledger:
+    with AllocationTracker() as ledger:
         spectral_density(operator, steps=steps, probes=probes, points=16)
     assert ledger.peak <= 1.3 * steps * probes * operator.size * 8
 

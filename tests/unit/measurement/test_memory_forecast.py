@@ -14,7 +14,7 @@ from torch.testing import assert_close
 import noisescape as ns
 from cases import CASES, bowl_risk
 from internals import DECISIONS, decide, decided
-from noisescape.measurement.memory import Ledger
+from noisescape.measurement.memory import AllocationTracker
 
 Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
 
@@ -31,7 +31,7 @@ COMPUTATIONS: dict[str, Computation] = {
 
 def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
     decide(risk)
-    theta, ledger = risk.parameters(), Ledger()
+    theta, ledger = risk.parameters(), AllocationTracker()
     with ledger:
         computation(risk, theta)
     return ledger.peak
@@ -47,7 +47,7 @@ def test_a_forecast_is_what_the_computation_takes(case: str, name: str) -> None:
 
 
 def test_the_ledger_counts_what_is_alive_at_once() -> None:
-    ledger = Ledger()
+    ledger = AllocationTracker()
     with ledger:
         first = torch.zeros(1000)
         del first
@@ -102,7 +102,7 @@ def test_what_needs_values_is_refused() -> None:
 
 def test_what_was_there_before_is_not_counted() -> None:
     data = torch.randn(1000, 10)
-    with Ledger() as ledger:
+    with AllocationTracker() as ledger:
         half = data[:500].T.detach()
         assert ledger.peak == 0
         half.sum()
@@ -114,7 +114,7 @@ def test_what_was_there_before_is_not_counted() -> None:
 @pytest.mark.parametrize("case", ["conv", "mlp cross-entropy", "attention"])
 def test_what_a_risk_decides_once_leaves_nothing_behind(case: str, name: str) -> None:
     risk = CASES[case].risk()
-    with Ledger() as ledger:
+    with AllocationTracker() as ledger:
         decided(risk, name)
     assert ledger.peak > 0
     gc.collect()

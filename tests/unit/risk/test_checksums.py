@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from noisescape.risk.probes import features, spread
 from noisescape.risk.samples import TensorSamples, digest
+from noisescape.risk.trial_samples import features, spread
 from sample_data import X, Y
 
 

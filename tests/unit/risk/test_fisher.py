@@ -14,7 +14,7 @@ from torch.testing import assert_close
 from cases import F64, classes, normal
 from criteria import BITS, CE, CLASSES, NUMBERS, TIGHT, WEIGHT, C, Focal, N, Named, X, plain_gradient
 from internals import chunk_size, decide
-from noisescape.measurement.memory import Ledger
+from noisescape.measurement.memory import AllocationTracker
 from noisescape.risk import EmpiricalRisk
 
 
@@ -130,7 +130,7 @@ def test_drawing_targets_holds_no_inputs_again() -> None:
     risk = EmpiricalRisk(model, CE(), (inputs, targets), memory_budget=2**22, chunk_size=32)
     theta = risk.parameters()
     decide(risk)
-    with Ledger() as ledger:
+    with AllocationTracker() as ledger:
         operator = risk.fisher(theta, sample_targets=drawn, draws=20)
         _ = operator @ torch.ones_like(theta)
     assert ledger.peak < 2 * 2**22 < 20 * inputs.numel() * 4

@@ -23,7 +23,7 @@ from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import mean_over
 from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
 from noisescape.measurement.indicator import measure
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, gauss_newton_control
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
@@ -120,7 +120,7 @@ def indicator_along(risk: EmpiricalRisk, theta: Tensor, config: EscapeConfig) ->
     values, vectors = leading_hessian_pairs(risk, theta, config.k + 1)
     first = vectors[:, 0]
     total = trace(hessian, rtol=config.rtol_along, deflate=vectors, max_products=100, seed=config.seed)
-    control = risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
+    control = gauss_newton_control(risk, theta)
     found = product_trace(
         hessian, covariance, control=control, rtol=config.rtol_along, deflate=20, max_products=100, seed=config.seed
     )
