@@ -108,7 +108,7 @@ USE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "empty minibatch": (
         lambda: RISK.minibatch_gradient(THETA, torch.tensor([], dtype=torch.long)),
         ValueError,
-        r"at least one index",
+        r"at least one sample is needed",
     ),
     "a batch for each replica, but one θ": (
         lambda: RISK.minibatch_gradient(THETA, torch.tensor([[0, 1], [2, 3]])),
