@@ -9,7 +9,7 @@ from torch import nn
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import Problem, random_lenet, random_mlp, random_vgg
-from noisescape.risk.opening import TRIED
+from noisescape.risk.trial import TRIAL
 
 REPEATS = 9
 PROBLEMS: dict[str, Callable[[], Problem]] = {
@@ -24,7 +24,7 @@ def run() -> Outcome:
     outcome = Outcome()
     for name, make in PROBLEMS.items():
         problem = make()
-        few = Problem(problem.model, problem.inputs[:TRIED], problem.targets[:TRIED])
+        few = Problem(problem.model, problem.inputs[: TRIAL.samples], problem.targets[: TRIAL.samples])
 
         def build(problem: Problem = problem) -> ns.EmpiricalRisk:
             return ns.EmpiricalRisk(problem.model, nn.functional.cross_entropy, (problem.inputs, problem.targets))
@@ -36,7 +36,7 @@ def run() -> Outcome:
         sides = {
             f"{name}: built": build,
             f"{name}: built, all chosen": choose,
-            f"{name}: gradient of {TRIED}": few.step_cost,
+            f"{name}: gradient of {TRIAL.samples}": few.step_cost,
             f"{name}: gradient of all": problem.step_cost,
         }
         outcome.seconds |= interleaved(sides, REPEATS)

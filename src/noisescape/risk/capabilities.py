@@ -34,13 +34,12 @@ from noisescape.risk.linear_layers import LinearLayer
 from noisescape.risk.mapped_gradients import mappable_layers
 from noisescape.risk.model_loss import ModelLoss, mapping
 from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples
+from noisescape.risk.trial import TRIAL
 
 SECOND_DERIVATIVE_ERROR = 1e-2
 """Hessian-vector products further from differences of the gradient, in float64, are refused."""
 ROUNDED = 1e-4
 """Relative difference that rounding can make where a float64 model computes partly in float32."""
-DECIDED_ON = 16
-"""Samples on which ways to a derivative are compared."""
 
 
 @dataclass
@@ -259,7 +258,7 @@ class Capabilities:
         """The most unlike of the samples tried; of a closed form, which comes whole, all."""
         if not isinstance(self.function, ModelLoss):
             return list(self.tried)
-        return [batch.head(DECIDED_ON) for batch in self.tried]
+        return [batch.head(TRIAL.compared) for batch in self.tried]
 
     @property
     def _fits_in_float64(self) -> bool:
@@ -304,7 +303,7 @@ class Capabilities:
 
         def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
             most = max(2, LARGEST_COPY // (2 * theta.numel() * theta.element_size()))
-            rows = function.gradients_one_by_one(theta, batch.head(min(most, DECIDED_ON)))
+            rows = function.gradients_one_by_one(theta, batch.head(min(most, TRIAL.compared)))
             with mapping(), function.held(theta):
                 return gives_derivatives(
                     push, lambda point: function.losses(point, batch), rows, theta, tolerance(function)

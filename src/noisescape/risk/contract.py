@@ -18,13 +18,8 @@ from noisescape.risk.model_loss import CHANGED_IN_PLACE, ModelLoss
 from noisescape.risk.randomness import Generators, State
 from noisescape.risk.samples import Batch
 from noisescape.risk.trees import tensors_of
+from noisescape.risk.trial import TRIAL
 
-ALONE = 4
-"""Samples evaluated alone: half of them the first of a batch, half the last, for order may matter."""
-ANOTHER_SIZE = 8
-"""Gradients alone are taken of so many times the loss: a backward pass that clips what it gets shows."""
-ALIKE = 8
-"""Copies of one sample that are evaluated together: routing and ranking treat what is alike as no other batch."""
 SAME = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """Relative difference up to which two results are one; over it, float64 decides for a lower precision."""
 LOOSE = {torch.float32: 1e-3, torch.bfloat16: 1e-1, torch.float16: 1e-1}
@@ -191,7 +186,7 @@ def _check_batch(function: ModelLoss, point: Tensor, batch: Batch, first: Tensor
                 "the loss is another with gradients recorded than without, so it is no function of θ; make it the "
                 "same under torch.no_grad()"
             )
-    _check_captured(function, point, batch.head(ALIKE))
+    _check_captured(function, point, batch.head(TRIAL.copies))
     if batch.size > 1:
         for row in {0, batch.size - 1}:
             _check_alike(function, point, batch.between(row, row + 1))
@@ -238,16 +233,18 @@ def _check_alike(function: ModelLoss, theta: Tensor, single: Batch) -> None:
     """Refuse losses of one sample that are not all the same where it is evaluated several times together."""
 
     def copies(batch: Batch) -> Batch:
-        repeated = batch.map(lambda tensor: torch.cat([tensor] * ALIKE))
-        return Batch(repeated.inputs, repeated.targets, 0, ALIKE)
+        repeated = batch.map(lambda tensor: torch.cat([tensor] * TRIAL.copies))
+        return Batch(repeated.inputs, repeated.targets, 0, TRIAL.copies)
 
     def difference(function: ModelLoss, theta: Tensor, single: Batch) -> float:
-        return _relative(function.values(theta, copies(single)), function.values(theta, single).expand(ALIKE))
+        return _relative(
+            function.values(theta, copies(single)), function.values(theta, single).expand(TRIAL.copies)
+        )
 
     error = difference(function, theta, single)
     if error > SAME[theta.dtype] and not _gone_in_float64(function, theta, single, error, difference):
         raise _coupled(
-            f"the losses of one sample evaluated {ALIKE} times together differ by {error:.2g} from its own"
+            f"the losses of one sample evaluated {TRIAL.copies} times together differ by {error:.2g} from its own"
         )
 
 
@@ -273,7 +270,8 @@ def _coupled(what: str) -> BatchCouplingError:
 
 
 def _rows_alone(size: int) -> list[int]:
-    return list(range(size)) if size <= ALONE else [*range(ALONE // 2), *range(size - ALONE // 2, size)]
+    half = TRIAL.alone // 2
+    return list(range(size)) if size <= TRIAL.alone else [*range(half), *range(size - half, size)]
 
 
 def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -282,10 +280,10 @@ def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) ->
     with torch.enable_grad():
         leaf = point.detach().requires_grad_()
         values = torch.cat([function.losses(leaf, batch.between(row, row + 1)) for row in rows])
-        weighted = (values * weights[rows]).sum() * ANOTHER_SIZE
+        weighted = (values * weights[rows]).sum() * TRIAL.factor
         with function.held(leaf):
             (gradient,) = torch.autograd.grad(weighted, leaf, materialize_grads=True)
-    return values.detach(), gradient / ANOTHER_SIZE
+    return values.detach(), gradient / TRIAL.factor
 
 
 def _with_gradient(

@@ -18,9 +18,7 @@ from noisescape.risk.linear_layers import LinearLayer, offset_outputs, vector_la
 from noisescape.risk.model_loss import ModelLoss, mapping, with_batch_dimension
 from noisescape.risk.samples import Batch
 from noisescape.risk.trees import Tree, map_tensors, sample_axes
-
-TRIED_SAMPLES = 8
-"""Samples whose gradients, mapped, are held against those taken one by one."""
+from noisescape.risk.trial import TRIAL
 
 
 def mapped_gradients(
@@ -67,7 +65,7 @@ def mappable_layers(
     Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is. No factors
     are kept of layers whose parameters anything but the layer reads, however little depends on it now.
     """
-    tried = [batch.head(TRIED_SAMPLES) for batch in batches]
+    tried = [batch.head(TRIAL.mapped) for batch in batches]
     wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
     with torch.no_grad():
         one = tried[0].head(1).inputs

@@ -17,14 +17,11 @@ from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.randomness import Generators
 from noisescape.risk.reading import readings
 from noisescape.risk.samples import Batch, Samples, TensorSamples
+from noisescape.risk.trial import TRIAL
 from noisescape.risk.trial_samples import probe_batches
 
-TRIED = 64
-TRIED_BYTES = 2**28
-"""Samples that the model is tried on, and bytes their evaluation may take; two are tried whatever they take."""
 CHUNK_OF_TARGETS = 4096
-REDUCED = 16
-"""Samples on which the loss, reduced, is compared with the mean of its values."""
+"""Samples whose targets are read together."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +72,7 @@ def open_data(
         )
     function = _normalised(function, samples)
     for batch in tried:
-        function.check_reduction(parameters(), batch.head(REDUCED))
+        function.check_reduction(parameters(), batch.head(TRIAL.compared))
     return Opened(function, samples, tried)
 
 
@@ -86,13 +83,13 @@ def _whole(samples: Samples) -> Batch | None:
 
 def _unlike_samples(function: ModelLoss, samples: Samples, chunk_size: int | None) -> list[Batch]:
     """What the model is tried on: as many unlike samples as fit, no more than are ever evaluated together."""
-    found = probe_batches(samples, TRIED)
+    found = probe_batches(samples, TRIAL.samples)
     with Generators(function.modules, function.criterion.loss).kept():
         try:
             each = max(function.bytes_per_sample(batch.head(2)) for batch in found)
         except Exception:  # what is wrong is said when the model is tried
             each = 1
-    size = max(2, min(TRIED, TRIED_BYTES // (3 * each)))
+    size = max(2, min(TRIAL.samples, TRIAL.memory // (3 * each)))  # two whatever they take
     return [batch.head(min(size, chunk_size or size)) for batch in found]
 
 

@@ -27,10 +27,8 @@ from noisescape.risk.samples import (
     refuse_change,
 )
 from noisescape.risk.trees import map_tensors, plain
+from noisescape.risk.trial import TRIAL
 
-POOLED_BATCHES = 8
-POOLED_SAMPLES = 64
-"""Of so many batches of each shape, at most so many samples are kept to try the model on."""
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
@@ -143,8 +141,8 @@ def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Sa
         if kept is not None:
             kept.append(samples)
         pools = candidates.setdefault(form_of(samples), [])
-        if not pools or (number & (number - 1) == 0 and len(pools) < POOLED_BATCHES):  # batch 1, 2, 4, 8, …
-            pools.append(TensorSamples(*samples.take(torch.arange(min(POOLED_SAMPLES, samples.count)))))
+        if not pools or (number & (number - 1) == 0 and len(pools) < TRIAL.batches):  # batch 1, 2, 4, 8, …
+            pools.append(TensorSamples(*samples.take(torch.arange(min(TRIAL.samples, samples.count)))))
     if not sum(sizes):
         return TensorSamples(torch.empty(0), torch.empty(0))
     if kept is None:

@@ -10,13 +10,10 @@ from torch import Tensor
 
 from noisescape.risk.samples import Batch, Samples, TensorSamples
 from noisescape.risk.trees import tensors_of
+from noisescape.risk.trial import TRIAL
 
-POOL = 4096
-POOL_BYTES = 2**28
 COUNTED = 2**23
 """Whole numbers of so many entries at most are counted."""
-FORMS = 3
-"""Batches of so many shapes are tried, where batches have shapes of their own."""
 
 
 def probe_batches(samples: Samples, size: int) -> list[Batch]:
@@ -34,14 +31,14 @@ def _pools(samples: Samples) -> list[TensorSamples]:
         bytes_each = sum(
             leaf[0].numel() * leaf.element_size() for leaf in tensors_of((samples.inputs, samples.targets))
         )
-        most = max(2, min(POOL, POOL_BYTES // max(1, bytes_each)))
+        most = max(2, min(TRIAL.pool, TRIAL.memory // max(1, bytes_each)))
         if samples.count <= most:
             return [samples]
         rare = rarest(samples)[: most // 8]
         evenly = torch.linspace(0, samples.count - 1, most - len(rare)).round().long()
         return [TensorSamples(*samples.take(torch.cat([rare, evenly]).unique()))]
     pools = sorted(samples.candidates, key=lambda pool: _numbers(pool))
-    return pools if len(pools) <= FORMS else [pools[0], pools[len(pools) // 2], pools[-1]]
+    return pools if len(pools) <= TRIAL.shapes else [pools[0], pools[len(pools) // 2], pools[-1]]
 
 
 def _numbers(pool: TensorSamples) -> int:
