@@ -5,14 +5,13 @@ Read by ``--help``, so nothing here waits for torch: dynamics go by their names.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidValueError, unknown
 
-DYNAMICS = (
+COMPARED = (
     "gd",
     "sgd",
     "gld-constant",
@@ -22,12 +21,12 @@ DYNAMICS = (
     "gld-hessian",
     "gld-top-eigenvector",
     "gld-full",
-    "gld-shuffled",
-    "gd-gradient-penalty",
 )
-"""The names of all dynamics, those of :data:`noisescape.dynamics.DYNAMICS`."""
+"""Those of the escape comparison. A new dynamics is none of them, or begun runs could not be resumed."""
 CONTROLS = ("gld-shuffled", "gd-gradient-penalty")
 """Those that stand beside the comparison."""
+DYNAMICS = (*COMPARED, *CONTROLS)
+"""The names of all dynamics, those of :data:`noisescape.dynamics.DYNAMICS`."""
 NOISELESS = ("gd", "gd-gradient-penalty")
 """Those without noise, that have no trace to match."""
 TAKES_CURVATURE = ("gld-hessian", "gld-top-eigenvector")
@@ -64,14 +63,12 @@ def require_dynamics(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in DYNAMICS:
-            near = difflib.get_close_matches(name, DYNAMICS, n=2, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise InvalidValueError(f"unknown dynamics '{name}'{hint} Known: {', '.join(DYNAMICS)}")
+            raise unknown("dynamics", name, DYNAMICS)
 
 
 @dataclass(frozen=True)
 class EscapeConfig:
-    """Constants of the escape protocol, :mod:`noisescape.experiments.protocols.escape`.
+    """Constants of the escape protocol, :mod:`noisescape.experiments.protocols.escape`; the defaults are published.
 
     Attributes:
         preset: its name; ``as-published`` keeps the deviations of the published code.
@@ -99,27 +96,27 @@ class EscapeConfig:
         device: where.
     """
 
-    preset: str
-    seeds: int
-    clean: int
-    corrupted: int
-    gd_lr: float
-    gd_steps: int
-    landmarks: tuple[float, ...]
-    lr: float
-    steps: int
-    batch_size: int
-    k: int
-    rho: float | None
-    rescale: bool
-    refresh: int
-    curvature_refresh: int
-    penalty: float
-    sharpness_delta: float
-    sharpness_draws: int
-    rtol: float
-    rtol_along: float
-    dynamics: tuple[str, ...] = DYNAMICS
+    preset: str = "paper"
+    seeds: int = 10
+    clean: int = 1000
+    corrupted: int = 200
+    gd_lr: float = 0.1
+    gd_steps: int = 3000
+    landmarks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    lr: float = 0.07
+    steps: int = 20_000
+    batch_size: int = 20
+    k: int = 20
+    rho: float | None = None
+    rescale: bool = True
+    refresh: int = 10
+    curvature_refresh: int = 10
+    penalty: float = 0.01
+    sharpness_delta: float = 1e-2
+    sharpness_draws: int = 1000
+    rtol: float = 0.01
+    rtol_along: float = 0.05
+    dynamics: tuple[str, ...] = COMPARED
     seed: int = 0
     device: str = "cpu"
 
@@ -149,6 +146,8 @@ class EscapeConfig:
 class TrainingConfig:
     """Constants of the training protocol, :mod:`noisescape.experiments.protocols.training`.
 
+    The defaults are the published ones, but for the number of steps, which is not known.
+
     Attributes:
         preset: its name; ``as-published`` keeps the deviations of the published code.
         seeds: independent repetitions: choice of images, initialisation and noise.
@@ -168,28 +167,31 @@ class TrainingConfig:
         data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
         seed: of everything.
         device: where.
+        pixel_low: what black becomes.
     """
 
-    preset: str
-    seeds: int
-    train: int
-    test: int | None
-    image_size: int
-    width: float
-    lr: float
-    steps: int
-    batch_size: int
-    rho: float | None
-    refresh: int
-    batches: int | None
-    sharpness_delta: float
-    sharpness_draws: int
+    preset: str = "paper"
+    seeds: int = 10
+    train: int = 25_000
+    test: int | None = None
+    image_size: int = 32
+    width: float = 1.0
+    lr: float = 0.05
+    steps: int = 10_000
+    batch_size: int = 100
+    rho: float | None = None
+    refresh: int = 10
+    batches: int | None = 100
+    sharpness_delta: float = 1e-3
+    sharpness_draws: int = 100
     dynamics: tuple[str, ...] = ("gd", "gld-constant", "gld-dynamic", "gld-diagonal", "sgd", "gld-full")
     data_dir: str | None = None
     seed: int = 0
     device: str = "cpu"
+    pixel_low: float = 0.0
 
     experiment: ClassVar[str]
+    data_set: ClassVar[str]
 
     def __post_init__(self) -> None:
         least = dict.fromkeys(("seeds", "train", "steps", "batch_size", "refresh"), 1)
