@@ -89,7 +89,7 @@ class EscapeConfig:
         penalty: strength s of the control GD on L + s‖∇L‖².
         sharpness_delta: δ of the expected sharpness.
         sharpness_draws: its draws.
-        rtol: relative standard error of the figures at the minimum.
+        rtol: relative standard error of what is estimated at the minimum.
         rtol_along: the same on the way there.
         dynamics: names of the compared ones.
         seed: of everything.

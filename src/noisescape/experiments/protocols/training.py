@@ -20,7 +20,7 @@ from noisescape.experiments.statistics import derived_seed
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 
-FINAL_FIGURES = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
+FINAL_METRICS = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
 
 
 def run_training(
@@ -46,7 +46,7 @@ def run_training(
         {f"{name}/seed-{r}": found.tensors["theta"] for (name, r), found in zip(keys, outcomes, strict=True)},
     )
     compared = Compared(config, rows, "training")
-    summary = {**heading(config, splits[0].facts), "final": compared.final(FINAL_FIGURES), **compared.traces()}
+    summary = {**heading(config, splits[0].facts), "final": compared.final(FINAL_METRICS), **compared.traces()}
     return session.finish(rows, summary)
 
 
