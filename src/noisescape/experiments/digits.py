@@ -55,7 +55,7 @@ DIGITS = Experiment(
     problem=digits_problem,
     runner="noisescape.experiments.protocols.escape:run_escape",
     table="noisescape.report.tables:escape_table",
-    report="noisescape.report.escape:write_escape_report",
+    report="noisescape.report.escape:escape_report",
     figures=(("sharpness", "Expected sharpness under every noise from the same minimum."),),
     of_paper=False,
 )

@@ -54,8 +54,8 @@ class Experiment:
             The name is the constant ``preset`` of each.
         options: constants that its command has an option for.
         runner: ``(config[, problem], out, *, jobs, resume, progress)`` ↦ the complete run.
-        table: summary ↦ table for a terminal.
-        report: ``(run, title)`` draws the figures and writes ``report.html``.
+        table: summary ↦ its `noisescape.report.Table`.
+        report: run ↦ what its page says first, and the page's sections; saves the figures.
         problem: (config, repetition) ↦ what a repetition trains on, for the protocols that take any.
         figures: (name, caption) of those that stand for it in a report on several experiments.
         of_paper: whether it is part of ``reproduce all``; then it has all three presets.
@@ -108,13 +108,15 @@ class Experiment:
         run: Run = _named(self.runner)(*asked, out, jobs=jobs, resume=resume, progress=progress)
         return run
 
-    def write_report(self, run: Run) -> None:
-        """Draw a complete run's figures and write its ``report.html``."""
-        _named(self.report)(run, self.title)
+    def report_parts(self, run: Run) -> tuple[str, list[Any]]:
+        """What a complete run's page says first, and the page's sections, its figures drawn."""
+        parts: tuple[str, list[Any]] = _named(self.report)(run)
+        return parts
 
     def summary_table(self, summary: Mapping[str, Any]) -> Table:
         """A run's summary for a terminal."""
-        table: Table = _named(self.table)(summary)
+        seeds = f", {summary['seeds']} seeds" if "seeds" in summary else ""
+        table: Table = _named(self.table)(summary).to_rich(f"{self.name} ({summary['preset']}){seeds}")
         return table
 
 

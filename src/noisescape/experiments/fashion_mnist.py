@@ -83,7 +83,7 @@ FASHION_MNIST = Experiment(
     problem=fashion_mnist_problem,
     runner="noisescape.experiments.protocols.escape:run_escape",
     table="noisescape.report.tables:escape_table",
-    report="noisescape.report.escape:write_escape_report",
+    report="noisescape.report.escape:escape_report",
     figures=(
         ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
         ("sharpness", "Expected sharpness under every noise from the same minimum."),

@@ -74,6 +74,6 @@ TOY_2D = Experiment(
     ),
     runner="noisescape.experiments.protocols.toy_2d:run_toy_2d",
     table="noisescape.report.tables:toy_2d_table",
-    report="noisescape.report.toy_2d:write_toy_report",
+    report="noisescape.report.toy_2d:toy_2d_report",
     figures=(("success", "Escape rates of each dynamics, by geometry."),),
 )

@@ -70,6 +70,6 @@ def vgg_experiment(config: type[TrainingConfig], *, data: str, quick_test: int) 
         problem=vgg_problem,
         runner="noisescape.experiments.protocols.training:run_training",
         table="noisescape.report.tables:training_table",
-        report="noisescape.report.training:write_training_report",
+        report="noisescape.report.training:training_report",
         figures=(("sharpness_accuracy", "Sharpness and test accuracy of every dynamics."),),
     )

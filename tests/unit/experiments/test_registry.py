@@ -28,7 +28,7 @@ def test_what_a_description_names_is_there(experiment: Experiment) -> None:
     problem = [] if experiment.problem is None else ["problem"]
     assert taken["runner"] == ["config", *problem, "out", "jobs", "resume", "progress"]
     assert taken["table"] == ["summary"]
-    assert taken["report"] == ["run", "title"]
+    assert taken["report"] == ["run"]
 
 
 @every_experiment
