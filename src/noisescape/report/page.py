@@ -82,7 +82,7 @@ class Table:
         )
         for index in shown:  # no wider than its cells, so that all fit beside each other
             numeric = self.numeric[index]
-            width = max((len(row[index]) for row in self.rows), default=1)
+            width = max(10, *(len(row[index]) for row in self.rows))
             title = textwrap.fill(self.columns[index], width, break_long_words=False)
             made.add_column(title, justify="right" if numeric else "left", no_wrap=not numeric)
         first = [row[0] for row in self.rows]

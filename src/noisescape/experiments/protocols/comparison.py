@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from noisescape.dynamics import Dynamics, GLDConstant, MatchedTrace, dynamics_by_name
-from noisescape.experiments.constants import NOISELESS, EscapeConfig, TrainingConfig
+from noisescape.experiments.constants import NOISELESS, ComparisonConfig
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.problem import MakeProblem, Problem
@@ -20,10 +20,8 @@ from noisescape.runs.tasks import Outcome
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
-Config = EscapeConfig | TrainingConfig
 
-
-def make_dynamics(config: Config, name: str, trace: float) -> Dynamics:
+def make_dynamics(config: ComparisonConfig, name: str, trace: float) -> Dynamics:
     """The dynamics called ``name`` with a run's constants; ``trace`` is TrΣ_B where it starts."""
     constants = config.of_dynamics(name)
     if config.preset == "as-published":
@@ -32,7 +30,7 @@ def make_dynamics(config: Config, name: str, trace: float) -> Dynamics:
     return MatchedTrace(made, trace) if isinstance(made, GLDConstant) and config.rho is None else made
 
 
-def checked_splits(config: Config, problem: MakeProblem) -> list[ImageSplit]:
+def checked_splits(config: ComparisonConfig, problem: MakeProblem) -> list[ImageSplit]:
     """Every repetition's images, once they, the network and the constants are known to fit one another."""
     problems = [problem(config, repetition) for repetition in range(config.seeds)]
     for name in config.dynamics:
@@ -41,7 +39,7 @@ def checked_splits(config: Config, problem: MakeProblem) -> list[ImageSplit]:
 
 
 def follow(
-    config: Config,
+    config: ComparisonConfig,
     problem: Problem,
     name: str,
     start: Tensor,
@@ -99,7 +97,7 @@ def follow(
 class Compared:
     """What was recorded of the dynamics in one phase, for the summary."""
 
-    def __init__(self, config: Config, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
+    def __init__(self, config: ComparisonConfig, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
         self.config = config
         self.phase = phase
         self.curves = Curves(rows, config.seeds)
@@ -123,14 +121,3 @@ class Compared:
         """Mean along the trajectory, for every seed; 0 where nothing was recorded."""
         found = (curve.values() for curve in self.curves.of(self.phase, name, metric))
         return [sum(own) / len(own) if own else 0.0 for own in found]
-
-
-def heading(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a summary begins with; ``data``: the facts of the images."""
-    return {
-        "experiment": config.experiment,
-        "preset": config.preset,
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "data": data,
-    }

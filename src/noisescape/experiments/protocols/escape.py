@@ -18,7 +18,7 @@ from noisescape.dynamics import GD
 from noisescape.errors import FailedError
 from noisescape.experiments.constants import TAKES_CURVATURE, EscapeConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow, heading
+from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import mean_over
 from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
@@ -204,7 +204,8 @@ def summarise(
         return [late - early for early, late in zip(before, after, strict=True)]
 
     return {
-        **heading(config, data),
+        "seeds": config.seeds,
+        "data": data,
         "minimum": measured,
         "final": compared.final(FINAL_METRICS),
         "sharpness_change": {name: mean_over(change(name)).to_dict() for name in config.dynamics},

@@ -176,10 +176,4 @@ def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[s
                 "least": min((value for own in by_seed for value in own), default=math.nan),
                 "greatest": max((value for own in by_seed for value in own), default=math.nan),
             }
-    return {
-        "experiment": config.experiment,
-        "preset": config.preset,
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "anisotropy": ratios,
-    }
+    return {"seeds": config.seeds, "anisotropy": ratios}
