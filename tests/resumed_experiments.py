@@ -114,14 +114,14 @@ def stop_within(patch: pytest.MonkeyPatch, experiment: str, task: int, step: int
     """Let the experiment's task of that number stop after so many steps (epochs), all kept."""
     count = itertools.count()
     if experiment == "one-hidden-layer":
-        figures = one_hidden_layer.figures
+        measured = one_hidden_layer.measured
 
         def measure(*arguments: Any) -> dict[str, float]:
             if next(count) == task * LAYER.epochs + step:
                 raise Stop
-            return figures(*arguments)
+            return measured(*arguments)
 
-        patch.setattr(one_hidden_layer, "figures", measure)
+        patch.setattr(one_hidden_layer, "measured", measure)
         return
 
     def run(*arguments: Any, **options: Any) -> Trajectory:

@@ -9,7 +9,7 @@ import dataclasses
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -81,9 +81,13 @@ Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out, or else the latest unfinished one in runs/."),
 ]
-Seeds = Annotated[int | None, typer.Option(min=1, help=SEEDS.help, show_default=False)]
+Seeds = Annotated[int | None, typer.Option(help=SEEDS.help, show_default=False)]
 DataDir = Annotated[Path | None, typer.Option(help=DATA_DIR.help, show_default=False)]
-PRESET_HELP = "quick (two cores, minutes), paper (published size), or as-published (its code's deviations)."
+PRESETS = {
+    "quick": "two cores, minutes",
+    "paper": "published size",
+    "as-published": "with the faults of the published code",
+}
 
 
 @app.callback(invoke_without_command=True)
@@ -102,8 +106,8 @@ def main(
 
 def one_experiment(
     experiment: Experiment,
-    preset: str,
     constants: dict[str, Any],
+    preset: str,
     seed: Seed = 0,
     out: Out = None,
     resume: Resume = False,
@@ -115,47 +119,43 @@ def one_experiment(
     """Run one experiment at a preset; ``constants`` are those that its own options set."""
     config = experiment.configure(preset, **constants, seed=seed, device=device)
     _device(device)
-    if not quiet and not as_json:
-        _print_constants(experiment.name, config)
     place = _place(experiment.name, out, resume)
-    run = experiment.run(config, place, jobs=jobs, resume=resume, progress=not quiet)
-    path = _write_report(run)
+    run, path = _perform(config, place, jobs=jobs, resume=resume, quiet=quiet, as_json=as_json)
     if as_json:
         _print_json({**_outcome(run), "claims": _findings([run]), "run": str(run.path), "report": str(path)})
-    else:
-        _show(run, path, quiet)
 
 
 def command(experiment: Experiment) -> Callable[..., None]:
-    """The function behind an experiment's command, with a parameter for each of its options."""
+    """The function behind an experiment's command, with a parameter for its preset and each of its options."""
 
     def run(**given: Any) -> None:
         constants = {
             option.constant: _constant(option, given.pop(option.constant)) for option in experiment.options
         }
-        preset = given.pop("preset") if experiment.chosen else experiment.default
-        one_experiment(experiment, preset, constants, **given)
+        one_experiment(experiment, constants, **given)
 
     common = [*inspect.signature(one_experiment, eval_str=True).parameters.values()][3:]
-    own = [_parameter(option, experiment) for option in experiment.options]
-    if experiment.chosen:
-        chosen = Annotated[str, typer.Option(help=PRESET_HELP)]
-        own.insert(0, _keyword("preset", experiment.default, chosen))
-    parameters = [*own, *(_keyword(known.name, known.default, known.annotation) for known in common)]
+    parameters = [
+        _keyword("preset", "quick", _preset(experiment.presets)),
+        *(_parameter(option, experiment) for option in experiment.options),
+        *(_keyword(known.name, known.default, known.annotation) for known in common),
+    ]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run
 
 
+def _preset(names: Iterable[str]) -> Any:
+    """The type of an option that takes these presets."""
+    return Annotated[str, typer.Option(help=", ".join(f"{name} ({PRESETS[name]})" for name in names) + ".")]
+
+
 def _parameter(option: Option, experiment: Experiment) -> inspect.Parameter:
     kind: Any = str if option.kind is tuple else option.kind
-    if experiment.chosen:  # which default it has depends on the preset
-        least = 1 if kind is int else None
-        about = typer.Option(min=least, help=option.help, show_default=False)
-        return _keyword(option.constant, None, Annotated[kind | None, about])
-    default = getattr(experiment.presets[experiment.default], option.constant)
-    default = ",".join(default) if option.kind is tuple else default
-    return _keyword(option.constant, default, Annotated[kind, typer.Option(help=option.help)])
+    quick = getattr(experiment.presets["quick"], option.constant)
+    shown = ",".join(quick) if option.kind is tuple else quick
+    about = typer.Option(help=option.help, show_default=False if quick is None else f"{shown} at quick")
+    return _keyword(option.constant, None, Annotated[kind | None, about])
 
 
 def _keyword(name: str, default: Any, annotation: Any) -> inspect.Parameter:
@@ -175,7 +175,7 @@ for known in EXPERIMENTS.values():
 
 @reproduce.command("all")
 def everything(
-    preset: Annotated[str, typer.Option(help="quick or paper, for every experiment.")] = "quick",
+    preset: _preset(PRESETS) = "quick",  # type: ignore[valid-type]
     seeds: Seeds = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
@@ -198,13 +198,8 @@ def everything(
         require_vacant(root)
     runs = []
     for name, config in suite.items():
-        if not quiet and not as_json:
-            _print_constants(name, config)
-        run = EXPERIMENTS[name].run(config, root / name, jobs=jobs, resume=resume, progress=not quiet)
-        path = _write_report(run)
+        run, _ = _perform(config, root / name, jobs=jobs, resume=resume, quiet=quiet, as_json=as_json)
         runs.append(run)
-        if not quiet and not as_json:
-            _show(run, path, quiet)
     path = write_combined_report(root, runs)
     if as_json:
         found = {run.info["experiment"]: _outcome(run) for run in runs}
@@ -233,13 +228,9 @@ def demo(
     runs = []
     for name in ("toy-2d", "digits"):
         config = EXPERIMENTS[name].configure(seed=seed, device=device)
-        runs.append(EXPERIMENTS[name].run(config, root / name, jobs=jobs, progress=not quiet))
-    reports = [_write_report(run) for run in runs]
+        runs.append(_perform(config, root / name, jobs=jobs, quiet=quiet, as_json=as_json)[0])
     if as_json:
         _print_json({run.info["experiment"]: run.summary() for run in runs})
-        return
-    for run, path in zip(runs, reports, strict=True):
-        _show(run, path, quiet)
 
 
 @app.command()
@@ -275,10 +266,10 @@ def measure(
         bool, typer.Option("--without-replacement", help="Batches drawn without replacement.")
     ] = False,
     k: Annotated[int, typer.Option(help="Leading eigenpairs.")] = 20,
-    rtol: Annotated[float, typer.Option(help="Relative standard error of the stochastic figures.")] = 0.01,
+    rtol: Annotated[float, typer.Option(help="Relative standard error of the stochastic estimates.")] = 0.01,
     seed: Seed = 0,
     out: Annotated[
-        Path | None, typer.Option(help="Also write the figures to this JSON file.", show_default=False)
+        Path | None, typer.Option(help="Also write what was measured to this JSON file.", show_default=False)
     ] = None,
     device: Annotated[str | None, typer.Option(help="Move the risk there first.", show_default=False)] = None,
     quiet: Quiet = False,
@@ -306,11 +297,12 @@ def report(
     as_json: Json = False,
 ) -> None:
     """Draw a run's figures and its report.html anew."""
+    from noisescape.report import write_report
     from noisescape.runs.run import Run
     from noisescape.runs.storage import write_text
 
     found = Run.open(run)
-    path = _write_report(found)
+    path = write_report(found)
     if out is not None:
         write_text(out, path.read_text(encoding="utf-8"))
         path = out
@@ -383,10 +375,23 @@ def _text(path: Path | None) -> str | None:
     return None if path is None else str(path)
 
 
-def _write_report(run: Run) -> Path:
+def _perform(
+    config: Any, place: Path, *, jobs: int | None, quiet: bool, as_json: bool, resume: bool = False
+) -> tuple[Run, Path]:
+    """Run an experiment and draw its report; what is asked for is printed before, what was found after."""
     from noisescape.report import write_report
 
-    return write_report(run)
+    if not quiet and not as_json:
+        constants = ", ".join(
+            f"{key} = {value}" for key, value in dataclasses.asdict(config).items() if value is not None
+        )
+        _console().print(f"{config.experiment}: {constants}", style="dim", highlight=False)
+    experiment = EXPERIMENTS[config.experiment]
+    run = experiment.run(config, place, jobs=jobs, resume=resume, progress=not quiet)
+    path = write_report(run)
+    if not as_json:
+        _show(run, path, quiet)
+    return run, path
 
 
 def _outcome(run: Run) -> dict[str, Any]:
@@ -418,13 +423,6 @@ def _console(*, stderr: bool = False) -> Console:
     from rich.console import Console
 
     return Console(stderr=stderr)
-
-
-def _print_constants(name: str, config: Any) -> None:
-    constants = ", ".join(
-        f"{key} = {value}" for key, value in dataclasses.asdict(config).items() if value is not None
-    )
-    _console().print(f"{name}: {constants}", style="dim", highlight=False)
 
 
 def _print_ledger(runs: Sequence[Run], *, verbose: bool = False) -> None:

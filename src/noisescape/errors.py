@@ -4,6 +4,11 @@ Each is also the built-in error of its kind, so ``except ValueError`` catches wh
 is raised is a fault of noisescape's, or of code it was given.
 """
 
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
 
 class NoisescapeError(Exception):
     """Something that the caller can mend; the message names it and the mend."""
@@ -59,3 +64,16 @@ class MissingSplitError(DataError):
 
 class DataChangedError(DataError):
     """A later pass over the data brought other samples than the first."""
+
+
+def unknown(
+    kind: str, name: str, known: Collection[str], error: type[InvalidValueError] = InvalidValueError
+) -> InvalidValueError:
+    """The error for a name that is none of the known ones; it has the nearest of them, and all.
+
+    >>> print(unknown("preset", "papr", ["quick", "paper"]))
+    unknown preset 'papr'; did you mean paper? known: quick, paper
+    """
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
+    hint = f" did you mean {' or '.join(near)}?" if near else ""
+    return error(f"unknown {kind} '{name}';{hint} known: {', '.join(known)}")

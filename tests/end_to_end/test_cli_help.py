@@ -26,7 +26,7 @@ from cli_calls import COMMON, Result
         ),
         (["reproduce", "svhn"], [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--train"]),
         (["reproduce", "cifar10"], [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--train"]),
-        (["reproduce", "digits"], [*COMMON, "--seeds", "--dynamics", "--batch-size"]),
+        (["reproduce", "digits"], [*COMMON, "--preset", "--seeds", "--dynamics", "--batch-size"]),
         (["reproduce", "all"], [*COMMON, "--preset", "--seeds", "--data-dir"]),
         (["claims"], ["--verbose", "--out", "--json"]),
         (

@@ -16,7 +16,10 @@ from run_files import files
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["reproduce", "toy-2d", "--preset", "corected"], "unknown preset 'corected'; known: corrected"),
+        (
+            ["reproduce", "digits", "--preset", "paper"],
+            "unknown preset 'paper'; known: quick",
+        ),
         (["reproduce", "toy-2d", "--replicas", "0"], "replicas must be at least 1, not 0"),
         (["reproduce", "toy-2d", "--steps", "0"], "steps must be at least 1, not 0"),
         (["reproduce", "toy-2d", "--seed", "-1"], "seed must be at least 0, not -1"),
@@ -60,11 +63,18 @@ from run_files import files
                 ["reproduce", name, "--preset", "papr", *options],
                 "unknown preset 'papr'; did you mean paper? known: quick",
             )
-            for name in ("one-hidden-layer", *ON_IMAGES)
+            for name in ("toy-2d", "one-hidden-layer", *ON_IMAGES)
             for options in ([], ["--json"])
         ),
-        (["reproduce", "all", "--preset", "large"], "unknown preset 'large'; known: quick, paper, as-published"),
+        (
+            ["reproduce", "all", "--preset", "large"],
+            "unknown preset 'large'; did you mean paper? known: quick, paper",
+        ),
         (["reproduce", "one-hidden-layer", "--seed", "-1"], "seed must be at least 0, not -1"),
+        (["reproduce", "svhn", "--seeds", "0"], "seeds must be at least 1, not 0"),
+        (["reproduce", "all", "--seeds", "0"], "seeds must be at least 1, not 0"),
+        (["reproduce", "fashion-mnist", "--gd-steps", "0"], "gd_steps must be at least 1, not 0"),
+        (["reproduce", "cifar10", "--train", "-3"], "train must be at least 1, not -3"),
         (["reproduce", "svhn", "--seed", "-1"], "seed must be at least 0, not -1"),
         (["reproduce", "cifar10", "--device", "gpu"], "unknown device 'gpu'; use cpu, cuda or cuda:N"),
         (["reproduce", "all", "--device", "gpu"], "unknown device 'gpu'"),
@@ -144,9 +154,6 @@ def test_a_run_of_an_unknown_experiment_has_no_report(call: Callable[..., Result
         (["reproduce", "toy2d"], "toy2d"),
         (["reproduce", "toy-2d", "--replicas", "many"], "--replicas"),
         (["reproduce", "toy-2d", "--jobs", "0"], "--jobs"),
-        (["reproduce", "svhn", "--seeds", "0"], "--seeds"),
-        (["reproduce", "fashion-mnist", "--gd-steps", "0"], "--gd-steps"),
-        (["reproduce", "cifar10", "--train", "-3"], "--train"),
         (["reproduce", "mnist"], "mnist"),
         (["claims"], "runs"),
     ],

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from cli_calls import SMALLEST, TOY, Result, only_json, the_error
+from noisescape.errors import FailedError
+from noisescape.experiments.experiment import Experiment
+from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.toy_2d import Toy2DConfig
 from noisescape.runs.run import Run
 from run_files import SIX, files
@@ -42,6 +46,24 @@ def test_a_run_goes_where_it_is_sent_and_shows_a_table(call: Callable[..., Resul
     found = only_json(call("report", "here", "--json"))
     assert found == {"report": "here/report.html", **run.summary()}
     assert (tmp_path / "here" / "report.html").is_file()
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_takes_a_preset_and_options_override_it(
+    name: str, call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = []
+
+    def refused(self: Experiment, config: Any, out: Path, **_: Any) -> Run:
+        made.append(config)
+        raise FailedError("not now")
+
+    monkeypatch.setattr(Experiment, "run", refused)
+    repetitions = "replicas" if name == "toy-2d" else "seeds"
+    for preset, expected in EXPERIMENTS[name].presets.items():
+        for given, config in (([], expected), ([f"--{repetitions}", 7], replace(expected, **{repetitions: 7}))):
+            assert the_error(call("reproduce", name, "--preset", preset, *given, "--quiet")) == "error: not now"
+            assert made.pop() == config
 
 
 def test_quiet_shows_no_table(call: Callable[..., Result]) -> None:

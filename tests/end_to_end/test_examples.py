@@ -2,11 +2,22 @@
 
 import re
 import runpy
+import shlex
 from pathlib import Path
 
 import pytest
 
+from cli_calls import the_error
+from noisescape.errors import FailedError
+from noisescape.experiments.experiment import Experiment
+
 ROOT = Path(__file__).resolve().parents[2]
+COMMANDS = [
+    shlex.split(command, comments=True)[1:]
+    for page in ("README.md", "docs/results/README.md")
+    for block in (ROOT / page).read_text().split("```")[1::2]
+    for command in re.findall(r"^noisescape .*", block, flags=re.MULTILINE)
+]
 
 
 @pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
@@ -30,3 +41,22 @@ def test_readme_has_two_set_up_commands_that_the_makefile_knows():
     assert commands == ["make demo", "make test"]
     makefile = (ROOT / "Makefile").read_text()
     assert all(f"\n{command.split()[1]}:" in makefile for command in commands)
+
+
+def test_the_readme_shows_every_command():
+    assert {command[0] for command in COMMANDS} == {"measure", "reproduce", "claims", "report"}
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_commands_shown_have_the_options_they_are_shown_with(command, call, monkeypatch):
+    result = call(*command, "--help")
+    assert result.exit_code == 0, result.output
+    assert call(*command, "--no-such-option", "--help").exit_code == 2, "options are read before the help is shown"
+
+    def reached(*_, **__):
+        raise FailedError("reached")
+
+    if command[0] == "reproduce":
+        monkeypatch.setattr(Experiment, "run", reached)
+        monkeypatch.setattr("noisescape.cli.check_data", lambda suite: None)
+        assert the_error(call(*command, "--quiet")) == "error: reached"

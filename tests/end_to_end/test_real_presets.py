@@ -10,11 +10,11 @@ import pytest
 
 from noisescape.dynamics import MatchedTrace
 from noisescape.experiments.cifar10 import CIFAR10
+from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.fashion_mnist import FASHION_MNIST, FashionMNISTConfig, fashion_mnist_problem
 from noisescape.experiments.protocols.comparison import make_dynamics
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.svhn import SVHN
-from noisescape.experiments.vgg import VGGConfig
 from paper_runs import ON_IMAGES
 
 REAL = os.environ.get("NOISESCAPE_DATA")
@@ -47,5 +47,5 @@ def test_the_published_constants_differ_from_the_quick_ones_on_the_real_images()
     assert int(paper.split.corrupted.sum()) == 200
     assert isinstance(make_dynamics(FASHION_MNIST.configure("paper"), "gld-constant", 1.0), MatchedTrace)
     assert FashionMNISTConfig() == FASHION_MNIST.configure("paper")
-    assert VGGConfig().train == SVHN.configure("paper").train == 25_000
+    assert TrainingConfig().train == SVHN.configure("paper").train == 25_000
     assert CIFAR10.configure("paper").train == 50_000

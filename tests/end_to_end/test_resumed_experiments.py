@@ -206,7 +206,7 @@ def test_resuming_where_there_is_no_run_starts_one(
     [
         ("toy-2d", {"seed": 4}, "seed = 3 there, 4 now"),
         ("toy-2d", {"steps": 13, "lr": 0.004}, r"lr = 0\.005 there, 0\.004 now, steps = 12 there, 13 now"),
-        ("toy-2d", {"preset": "as-published"}, "preset = corrected there, as-published now"),
+        ("toy-2d", {"preset": "as-published"}, "preset = quick there, as-published now"),
         ("toy-2d", {"control_replicas": 3}, "control_replicas = 2 there, 3 now"),
         ("one-hidden-layer", {"epochs": 4}, "epochs = 3 there, 4 now"),
         ("one-hidden-layer", {"widths": (6, 4)}, r"widths = \[4, 6\] there, \[6, 4\] now"),

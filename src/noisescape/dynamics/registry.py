@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from typing import Any
 
 from noisescape.dynamics.base import Dynamics
@@ -18,7 +17,7 @@ from noisescape.dynamics.gld_leading import GLDLeading
 from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.sgd import SGD
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidValueError, unknown
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     kind.name: kind
@@ -54,9 +53,7 @@ def dynamics_by_name(name: str, **constants: Any) -> Dynamics:
     SGD(batch_size=20, replacement=True)
     """
     if name not in DYNAMICS:
-        near = difflib.get_close_matches(name, DYNAMICS, n=2, cutoff=0.4)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise InvalidValueError(f"unknown dynamics '{name}'{hint} Known: {', '.join(DYNAMICS)}")
+        raise unknown("dynamics", name, DYNAMICS)
     kind = DYNAMICS[name]
     fields = [field for field in dataclasses.fields(kind) if field.init]
     missing = [

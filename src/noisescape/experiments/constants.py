@@ -5,14 +5,15 @@ Read by ``--help``, so nothing here waits for torch: dynamics go by their names.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from noisescape.errors import InvalidValueError
+from typing_extensions import override
 
-DYNAMICS = (
+from noisescape.errors import InvalidValueError, unknown
+
+COMPARED = (
     "gd",
     "sgd",
     "gld-constant",
@@ -22,12 +23,12 @@ DYNAMICS = (
     "gld-hessian",
     "gld-top-eigenvector",
     "gld-full",
-    "gld-shuffled",
-    "gd-gradient-penalty",
 )
-"""The names of all dynamics, those of :data:`noisescape.dynamics.DYNAMICS`."""
+"""Those of the escape comparison. A new dynamics is none of them, or begun runs could not be resumed."""
 CONTROLS = ("gld-shuffled", "gd-gradient-penalty")
 """Those that stand beside the comparison."""
+DYNAMICS = (*COMPARED, *CONTROLS)
+"""The names of all dynamics, those of :data:`noisescape.dynamics.DYNAMICS`."""
 NOISELESS = ("gd", "gd-gradient-penalty")
 """Those without noise, that have no trace to match."""
 TAKES_CURVATURE = ("gld-hessian", "gld-top-eigenvector")
@@ -64,147 +65,133 @@ def require_dynamics(names: Iterable[str]) -> None:
     """
     for name in names:
         if name not in DYNAMICS:
-            near = difflib.get_close_matches(name, DYNAMICS, n=2, cutoff=0.4)
-            hint = f"; did you mean {' or '.join(near)}?" if near else ""
-            raise InvalidValueError(f"unknown dynamics '{name}'{hint} Known: {', '.join(DYNAMICS)}")
+            raise unknown("dynamics", name, DYNAMICS)
 
 
 @dataclass(frozen=True)
-class EscapeConfig:
-    """Constants of the escape protocol, :mod:`noisescape.experiments.protocols.escape`.
+class ComparisonConfig:
+    """Constants that the protocols share which compare dynamics on images; the defaults are the published ones.
 
     Attributes:
         preset: its name; ``as-published`` keeps the deviations of the published code.
-        seeds: independent repetitions: data split, random labels, initialisation and noise.
-        clean: training images with their own label.
-        corrupted: training images with a random label.
-        gd_lr: learning rate to the minimum.
-        gd_steps: gradient-descent steps to the minimum.
-        landmarks: shares of ``gd_steps`` after which Tr(HΣ) and its company are measured on the way.
+        seeds: independent repetitions: choice of images, random labels, initialisation and noise.
         lr: η of the compared dynamics.
         steps: of the compared dynamics.
         batch_size: B, with replacement.
-        k: rank of leading and Hessian noise.
-        rho: standard deviation of the constant noise; None: such that its trace is TrΣ_B at the minimum.
-        rescale: whether leading noise is scaled up to TrΣ_B.
+        rho: standard deviation of the constant noise; None: such that its trace is TrΣ_B where it starts.
         refresh: steps between two computations of a noise's covariance.
-        curvature_refresh: the same for the two noises that take eigenvectors of H, which cost more.
-        penalty: strength s of the control GD on L + s‖∇L‖².
         sharpness_delta: δ of the expected sharpness.
         sharpness_draws: its draws.
-        rtol: relative standard error of the figures at the minimum.
-        rtol_along: the same on the way there.
         dynamics: names of the compared ones.
         seed: of everything.
         device: where.
     """
 
-    preset: str
-    seeds: int
-    clean: int
-    corrupted: int
-    gd_lr: float
-    gd_steps: int
-    landmarks: tuple[float, ...]
-    lr: float
-    steps: int
-    batch_size: int
-    k: int
-    rho: float | None
-    rescale: bool
-    refresh: int
-    curvature_refresh: int
-    penalty: float
-    sharpness_delta: float
-    sharpness_draws: int
-    rtol: float
-    rtol_along: float
-    dynamics: tuple[str, ...] = DYNAMICS
+    preset: str = "paper"
+    seeds: int = 10
+    lr: float = 0.07
+    steps: int = 20_000
+    batch_size: int = 20
+    rho: float | None = None
+    refresh: int = 10
+    sharpness_delta: float = 1e-2
+    sharpness_draws: int = 1000
+    dynamics: tuple[str, ...] = COMPARED
     seed: int = 0
     device: str = "cpu"
 
     experiment: ClassVar[str]
 
     def __post_init__(self) -> None:
-        least = dict.fromkeys(("seeds", "gd_steps", "steps", "batch_size", "k", "refresh", "curvature_refresh"), 1)
-        require_at_least(self, **least, sharpness_draws=2, seed=0)
-        require_positive(self, "gd_lr", "lr", "sharpness_delta", "rtol", "rtol_along")
-        if not all(0 < share <= 1 for share in self.landmarks):
-            raise InvalidValueError(f"landmarks are shares of gd_steps in (0, 1], not {self.landmarks}")
-        require_dynamics(self.dynamics)
-
-    def of_dynamics(self, name: str) -> dict[str, Any]:
-        """The constants that a dynamics is made with."""
-        return {
-            "batch_size": self.batch_size,
-            "k": self.k,
-            "rho": 1.0 if self.rho is None else self.rho,
-            "refresh": self.curvature_refresh if name in TAKES_CURVATURE else self.refresh,
-            "rescale": self.rescale,
-            "strength": self.penalty,
-        }
-
-
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Constants of the training protocol, :mod:`noisescape.experiments.protocols.training`.
-
-    Attributes:
-        preset: its name; ``as-published`` keeps the deviations of the published code.
-        seeds: independent repetitions: choice of images, initialisation and noise.
-        train: training images.
-        test: test images; None: all.
-        image_size: pixels a side, 32 or 16.
-        width: of the VGG-11's layers, as a share of the published.
-        lr: η.
-        steps: how many.
-        batch_size: B, with replacement.
-        rho: standard deviation of the constant noise; None: such that its trace is TrΣ_B at the start.
-        refresh: steps between two computations of a noise's covariance.
-        batches: minibatches from which a covariance is estimated; None: exact, from all samples.
-        sharpness_delta: δ of the expected sharpness.
-        sharpness_draws: its draws.
-        dynamics: names of the compared ones.
-        data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
-        seed: of everything.
-        device: where.
-    """
-
-    preset: str
-    seeds: int
-    train: int
-    test: int | None
-    image_size: int
-    width: float
-    lr: float
-    steps: int
-    batch_size: int
-    rho: float | None
-    refresh: int
-    batches: int | None
-    sharpness_delta: float
-    sharpness_draws: int
-    dynamics: tuple[str, ...] = ("gd", "gld-constant", "gld-dynamic", "gld-diagonal", "sgd", "gld-full")
-    data_dir: str | None = None
-    seed: int = 0
-    device: str = "cpu"
-
-    experiment: ClassVar[str]
-
-    def __post_init__(self) -> None:
-        least = dict.fromkeys(("seeds", "train", "steps", "batch_size", "refresh"), 1)
-        require_at_least(self, **least, sharpness_draws=2, seed=0)
+        require_at_least(self, seeds=1, steps=1, batch_size=1, refresh=1, sharpness_draws=2, seed=0)
         require_positive(self, "lr", "sharpness_delta")
         require_dynamics(self.dynamics)
 
     def of_dynamics(self, name: str) -> dict[str, Any]:
         """The constants that a dynamics is made with."""
-        return {
-            "batch_size": self.batch_size,
-            "k": 20,
-            "rho": 1.0 if self.rho is None else self.rho,
-            "refresh": self.refresh,
-            "rescale": True,
-            "strength": 0.01,
-            "batches": self.batches,
-        }
+        rho = 1.0 if self.rho is None else self.rho
+        return {"batch_size": self.batch_size, "rho": rho, "refresh": self.refresh}
+
+
+@dataclass(frozen=True)
+class EscapeConfig(ComparisonConfig):
+    """Constants of the escape protocol, :mod:`noisescape.experiments.protocols.escape`.
+
+    Attributes:
+        clean: training images with their own label.
+        corrupted: training images with a random label.
+        gd_lr: learning rate to the minimum.
+        gd_steps: gradient-descent steps to the minimum.
+        landmarks: shares of ``gd_steps`` after which Tr(HΣ) and its company are measured on the way.
+        k: rank of leading and Hessian noise.
+        rescale: whether leading noise is scaled up to TrΣ_B.
+        curvature_refresh: as ``refresh``, for the two noises that take eigenvectors of H, which cost more.
+        penalty: strength s of the control GD on L + s‖∇L‖².
+        rtol: relative standard error of what is estimated at the minimum.
+        rtol_along: the same on the way there.
+    """
+
+    clean: int = 1000
+    corrupted: int = 200
+    gd_lr: float = 0.1
+    gd_steps: int = 3000
+    landmarks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+    k: int = 20
+    rescale: bool = True
+    curvature_refresh: int = 10
+    penalty: float = 0.01
+    rtol: float = 0.01
+    rtol_along: float = 0.05
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, gd_steps=1, k=1, curvature_refresh=1)
+        require_positive(self, "gd_lr", "rtol", "rtol_along")
+        if not all(0 < share <= 1 for share in self.landmarks):
+            raise InvalidValueError(f"landmarks are shares of gd_steps in (0, 1], not {self.landmarks}")
+
+    @override
+    def of_dynamics(self, name: str) -> dict[str, Any]:
+        made = {**super().of_dynamics(name), "k": self.k, "rescale": self.rescale, "strength": self.penalty}
+        return made | {"refresh": self.curvature_refresh} if name in TAKES_CURVATURE else made
+
+
+@dataclass(frozen=True)
+class TrainingConfig(ComparisonConfig):
+    """Constants of the training protocol, :mod:`noisescape.experiments.protocols.training`.
+
+    Published but for the number of steps, which is not known.
+
+    Attributes:
+        train: training images.
+        test: test images; None: all.
+        image_size: pixels a side, 32 or 16.
+        width: of the VGG-11's layers, as a share of the published.
+        batches: minibatches from which a covariance is estimated; None: exact, from all samples.
+        data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
+        pixel_low: what black becomes.
+    """
+
+    lr: float = 0.05
+    steps: int = 10_000
+    batch_size: int = 100
+    sharpness_delta: float = 1e-3
+    sharpness_draws: int = 100
+    dynamics: tuple[str, ...] = ("gd", "gld-constant", "gld-dynamic", "gld-diagonal", "sgd", "gld-full")
+    train: int = 25_000
+    test: int | None = None
+    image_size: int = 32
+    width: float = 1.0
+    batches: int | None = 100
+    data_dir: str | None = None
+    pixel_low: float = 0.0
+
+    data_set: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_at_least(self, train=1)
+
+    @override
+    def of_dynamics(self, name: str) -> dict[str, Any]:
+        return {**super().of_dynamics(name), "k": 20, "rescale": True, "strength": 0.01, "batches": self.batches}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
-from noisescape.experiments.constants import CONTROLS, DYNAMICS, EscapeConfig
+from noisescape.experiments.constants import EscapeConfig
 from noisescape.experiments.experiment import Experiment, Option
 
 if TYPE_CHECKING:
@@ -18,25 +18,10 @@ class DigitsConfig(EscapeConfig):
 
     preset: str = "quick"
     seeds: int = 3
-    clean: int = 1000
-    corrupted: int = 200
-    gd_lr: float = 0.1
     gd_steps: int = 2000
     landmarks: tuple[float, ...] = (0.05, 0.1, 0.25, 0.5)
-    lr: float = 0.07
     steps: int = 240
-    batch_size: int = 20
-    k: int = 20
-    rho: float | None = None
-    rescale: bool = True
-    refresh: int = 10
-    curvature_refresh: int = 10
-    penalty: float = 0.01
-    sharpness_delta: float = 1e-2
     sharpness_draws: int = 100
-    rtol: float = 0.01
-    rtol_along: float = 0.05
-    dynamics: tuple[str, ...] = tuple(name for name in DYNAMICS if name not in CONTROLS)
 
     experiment: ClassVar[str] = "digits"
 
@@ -60,7 +45,6 @@ DIGITS = Experiment(
     title="Escape from a sharp minimum: a small network on digits",
     help="Escape from a sharp minimum of a small network on real images that need no download.",
     presets={"quick": DigitsConfig()},
-    chosen=False,
     options=(
         Option("seeds", "Independent repetitions."),
         Option("gd_steps", "Gradient-descent steps to the minimum."),
@@ -71,6 +55,7 @@ DIGITS = Experiment(
     problem=digits_problem,
     runner="noisescape.experiments.protocols.escape:run_escape",
     table="noisescape.report.tables:escape_table",
-    report="noisescape.report.escape:write_escape_report",
+    report="noisescape.report.escape:escape_report",
     figures=(("sharpness", "Expected sharpness under every noise from the same minimum."),),
+    of_paper=False,
 )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import unknown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -51,15 +50,15 @@ class Experiment:
         config: the class of its constants; its ``experiment`` is the experiment's name.
         title: of its report.
         help: of its command, a line.
-        presets: constants by the size of the run.
+        presets: constants by name: ``quick``, which is taken where none is chosen, ``paper`` and ``as-published``.
+            The name is the constant ``preset`` of each.
         options: constants that its command has an option for.
         runner: ``(config[, problem], out, *, jobs, resume, progress)`` ↦ the complete run.
-        table: summary ↦ table for a terminal.
-        report: ``(run, title)`` draws the figures and writes ``report.html``.
+        table: summary ↦ its `noisescape.report.Table`.
+        report: run ↦ what its page says first, and the page's sections; saves the figures.
         problem: (config, repetition) ↦ what a repetition trains on, for the protocols that take any.
         figures: (name, caption) of those that stand for it in a report on several experiments.
-        chosen: whether its command starts from a preset that is chosen by name; else from the first one, whose
-            constants are the options' defaults.
+        of_paper: whether it is part of ``reproduce all``; then it has all three presets.
     """
 
     config: type[Any]
@@ -72,29 +71,21 @@ class Experiment:
     report: str
     problem: MakeProblem | None = None
     figures: tuple[tuple[str, str], ...] = ()
-    chosen: bool = True
+    of_paper: bool = True
 
     @property
     def name(self) -> str:
         """As on the command line and in ``run.json``."""
         return str(self.config.experiment)
 
-    @property
-    def default(self) -> str:
-        """The name of the preset that is taken where none is chosen."""
-        return next(iter(self.presets))
-
-    def configure(self, preset: str | None = None, /, **changes: Any) -> Any:
+    def configure(self, preset: str = "quick", /, **changes: Any) -> Any:
         """A preset's constants, some of them changed; changes that are None are none.
 
         Raises:
             ValueError: no such preset, or a constant out of range.
         """
-        preset = self.default if preset is None else preset
         if preset not in self.presets:
-            near = difflib.get_close_matches(preset, self.presets, n=1, cutoff=0.4)
-            hint = f"; did you mean {near[0]}?" if near else ";"
-            raise InvalidValueError(f"unknown preset '{preset}'{hint} known: {', '.join(self.presets)}")
+            raise unknown("preset", preset, self.presets)
         given = {key: value for key, value in changes.items() if value is not None}
         return dataclasses.replace(self.presets[preset], **given)
 
@@ -117,13 +108,15 @@ class Experiment:
         run: Run = _named(self.runner)(*asked, out, jobs=jobs, resume=resume, progress=progress)
         return run
 
-    def write_report(self, run: Run) -> None:
-        """Draw a complete run's figures and write its ``report.html``."""
-        _named(self.report)(run, self.title)
+    def report_parts(self, run: Run) -> tuple[str, list[Any]]:
+        """What a complete run's page says first, and the page's sections, its figures drawn."""
+        parts: tuple[str, list[Any]] = _named(self.report)(run)
+        return parts
 
     def summary_table(self, summary: Mapping[str, Any]) -> Table:
         """A run's summary for a terminal."""
-        table: Table = _named(self.table)(summary)
+        seeds = f", {summary['seeds']} seeds" if "seeds" in summary else ""
+        table: Table = _named(self.table)(summary).to_rich(f"{self.name} ({summary['preset']}){seeds}")
         return table
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from noisescape.experiments.constants import EscapeConfig
+from noisescape.experiments.constants import COMPARED, CONTROLS, EscapeConfig
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 
 if TYPE_CHECKING:
@@ -22,26 +22,7 @@ class FashionMNISTConfig(EscapeConfig):
         data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
     """
 
-    preset: str = "paper"
-    seeds: int = 10
-    clean: int = 1000
-    corrupted: int = 200
-    gd_lr: float = 0.1
-    gd_steps: int = 3000
-    landmarks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
-    lr: float = 0.07
-    steps: int = 20_000
-    batch_size: int = 20
-    k: int = 20
-    rho: float | None = None
-    rescale: bool = True
-    refresh: int = 10
-    curvature_refresh: int = 10
-    penalty: float = 0.01
-    sharpness_delta: float = 1e-2
-    sharpness_draws: int = 1000
-    rtol: float = 0.01
-    rtol_along: float = 0.05
+    dynamics: tuple[str, ...] = (*COMPARED, *CONTROLS)
     init_std: float = 0.02
     test: int | None = None
     data_dir: str | None = None
@@ -102,7 +83,7 @@ FASHION_MNIST = Experiment(
     problem=fashion_mnist_problem,
     runner="noisescape.experiments.protocols.escape:run_escape",
     table="noisescape.report.tables:escape_table",
-    report="noisescape.report.escape:write_escape_report",
+    report="noisescape.report.escape:escape_report",
     figures=(
         ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
         ("sharpness", "Expected sharpness under every noise from the same minimum."),

@@ -8,7 +8,6 @@ images when they are decoded. Rows are counted from 0.
 
 from __future__ import annotations
 
-import difflib
 import functools
 import hashlib
 import os
@@ -26,7 +25,7 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from noisescape.errors import DataError, MissingSplitError
+from noisescape.errors import DataError, MissingSplitError, unknown
 
 Split = Literal["train", "test"]
 
@@ -197,9 +196,7 @@ def open_images(name: str, split: Split, data_dir: str | Path | None = None) -> 
         DataError: whatever else is wrong with it.
     """
     if name not in IMAGE_SETS:
-        near = difflib.get_close_matches(name, IMAGE_SETS, n=1, cutoff=0.4)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(IMAGE_SETS)}"
-        raise DataError(f"unknown data set '{name}'; {hint}")
+        raise unknown("data set", name, IMAGE_SETS, DataError)
     if split not in get_args(Split):
         raise DataError(f"split must be 'train' or 'test', not '{split}'")
     about = IMAGE_SETS[name]

@@ -90,6 +90,6 @@ ONE_HIDDEN_LAYER = Experiment(
     options=(SEEDS,),
     runner="noisescape.experiments.protocols.one_hidden_layer:run_one_hidden_layer",
     table="noisescape.report.tables:one_hidden_layer_table",
-    report="noisescape.report.one_hidden_layer:write_one_hidden_layer_report",
+    report="noisescape.report.one_hidden_layer:one_hidden_layer_report",
     figures=(("indicator", "Solid: Tr(HΣ). Dashed: its isotropic reference. Every line is a seed."),),
 )

@@ -1,4 +1,4 @@
-"""The experiments of the paper as one suite: all that have its constants among their presets."""
+"""The experiments of the paper as one suite: those that are part of ``reproduce all``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from noisescape.errors import InvalidValueError
 from noisescape.experiments.registry import EXPERIMENTS
 
 
@@ -22,12 +21,9 @@ def paper_suite(preset: str, **changes: Any) -> dict[str, Any]:
     """
     suite = {}
     for name, experiment in EXPERIMENTS.items():
-        if "paper" not in experiment.presets:
-            continue
-        if preset not in experiment.presets:
-            raise InvalidValueError(f"unknown preset '{preset}'; known: {', '.join(experiment.presets)}")
-        own = {field.name for field in dataclasses.fields(experiment.config)} & changes.keys()
-        suite[name] = experiment.configure(preset, **{key: changes[key] for key in own})
+        if experiment.of_paper:
+            own = {field.name for field in dataclasses.fields(experiment.config)} & changes.keys()
+            suite[name] = experiment.configure(preset, **{key: changes[key] for key in own})
     return suite
 
 

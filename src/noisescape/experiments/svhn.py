@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from noisescape.experiments.vgg import VGGConfig, vgg_experiment
+from noisescape.experiments.constants import TrainingConfig
+from noisescape.experiments.vgg import vgg_experiment
 
 
 @dataclass(frozen=True)
-class SVHNConfig(VGGConfig):
+class SVHNConfig(TrainingConfig):
     """Constants of the SVHN experiment."""
 
     experiment: ClassVar[str] = "svhn"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, ClassVar
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
@@ -12,34 +12,7 @@ if TYPE_CHECKING:
     from noisescape.experiments.problem import Problem
 
 
-@dataclass(frozen=True)
-class VGGConfig(TrainingConfig):
-    """Constants of the run; the defaults are the published ones, but for the number of steps, which is not known.
-
-    Attributes:
-        pixel_low: what black becomes.
-    """
-
-    preset: str = "paper"
-    seeds: int = 10
-    train: int = 25_000
-    test: int | None = None
-    image_size: int = 32
-    width: float = 1.0
-    lr: float = 0.05
-    steps: int = 10_000
-    batch_size: int = 100
-    rho: float | None = None
-    refresh: int = 10
-    batches: int | None = 100
-    sharpness_delta: float = 1e-3
-    sharpness_draws: int = 100
-    pixel_low: float = 0.0
-
-    data_set: ClassVar[str]
-
-
-def vgg_problem(config: VGGConfig, repetition: int) -> Problem:
+def vgg_problem(config: TrainingConfig, repetition: int) -> Problem:
     """One repetition's images and its freshly initialised network."""
     from noisescape.experiments.data import image_split
     from noisescape.experiments.models import vgg11
@@ -60,7 +33,7 @@ def vgg_problem(config: VGGConfig, repetition: int) -> Problem:
     return classification(model, split, config.device)
 
 
-def vgg_experiment(config: type[VGGConfig], *, data: str, quick_test: int) -> Experiment:
+def vgg_experiment(config: type[TrainingConfig], *, data: str, quick_test: int) -> Experiment:
     """The experiment on one data set.
 
     Args:
@@ -97,6 +70,6 @@ def vgg_experiment(config: type[VGGConfig], *, data: str, quick_test: int) -> Ex
         problem=vgg_problem,
         runner="noisescape.experiments.protocols.training:run_training",
         table="noisescape.report.tables:training_table",
-        report="noisescape.report.training:write_training_report",
+        report="noisescape.report.training:training_report",
         figures=(("sharpness_accuracy", "Sharpness and test accuracy of every dynamics."),),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,99 +11,100 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
-from noisescape.experiments.claims import ledger
-from noisescape.report.comparison import mean_cell, trace_table
-from noisescape.report.ledger import ledger_sections, rules_section
-from noisescape.report.page import Figure, Section, Table, render
-from noisescape.report.style import COLOURS, LABELS, figure_style, legend_outside, line_style, new_figure
+from noisescape.experiments.curves import Curves
+from noisescape.report.page import Figure, Section, Table
+from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
+from noisescape.report.tables import escape_table, number, trace_table
 from noisescape.runs.run import Run
 
-Rows = Sequence[Mapping[str, Any]]
 
-
-def write_escape_report(run: Run, title: str) -> None:
-    """Draw the figures and write ``report.html`` into the run directory."""
-    summary = run.summary()
-    rows = run.metrics().to_pylist()
-    config = run.info["config"]
+def escape_report(run: Run) -> tuple[str, list[Section]]:
+    """What the page says first, and its sections; the figures are drawn into the run's directory."""
+    summary, config = run.summary(), run.info["config"]
     delta = float(config["sharpness_delta"])
-    findings = ledger([run])
-    with figure_style():
-        curves = run.save_figure("learning_curves", draw_curves(rows))
-        sharpness = run.save_figure("sharpness", draw_sharpness(rows, delta))
-        descent = run.save_figure("indicator", draw_descent(rows))
-        spectra = run.save_figure("spectra", draw_spectra(run.tensors("spectra"), int(config["seeds"])))
-    page = render(
-        title=title,
-        lead=_lead(summary),
-        sections=[
-            *ledger_sections(findings),
-            Section(
-                "What each noise did",
-                f"{about(summary, config)}\n\nFrom the same minimum, {config['steps']} steps at learning rate "
-                f"{config['lr']:g}, batch size {config['batch_size']}. Mean ± standard error over "
-                f"{config['seeds']} seeds; Δ is the change of expected sharpness from the minimum within a seed. "
-                "A few seeds decide large effects only: read the intervals, not the third digit.",
-                [_final_table(summary), trace_table(summary, ".3f")],
-            ),
-            Section(
-                "Sharpness",
-                f"Expected sharpness E[L(θ+ν) − L(θ)] with ν ~ N(0, δ²I), δ = {delta:g}: it falls where a dynamics "
-                "leaves for flatter ground. Bands span the seeds.",
-                [Figure(sharpness, "Expected sharpness along the trajectories.")],
-            ),
-            Section(
-                "Learning curves",
-                "Training loss rises where noise keeps the iterate off the floor of a narrow valley.",
-                [Figure(curves, "Training loss and test accuracy along the trajectories.")],
-            ),
-            Section(
-                "The indicator",
-                "Tr(HΣ) of minibatch noise along gradient descent to the minimum, against its isotropic reference "
-                "TrH·TrΣ/D: the same amount of noise without its shape. Gradient descent at a fixed rate settles "
-                "at the edge of stability rather than at a stationary point; ‖ḡ‖ says how far from one it ended.",
-                [
-                    Figure(
-                        descent,
-                        "Tr(HΣ) and its isotropic reference; decay exponent d, over ½ where H is ill-conditioned; "
-                        "projection coefficient a. Every line is a seed.",
-                    ),
-                    _measurement_table(summary),
-                ],
-            ),
-            Section(
-                "Spectra at the minimum",
-                "Left: eigenvalue density of the Hessian. Right: its leading eigenvalues beside those of the noise "
-                "covariance, both relative to their largest.",
-                [Figure(spectra, "Spectra of the Hessian and of the noise covariance.")],
-            ),
-            *rules_section(findings),
-        ],
-        facts=run.facts(),
-    )
-    run.write_report(page)
+    names = in_order(config["dynamics"])
+    curves = Curves(run.metrics().to_pylist(), int(config["seeds"]))
+    saved = partial(Figure.drawn, run)
+    return _lead(summary), [
+        Section(
+            "What each noise did",
+            f"{about(summary, config)}\n\nFrom the same minimum, {config['steps']} steps at learning rate "
+            f"{config['lr']:g}, batch size {config['batch_size']}. Mean ± standard error over "
+            f"{config['seeds']} seeds; the change is that of expected sharpness from the minimum, within a seed. "
+            "A few seeds decide large effects only: read the intervals, not the third digit.",
+            [escape_table(summary).labelled(LABELS), trace_table(summary, ".3f").labelled(LABELS)],
+        ),
+        Section(
+            "Sharpness",
+            f"Expected sharpness E[L(θ+ν) − L(θ)] with ν ~ N(0, δ²I), δ = {delta:g}: it falls where a dynamics "
+            "leaves for flatter ground. Bands span the seeds.",
+            [
+                saved(
+                    "sharpness", draw_sharpness(curves, names, delta), "Expected sharpness along the trajectories."
+                )
+            ],
+        ),
+        Section(
+            "Learning curves",
+            "Training loss rises where noise keeps the iterate off the floor of a narrow valley.",
+            [
+                saved(
+                    "learning_curves",
+                    draw_curves(curves, names),
+                    "Training loss and test accuracy along the trajectories.",
+                )
+            ],
+        ),
+        Section(
+            "The indicator",
+            "Tr(HΣ) of minibatch noise along gradient descent to the minimum, against its isotropic reference "
+            "TrH·TrΣ/D: the same amount of noise without its shape. Gradient descent at a fixed rate settles "
+            "at the edge of stability rather than at a stationary point; ‖ḡ‖ says how far from one it ended.",
+            [
+                saved(
+                    "indicator",
+                    draw_descent(curves),
+                    "Tr(HΣ) and its isotropic reference; decay exponent d, over ½ where H is ill-conditioned; "
+                    "projection coefficient a. Every line is a seed.",
+                ),
+                _measurement_table(summary),
+            ],
+        ),
+        Section(
+            "Spectra at the minimum",
+            "Left: eigenvalue density of the Hessian. Right: its leading eigenvalues beside those of the noise "
+            "covariance, both relative to their largest.",
+            [
+                saved(
+                    "spectra",
+                    draw_spectra(run.tensors("spectra"), int(config["seeds"])),
+                    "Spectra of the Hessian and of the noise covariance.",
+                )
+            ],
+        ),
+    ]
 
 
-def draw_curves(rows: Rows) -> MplFigure:
+def draw_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
     """Training loss and test accuracy of every dynamics."""
     figure = new_figure(9.6, 3.8)
     left, right = figure.subplots(1, 2)
-    for name in _dynamics(rows):
-        _band(left, rows, name, "loss")
-        _band(right, rows, name, "test_accuracy")
+    for name in names:
+        _band(left, curves, name, "loss")
+        _band(right, curves, name, "test_accuracy")
     left.set(xlabel="step", ylabel="training loss")
     right.set(xlabel="step", ylabel="test accuracy")
     legend_outside(figure, left)
     return figure
 
 
-def draw_sharpness(rows: Rows, delta: float) -> MplFigure:
+def draw_sharpness(curves: Curves, names: Sequence[str], delta: float) -> MplFigure:
     """Signed and absolute expected sharpness of every dynamics."""
     figure = new_figure(10.2, 4.2)
     axes = figure.subplots(1, 2, sharey=True)
     for axis, kind, symbol in zip(axes, ("signed", "absolute"), ("E[ΔL]", "E|ΔL|"), strict=True):
-        for name in _dynamics(rows):
-            _band(axis, rows, name, f"sharpness/{kind}", marker="o")
+        for name in names:
+            _band(axis, curves, name, f"sharpness/{kind}", marker="o")
         axis.set(xlabel="step", title=f"{kind}: {symbol} at δ = {delta:g}")
     axes[0].set_ylabel("expected sharpness (loss units)")
     axes[0].set_ylim(bottom=0)
@@ -110,29 +112,26 @@ def draw_sharpness(rows: Rows, delta: float) -> MplFigure:
     return figure
 
 
-def draw_descent(rows: Rows) -> MplFigure:
+def draw_descent(curves: Curves) -> MplFigure:
     """Tr(HΣ) and its isotropic reference, d and a, along gradient descent and at its end; every seed."""
     figure = new_figure(9.6, 3.4)
     left, middle, right = figure.subplots(1, 3)
-    seeds = sorted({row["seed"] for row in rows})
-    for axis, series, label, colour in (
+    for axis, metric, label, colour in (
         (left, "trace_h_sigma", "Tr(HΣ)", "#d62728"),
         (left, "isotropic_reference", "isotropic: TrH·TrΣ/D", "#3b6fb6"),
         (middle, "decay_exponent", "d", "#8f5fbf"),
         (right, "projection_coefficient", "a", "#e58606"),
     ):
-        for seed in seeds:
-            along = _series(rows, "descent", "gd", f"along/{series}", seed)
-            end = _series(rows, "minimum", "gd", series, seed)
-            steps, values = (np.concatenate(parts) for parts in zip(along, end, strict=True))
+        both = curves.of("descent", "gd", f"along/{metric}"), curves.of("minimum", "gd", metric)
+        for seed, (along, end) in enumerate(zip(*both, strict=True)):
             axis.plot(
-                steps,
-                values,
+                [*along, *end],
+                [*along.values(), *end.values()],
                 "o-",
                 color=colour,
                 alpha=0.8,
                 markersize=4,
-                label=label if seed == seeds[0] else None,
+                label=label if seed == 0 else None,
             )
     left.set(title="Tr(HΣ), log scale", yscale="log")
     left.legend(loc="center right", fontsize=8)
@@ -172,13 +171,15 @@ def draw_spectra(tensors: Mapping[str, Tensor], seeds: int) -> MplFigure:
     return figure
 
 
-def _band(axis: Axes, rows: Rows, name: str, metric: str, marker: str | None = None) -> None:
+def _band(axis: Axes, curves: Curves, name: str, metric: str, marker: str | None = None) -> None:
     """Mean over seeds, with the span of the seeds behind it."""
-    seeds = sorted({row["seed"] for row in rows})
-    series = [_series(rows, "escape", name, metric, seed) for seed in seeds]
-    steps = series[0][0]
+    of_seeds = curves.of("escape", name, metric)
+    steps = [*of_seeds[0]]
     values = np.array(
-        [np.interp(steps, own, seen) if len(own) else np.full(len(steps), np.nan) for own, seen in series]
+        [
+            np.interp(steps, [*curve], [*curve.values()]) if curve else np.full(len(steps), np.nan)
+            for curve in of_seeds
+        ]
     )
     axis.fill_between(steps, values.min(0), values.max(0), color=COLOURS[name], alpha=0.1, linewidth=0)
     axis.plot(
@@ -191,53 +192,6 @@ def _band(axis: Axes, rows: Rows, name: str, metric: str, marker: str | None = N
         marker=marker,
         markersize=4,
     )
-
-
-def _series(rows: Rows, phase: str, name: str, metric: str, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    chosen = sorted(
-        (row["step"], row["value"])
-        for row in rows
-        if (row["phase"], row["dynamics"], row["metric"], row["seed"]) == (phase, name, metric, seed)
-    )
-    return np.array([step for step, _ in chosen]), np.array([value for _, value in chosen], dtype=float)
-
-
-def _dynamics(rows: Rows) -> list[str]:
-    present = {row["dynamics"] for row in rows if row["phase"] == "escape"}
-    return [name for name in LABELS if name in present]
-
-
-def _figure(found: Mapping[str, Any]) -> str:
-    """A measured figure, or a dash where it was not finite."""
-    if found["value"] is None:
-        return "–"
-    if found["stderr"] == 0:
-        return f"{found['value']:.4g}"
-    spread = "?" if found["stderr"] is None else f"{found['stderr']:.2g}"
-    return f"{found['value']:.4g} ± {spread}"
-
-
-def _final_table(summary: Mapping[str, Any]) -> Table:
-    rows = [
-        [
-            LABELS[name],
-            mean_cell(found["loss"], ".3f"),
-            mean_cell(found["test_accuracy"], ".1f", 100),
-            mean_cell(found["sharpness/signed"], ".2f", 1000),
-            mean_cell(found["sharpness/absolute"], ".2f", 1000),
-            mean_cell(summary["sharpness_change"][name], ".2f", 1000),
-        ]
-        for name, found in summary["final"].items()
-    ]
-    columns = [
-        "noise",
-        "training loss",
-        "test accuracy, %",
-        "E[ΔL] × 10³",
-        "E|ΔL| × 10³",
-        "Δ E[ΔL] × 10³",
-    ]
-    return Table(columns, rows, "At the last step; mean ± standard error over seeds.")
 
 
 def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
@@ -253,27 +207,28 @@ def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
 
 
 def _measurement_table(summary: Mapping[str, Any]) -> Table:
-    figures = [
-        ("trace_h_sigma", "Tr(HΣ)"),
-        ("isotropic_reference", "isotropic reference TrH·TrΣ/D"),
-        ("anisotropy", "ratio of the two"),
-        ("upper_bound", "upper bound D·λ₁/TrH"),
-        ("projection_coefficient", "a"),
-        ("decay_exponent", "d"),
-        ("alignment", "cos(H, Σ)"),
-        ("gradient_norm", "‖ḡ‖"),
-        ("trace_h", "Tr H"),
-        ("trace_sigma", "Tr Σ"),
-    ]
-    rows = [
-        [
-            label,
-            *(_figure(found[name]) for found in summary["minimum"]),
-        ]
-        for name, label in figures
-    ]
+    measured = {
+        "trace_h_sigma": "Tr(HΣ)",
+        "isotropic_reference": "isotropic reference TrH·TrΣ/D",
+        "anisotropy": "ratio of the two",
+        "upper_bound": "upper bound D·λ₁/TrH",
+        "projection_coefficient": "a",
+        "decay_exponent": "d",
+        "alignment": "cos(H, Σ)",
+        "gradient_norm": "‖ḡ‖",
+        "trace_h": "Tr H",
+        "trace_sigma": "Tr Σ",
+    }
+    rows = [[label, *(_measured(found[name]) for found in summary["minimum"])] for name, label in measured.items()]
     columns = ["at the minimum", *(f"seed {seed}" for seed in range(len(summary["minimum"])))]
-    return Table(columns, rows, "Measured at the minimum; ± is the standard error, figures without it are exact.")
+    return Table(columns, rows, "Measured at the minimum; ± is the standard error, numbers without it are exact.")
+
+
+def _measured(found: Mapping[str, Any]) -> str:
+    exact = number(found["value"], ".4g")
+    if found["value"] is None or found["stderr"] == 0:
+        return exact
+    return f"{exact} ± {'?' if found['stderr'] is None else number(found['stderr'], '.2g')}"
 
 
 def _lead(summary: Mapping[str, Any]) -> str:

@@ -4,32 +4,47 @@ from __future__ import annotations
 
 import base64
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import Environment, StrictUndefined
 
 from noisescape.errors import InvalidValueError
 
+if TYPE_CHECKING:
+    import matplotlib.figure
+    import rich.table
+
+    from noisescape.runs.run import Run
+
 # a sign, digits and what may follow them (error bars, powers of ten, ranges), then perhaps a short unit
 _NUMBER = re.compile(
     r"[-−+±<>≤≥≈~]?\s?[(\[]?[-−+]?[.\d∞][\d\s.,eE^+\-−–±×·/()\[\]⁰¹²³⁴⁵⁶⁷⁸⁹⁻]*([a-zµ%]{1,3})?", re.ASCII
 )
-_NO_NUMBER = {"", "-", "−", "–", "—", "nan", "inf", "-inf", "n/a"}
+_NO_NUMBER = {"", "-", "−", "–", "—", "nan", "inf", "-inf", "n/a", "diverged"}
 # a link may lead elsewhere; nothing else may
 _EXTERNAL = re.compile(r"""<(?!a\s)[^>]*\b(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text; a column of numbers is set to the right."""
+    """Cells as text; a column of numbers is set to the right.
+
+    Attributes:
+        columns: their titles.
+        rows: a cell for each column.
+        caption: what the table shows.
+        wide: columns that a terminal has no room for.
+    """
 
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     caption: str
+    wide: Sequence[str] = ()
 
     kind: ClassVar[str] = "table"
 
@@ -45,6 +60,37 @@ class Table:
         """For each column, whether its cells are numbers."""
         return tuple(_are_numbers([row[index] for row in self.rows]) for index in range(len(self.columns)))
 
+    def labelled(self, labels: Mapping[str, str]) -> Table:
+        """The table with labels in place of the names that have one."""
+        rows = [[labels.get(cell, cell) for cell in row] for row in self.rows]
+        return replace(self, rows=rows)
+
+    def to_rich(self, heading: str) -> rich.table.Table:
+        """For a terminal; rows that share their first cell stand together."""
+        from rich import box, table
+
+        shown = [index for index, column in enumerate(self.columns) if column not in self.wide]
+        made = table.Table(
+            title=heading,
+            caption=self.caption,
+            title_justify="left",
+            caption_justify="left",
+            box=box.SIMPLE_HEAD,
+            show_edge=False,
+            pad_edge=False,
+            collapse_padding=True,
+        )
+        for index in shown:  # no wider than its cells, so that all fit beside each other
+            numeric = self.numeric[index]
+            width = max(10, *(len(row[index]) for row in self.rows))
+            title = textwrap.fill(self.columns[index], width, break_long_words=False)
+            made.add_column(title, justify="right" if numeric else "left", no_wrap=not numeric)
+        first = [row[0] for row in self.rows]
+        grouped = len(set(first)) < len(first)
+        for row, following in zip(self.rows, [*first[1:], ""], strict=False):
+            made.add_row(*(row[index] for index in shown), end_section=grouped and following != row[0])
+        return made
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -54,6 +100,11 @@ class Figure:
     caption: str
 
     kind: ClassVar[str] = "figure"
+
+    @classmethod
+    def drawn(cls, run: Run, name: str, figure: matplotlib.figure.Figure, caption: str) -> Figure:
+        """A figure of Matplotlib, saved among those of a run."""
+        return cls(run.save_figure(name, figure), caption)
 
     @property
     def data_uri(self) -> str:

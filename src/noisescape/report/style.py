@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -39,6 +39,12 @@ COLOURS = {
     "gd-gradient-penalty": "#999999",
 }
 """Cool colours for noise without the landscape's directions, warm ones for noise with them."""
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """These dynamics in the order of the labels."""
+    return sorted(names, key=list(LABELS).index)
+
 
 ANISOTROPIC = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-full")
 """Dynamics whose noise knows the directions of the landscape; drawn with solid lines."""

@@ -1,4 +1,4 @@
-"""Summaries of the experiments as tables for the terminal."""
+"""Summaries of the experiments as tables, for the page and the terminal alike."""
 
 from __future__ import annotations
 
@@ -6,104 +6,113 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from noisescape.experiments.claims import Claim, Finding
+from noisescape.report.page import Table
+
+AT_THE_END = "At the last step; mean ± standard error over seeds."
+
+
+def number(value: float | None, form: str, scale: float = 1.0) -> str:
+    """A number, or a dash where it was not finite."""
+    return "–" if value is None else format(value * scale, form)
+
+
+def estimate(found: Mapping[str, Any], form: str, scale: float = 1.0, *, missing: str = "diverged") -> str:
+    """A value ± its standard error."""
+    if found["value"] is None:
+        return missing
+    spread = "?" if found["stderr"] is None else number(found["stderr"], form.lstrip("+"), scale)
+    return f"{number(found['value'], form, scale)} ± {spread}"
 
 
 def toy_2d_table(summary: Mapping[str, Any]) -> Table:
     """Success rates and the indicator, a row for each dynamics and geometry."""
-    table = Table(title=f"toy-2d ({summary['preset']})", title_justify="left", box=box.SIMPLE_HEAD)
-    for column in ("geometry", "dynamics"):
-        table.add_column(column, no_wrap=True)
-    for column in ("success", "95 % interval", "n", "Tr(HΣ)"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for geometry, found in {"published": summary, **summary["controls"]}.items():
-        for name, rate in found["success"].items():
-            table.add_row(
-                geometry,
-                name,
-                f"{rate['rate']:.1%}",
-                f"{rate['low']:.1%} – {rate['high']:.1%}",
-                str(rate["n"]),
-                f"{found['trace_h_sigma'][name]['value']:,.0f}",
-            )
-        table.add_section()
-    return table
+    rows = [
+        [
+            geometry,
+            name,
+            f"{rate['rate']:.1%}",
+            f"{rate['low']:.1%} – {rate['high']:.1%}",
+            str(rate["n"]),
+            f"{found['trace_h_sigma'][name]['value']:,.0f}",
+        ]
+        for geometry, found in {"published": summary, **summary["controls"]}.items()
+        for name, rate in found["success"].items()
+    ]
+    columns = ["geometry", "dynamics", "success", "95 % interval", "replicas", "Tr(HΣ) at the start"]
+    return Table(columns, rows, "Success rates and the indicator of the injected gradient noise.")
 
 
 def escape_table(summary: Mapping[str, Any]) -> Table:
-    """What each dynamics did from the minimum, mean ± standard error over seeds."""
-    anisotropy = ", ".join(_number(found["anisotropy"]["value"], ".0f") for found in summary["minimum"])
-    table = Table(
-        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds; "
-        f"Tr(HΣ)/Tr(HΣ̄) at the minima: {anisotropy}",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("dynamics", no_wrap=True)
-    for column in ("loss", "test acc.", "E[ΔL]·10³", "change", "95 % interval"):
-        table.add_column(column, justify="right", no_wrap=True)
+    """What each dynamics did from the minimum."""
+    rows = []
     for name, found in summary["final"].items():
         change = summary["sharpness_change"][name]
-        table.add_row(
-            name,
-            _number(found["loss"]["value"], ".3f"),
-            _number(found["test_accuracy"]["value"], ".1%"),
-            _number(found["sharpness/signed"]["value"], ".1f", 1e3),
-            _number(change["value"], "+.1f", 1e3),
-            f"{_number(change['low'], '+.1f', 1e3)} … {_number(change['high'], '+.1f', 1e3)}",
+        ends = ", ".join(number(change[end], ".1f", 1000) for end in ("low", "high"))
+        rows.append(
+            [
+                name,
+                estimate(found["loss"], ".3f"),
+                estimate(found["test_accuracy"], ".1f", 100),
+                estimate(found["sharpness/signed"], ".1f", 1000),
+                estimate(found["sharpness/absolute"], ".1f", 1000),
+                f"{number(change['value'], '+.1f', 1000)} [{ends}]",
+            ]
         )
-    return table
+    ratios = ", ".join(number(found["anisotropy"]["value"], ".0f") for found in summary["minimum"])
+    absolute = "E|ΔL| × 10³"
+    columns = ["dynamics", "training loss", "test acc., %", "E[ΔL] × 10³", absolute, "change [95 % interval]"]
+    return Table(columns, rows, f"{AT_THE_END} Tr(HΣ)/Tr(HΣ̄) at the minima: {ratios}.", wide=[absolute])
 
 
 def one_hidden_layer_table(summary: Mapping[str, Any]) -> Table:
     """Tr(HΣ) over its isotropic reference, a row for each optimiser and width."""
-    table = Table(
-        title=f"one-hidden-layer ({summary['preset']}), {summary['seeds']} seeds: Tr(HΣ)/Tr(HΣ̄) along training",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("optimiser, width", no_wrap=True)
-    for column in ("geometric mean", "95 % interval", "least", "greatest"):
-        table.add_column(column, justify="right", no_wrap=True)
+    rows = []
     for case, found in summary["anisotropy"].items():
         logs = found["log_anisotropy"]
-        low, high = (_number(None if logs[end] is None else math.exp(logs[end]), ".1f") for end in ("low", "high"))
-        table.add_row(
-            case.replace("/", ", "),
-            _number(None if logs["value"] is None else math.exp(logs["value"]), ".1f"),
-            f"{low} … {high}",
-            _number(found["least"], ".1f"),
-            _number(found["greatest"], ".1f"),
+        mean, low, high = (
+            number(None if logs[key] is None or logs[key] > 300 else math.exp(logs[key]), ".1f")
+            for key in ("value", "low", "high")
         )
-    return table
+        extremes = [number(found[key], ".1f") for key in ("least", "greatest")]
+        rows.append([*case.split("/"), mean, f"{low} – {high}", *extremes])
+    columns = ["optimiser", "width", "Tr(HΣ)/Tr(HΣ̄)", "95 % interval", "least", "greatest"]
+    return Table(columns, rows, "Geometric mean over epochs, interval over seeds; extremes over epochs and seeds.")
 
 
 def training_table(summary: Mapping[str, Any]) -> Table:
-    """Where each dynamics ended, mean ± standard error over seeds."""
-    table = Table(
-        title=f"{summary['experiment']} ({summary['preset']}), {summary['seeds']} seeds",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-    )
-    table.add_column("dynamics", no_wrap=True)
-    for column in ("loss", "train acc.", "test acc.", "± s.e.", "E[ΔL]", "± s.e."):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, found in summary["final"].items():
-        accuracy, sharpness = found["test_accuracy"], found["sharpness/signed"]
-        table.add_row(
+    """Where each dynamics ended."""
+    rows = [
+        [
             name,
-            _number(found["loss"]["value"], ".3f"),
-            _number(found["train_accuracy"]["value"], ".1%"),
-            _number(accuracy["value"], ".1%"),
-            _number(accuracy["stderr"], ".1%"),
-            _number(sharpness["value"], ".2e"),
-            _number(sharpness["stderr"], ".1e"),
-        )
-    return table
+            estimate(found["loss"], ".3f"),
+            estimate(found["train_accuracy"], ".1f", 100),
+            estimate(found["test_accuracy"], ".1f", 100),
+            estimate(found["sharpness/signed"], ".2e"),
+            estimate(found["sharpness/absolute"], ".2e"),
+        ]
+        for name, found in summary["final"].items()
+    ]
+    columns = ["dynamics", "training loss", "training acc., %", "test acc., %", "E[ΔL]", "E|ΔL|"]
+    return Table(columns, rows, AT_THE_END, wide=["E|ΔL|"])
+
+
+def trace_table(summary: Mapping[str, Any], form: str) -> Table:
+    """The trace that each noise had beside the one it should have had."""
+    rows = []
+    for name, injected in summary["injected_trace"].items():
+        target = summary["target_trace"][name]
+        if injected["value"] and target["value"]:
+            ratio = f"{injected['value'] / target['value']:.2f}"
+            rows.append([name, estimate(injected, form), estimate(target, form), ratio])
+    return Table(
+        ["dynamics", "injected ‖ε‖²", "target", "ratio"],
+        rows,
+        "What was injected, measured, beside its target: the trace of minibatch noise at the same parameters, for "
+        "constant noise that at the start. Means along the trajectories ± standard error over seeds.",
+    )
 
 
 STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
@@ -131,8 +140,3 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
         if result.note:
             text.append(f"{'':15}{result.note}\n", style="dim")
     return text
-
-
-def _number(value: float | None, form: str, scale: float = 1.0) -> str:
-    """A figure, or a dash where it was not finite (a diverged run, too few seeds)."""
-    return "–" if value is None else format(value * scale, form)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,14 +12,13 @@ import torch
 from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
-from noisescape.experiments.claims import ledger
-from noisescape.report.ledger import ledger_sections, rules_section
-from noisescape.report.page import Figure, Interactive, Section, Table, render
-from noisescape.report.style import COLOURS, LABELS, figure_style, legend_outside, new_figure
+from noisescape.report.page import Figure, Interactive, Section
+from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, new_figure
+from noisescape.report.tables import toy_2d_table
 from noisescape.runs.run import Run
 from noisescape.theory.landscapes import FLAT_MINIMUM, GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d
 
-GEOMETRY_TITLES: dict[Geometry, str] = {
+GEOMETRY_TITLES: dict[str, str] = {
     "published": "published basin",
     "isotropic": "control: isotropic basin",
     "rotated": "control: basin turned by 90°",
@@ -26,55 +26,60 @@ GEOMETRY_TITLES: dict[Geometry, str] = {
 EXTENT = (-2.2, 2.2)
 
 
-def write_toy_report(run: Run, title: str) -> None:
-    """Draw the figures and write ``report.html`` into the run directory."""
-    summary = run.summary()
-    findings = ledger([run])
+def toy_2d_report(run: Run) -> tuple[str, list[Section]]:
+    """What the page says first, and its sections; the figures are drawn into the run's directory."""
+    summary, config = run.summary(), run.info["config"]
     paths = run.tensors("trajectories")
-    escaped_below = float(run.info["config"]["escaped_below"])
-    with figure_style():
-        trajectories = run.save_figure("trajectories", draw_trajectories(paths, escaped_below))
-        success = run.save_figure("success", draw_success(summary))
-        indicator = run.save_figure("indicator", draw_indicator(summary))
-    animation = animate(paths, int(run.info["config"]["steps"]))
-    page = render(
-        title=title,
-        lead=_lead(summary),
-        sections=[
-            *ledger_sections(findings),
-            Section(
-                "Who escapes",
-                "Share of replicas that end in the flat basin (both coordinates below "
-                f"{escaped_below:g}), with 95 % Wilson intervals. Every noise has the same trace; only its "
-                "shape differs.",
-                [Figure(success, "Success rate of each dynamics, by geometry."), _table(summary)],
-            ),
-            Section(
-                "Watch it",
-                "Six replicas of each dynamics on the published landscape. Press play, or drag the slider; click a "
-                "name in the legend to hide it.",
-                [Interactive.from_plotly(animation, "Replicas moving from the sharp minimum at (1, 1).")],
-            ),
-            Section(
-                "Trajectories",
-                "The first replicas of each dynamics over the contours of the landscape (drawn for x = 0). The "
-                "shaded corner is where a replica counts as escaped.",
-                [Figure(trajectories, "Trajectories on the contours of the landscape.")],
-            ),
-            Section(
-                "Does Tr(HΣ) predict it?",
-                "The indicator of the injected gradient noise at the start against the success rate. If it alone "
-                "decided, the three panels would show one curve. The controls say how far that holds: in the "
-                "turned basin the noise of the published geometry meets the same curvature, but the steep "
-                "direction no longer leads to the flat basin; in the isotropic basin every shape has the same "
-                "indicator, so any difference left is due to direction.",
-                [Figure(indicator, "Indicator at the start and success rate, one point a dynamics.")],
-            ),
-            *rules_section(findings),
-        ],
-        facts=run.facts(),
-    )
-    run.write_report(page)
+    below = float(config["escaped_below"])
+    saved = partial(Figure.drawn, run)
+    return _lead(summary), [
+        Section(
+            "Who escapes",
+            f"Share of replicas that end in the flat basin (both coordinates below {below:g}), with 95 % Wilson "
+            "intervals. Every noise has the same trace; only its shape differs.",
+            [
+                saved("success", draw_success(summary), "Success rate of each dynamics, by geometry."),
+                toy_2d_table(summary).labelled({**LABELS, **GEOMETRY_TITLES}),
+            ],
+        ),
+        Section(
+            "Watch it",
+            "Six replicas of each dynamics on the published landscape. Press play, or drag the slider; click a "
+            "name in the legend to hide it.",
+            [
+                Interactive.from_plotly(
+                    animate(paths, int(config["steps"])), "Replicas moving from the sharp minimum at (1, 1)."
+                )
+            ],
+        ),
+        Section(
+            "Trajectories",
+            "The first replicas of each dynamics over the contours of the landscape (drawn for x = 0). The "
+            "shaded corner is where a replica counts as escaped.",
+            [
+                saved(
+                    "trajectories",
+                    draw_trajectories(paths, below),
+                    "Trajectories on the contours of the landscape.",
+                )
+            ],
+        ),
+        Section(
+            "Does Tr(HΣ) predict it?",
+            "The indicator of the injected gradient noise at the start against the success rate. If it alone "
+            "decided, the three panels would show one curve. The controls say how far that holds: in the "
+            "turned basin the noise of the published geometry meets the same curvature, but the steep "
+            "direction no longer leads to the flat basin; in the isotropic basin every shape has the same "
+            "indicator, so any difference left is due to direction.",
+            [
+                saved(
+                    "indicator",
+                    draw_indicator(summary),
+                    "Indicator at the start and success rate, one point a dynamics.",
+                )
+            ],
+        ),
+    ]
 
 
 def draw_success(summary: Mapping[str, Any]) -> MplFigure:
@@ -127,7 +132,7 @@ def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplF
     figure = new_figure(9.6, 6.6)
     grid = figure.subplots(2, 3, sharex=True, sharey=True)
     x, y, height = _landscape()
-    for axis, name in zip(grid.flat, sorted(names, key=list(LABELS).index), strict=True):
+    for axis, name in zip(grid.flat, in_order(names), strict=True):
         axis.contour(x, y, np.log10(height + 1e-2), levels=14, colors="#9aa5b1", linewidths=0.6)
         low = EXTENT[0]
         axis.fill_between([low, escaped_below], low, escaped_below, color="#5a9a3c", alpha=0.12, linewidth=0)
@@ -151,7 +156,7 @@ def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplF
 def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
     """The tracked replicas moving over the landscape, with a slider over steps."""
     chosen = _published(paths)
-    names = sorted((key.removeprefix("published/") for key in chosen), key=list(LABELS).index)
+    names = in_order(key.removeprefix("published/") for key in chosen)
     length = len(next(iter(chosen.values())))
     x, y, height = _landscape(points=90)
     frame_numbers = list(range(0, length, max(1, length // 60)))
@@ -243,28 +248,6 @@ def _geometries(summary: Mapping[str, Any]) -> dict[Geometry, Mapping[str, Any]]
         for geometry in GEOMETRIES
         if geometry == "published" or geometry in summary["controls"]
     }
-
-
-def _table(summary: Mapping[str, Any]) -> Table:
-    rows = []
-    for geometry, found in _geometries(summary).items():
-        for name, rate in found["success"].items():
-            indicator = found["trace_h_sigma"][name]
-            rows.append(
-                [
-                    GEOMETRY_TITLES[geometry],
-                    LABELS[name],
-                    f"{rate['rate']:.1%}",
-                    f"{rate['low']:.1%} – {rate['high']:.1%}",
-                    str(rate["n"]),
-                    f"{indicator['value']:,.0f}",
-                ]
-            )
-    return Table(
-        ["geometry", "noise", "success", "95 % interval", "replicas", "Tr(HΣ) at the start"],
-        rows,
-        "Success rates and the indicator of the injected gradient noise.",
-    )
 
 
 def _lead(summary: Mapping[str, Any]) -> str:

@@ -150,8 +150,11 @@ def test_a_missing_split_has_an_error_of_its_own(tiny: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fashion-mnist", "unknown data set 'fashion-mnist'; did you mean 'fashion_mnist'"),
-        ("imagenet_22k", "unknown data set 'imagenet_22k'; there are fashion_mnist, cifar10, svhn"),
+        (
+            "fashion-mnist",
+            "unknown data set 'fashion-mnist'; did you mean fashion_mnist\\? known: fashion_mnist, cifar10, svhn",
+        ),
+        ("imagenet_22k", "unknown data set 'imagenet_22k'; known: fashion_mnist, cifar10, svhn"),
     ],
 )
 def test_an_unknown_name_is_refused(tmp_path: Path, name: str, message: str) -> None:

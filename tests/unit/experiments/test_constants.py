@@ -19,7 +19,10 @@ from run_files import SMALL
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"preset": "published"}, "unknown preset 'published'; known: corrected, as-published"),
+        (
+            {"preset": "published"},
+            "unknown preset 'published'; did you mean as-published. known: quick, paper, as-published",
+        ),
         ({"replicas": 0}, "replicas must be at least 1, not 0"),
         ({"control_replicas": -1}, "control_replicas must be at least 0"),
         ({"points": 1}, "points must be at least 2"),

@@ -63,8 +63,8 @@ def test_the_indicator_of_one_hidden_layer_is_that_of_dense_matrices(width: int,
     }
     expected["isotropic_reference"] = expected["trace_h"] * expected["trace_sigma"] / len(theta)
     expected["anisotropy"] = expected["trace_h_sigma"] / expected["isotropic_reference"]
-    assert hidden.figures(risk, theta, HIDDEN) == pytest.approx(expected, rel=1e-9)
-    assert hidden.figures(single, theta.float(), HIDDEN) == pytest.approx(expected, rel=2e-4)
+    assert hidden.measured(risk, theta, HIDDEN) == pytest.approx(expected, rel=1e-9)
+    assert hidden.measured(single, theta.float(), HIDDEN) == pytest.approx(expected, rel=2e-4)
 
     operators = risk.hessian(theta), risk.noise_covariance(theta, HIDDEN.batch_size)
     assert_close(operators[0].dense(), curvature, atol=1e-9, rtol=1e-9)
@@ -170,7 +170,7 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bits(
 ) -> None:
     config = replace(HIDDEN, epochs=5, decay_from=3, points=30)
     whole = hidden.train(config, optimiser, 16, 0, checkpoint=tmp_path / "whole.safetensors")
-    measured, calls = hidden.figures, iter((1, 1, 1, 0))
+    measured, calls = hidden.measured, iter((1, 1, 1, 0))
 
     def interrupted(*arguments: Any) -> dict[str, float]:
         if not next(calls):
@@ -179,7 +179,7 @@ def test_training_goes_on_from_its_checkpoint_to_the_same_bits(
 
     checkpoint = tmp_path / "checkpoint.safetensors"
     with monkeypatch.context() as patch:
-        patch.setattr(hidden, "figures", interrupted)
+        patch.setattr(hidden, "measured", interrupted)
         with pytest.raises(KeyboardInterrupt):
             hidden.train(config, optimiser, 16, 0, checkpoint=checkpoint)
     assert checkpoint.exists()

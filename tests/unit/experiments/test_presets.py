@@ -14,8 +14,10 @@ from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import paper_suite
 from noisescape.experiments.svhn import SVHN
+from noisescape.experiments.toy_2d import TOY_2D
 
 PRESETS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
+    "toy-2d": (TOY_2D.configure, {}),
     "one-hidden-layer": (ONE_HIDDEN_LAYER.configure, {"widths": (100,), "optimisers": ("adam",)}),
     "fashion-mnist": (
         FASHION_MNIST.configure,
@@ -26,6 +28,7 @@ PRESETS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
 }
 VGG_QUICK = {"seeds", "train", "test", "image_size", "width", "lr", "steps", "pixel_low", "batches"}
 QUICK = {
+    "toy-2d": {"replicas"},
     "one-hidden-layer": {"seeds"},
     "fashion-mnist": {
         "seeds",
@@ -65,11 +68,12 @@ def test_the_quick_preset_gives_up_what_the_decision_lists(experiment: str) -> N
 @by_experiment
 def test_presets_take_changes_and_leave_out_what_is_not_given(experiment: str) -> None:
     make, _ = PRESETS[experiment]
-    assert make("paper", seeds=None, seed=7) == replace(make("paper"), seed=7)
-    assert changed(make("quick"), make("quick", seeds=5)) == {"seeds": 5}
+    repetitions = "replicas" if experiment == "toy-2d" else "seeds"
+    assert make("paper", **{repetitions: None}, seed=7) == replace(make("paper"), seed=7)
+    assert changed(make("quick"), make("quick", **{repetitions: 5})) == {repetitions: 5}
     assert make("paper").experiment == experiment
-    with pytest.raises(ValueError, match="seeds must be at least 1, not 0"):
-        make("paper", seeds=0)
+    with pytest.raises(ValueError, match=f"{repetitions} must be at least 1, not 0"):
+        make("paper", **{repetitions: 0})
 
 
 @by_experiment
@@ -86,11 +90,13 @@ def test_an_unknown_preset_gets_the_nearest_one(experiment: str, preset: str, hi
 @pytest.mark.parametrize("preset", ["quick", "paper", "as-published"])
 def test_the_suite_is_the_paper_in_its_order(preset: str) -> None:
     suite = paper_suite(preset, seeds=4, data_dir="somewhere", seed=9, device="cpu")
-    assert [*suite] == ["toy-2d", *PRESETS]
+    assert [*suite] == [*PRESETS]
     assert suite.keys() <= EXPERIMENTS.keys()
-    assert suite["toy-2d"].preset == ("as-published" if preset == "as-published" else "corrected")
+    given = {"toy-2d": {}, "one-hidden-layer": {"seeds": 4}}
     for experiment, (make, _) in PRESETS.items():
-        own = {} if experiment == "one-hidden-layer" else {"data_dir": "somewhere"}
-        assert suite[experiment] == make(preset, seeds=4, seed=9, device="cpu", **own)
-    with pytest.raises(ValueError, match="unknown preset 'large'; known: quick, paper, as-published"):
+        own = given.get(experiment, {"seeds": 4, "data_dir": "somewhere"})
+        assert suite[experiment] == make(preset, seed=9, device="cpu", **own)
+    with pytest.raises(
+        ValueError, match="unknown preset 'large'; did you mean paper\\? known: quick, paper, as-published"
+    ):
         paper_suite("large")

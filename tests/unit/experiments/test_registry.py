@@ -28,7 +28,7 @@ def test_what_a_description_names_is_there(experiment: Experiment) -> None:
     problem = [] if experiment.problem is None else ["problem"]
     assert taken["runner"] == ["config", *problem, "out", "jobs", "resume", "progress"]
     assert taken["table"] == ["summary"]
-    assert taken["report"] == ["run", "title"]
+    assert taken["report"] == ["run"]
 
 
 @every_experiment
@@ -36,7 +36,7 @@ def test_options_set_constants_of_their_type(experiment: Experiment) -> None:
     fields = {field.name for field in dataclasses.fields(experiment.config)}
     assert {option.constant for option in experiment.options} <= fields
     for option in experiment.options:
-        value = getattr(experiment.presets[experiment.default], option.constant)
+        value = getattr(experiment.presets["quick"], option.constant)
         assert value is None or isinstance(value, option.kind)
         assert option.help.endswith(".")
 
@@ -44,17 +44,28 @@ def test_options_set_constants_of_their_type(experiment: Experiment) -> None:
 @every_experiment
 def test_presets_are_constants_of_the_experiment(experiment: Experiment) -> None:
     assert EXPERIMENTS[experiment.name] is experiment
-    assert experiment.default == "quick"
+    assert {"quick"} <= experiment.presets.keys() <= {"quick", "paper", "as-published"}
+    assert len(experiment.presets) == (3 if experiment.of_paper else 1)
     for name, preset in experiment.presets.items():
         assert type(preset) is experiment.config
         assert experiment.configure(name) == preset
-        assert not experiment.chosen or preset.preset == name
+        assert preset.preset == name
     assert experiment.configure() == experiment.presets["quick"]
 
 
 def test_changes_may_be_of_a_constant_that_is_called_preset() -> None:
     assert TOY_2D.configure("paper", preset="as-published").replicas == 4000
     assert TOY_2D.configure("paper", preset="as-published").preset == "as-published"
+
+
+def test_the_paper_compares_what_it_lists() -> None:
+    """A new dynamics is no part of it, or begun runs could not be resumed."""
+    compared = (
+        *("gd", "sgd", "gld-constant", "gld-dynamic", "gld-diagonal", "gld-leading", "gld-hessian"),
+        *("gld-top-eigenvector", "gld-full"),
+    )
+    assert DIGITS.configure().dynamics == compared
+    assert FASHION_MNIST.configure("paper").dynamics == (*compared, "gld-shuffled", "gd-gradient-penalty")
 
 
 def test_dynamics_go_by_their_own_names() -> None:

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import matplotlib.pyplot as plt
 import plotly.graph_objects as go
 import pytest
+from rich.console import Console
 
 from noisescape.report import Figure, Interactive, Section, Table, render
 from noisescape.runs.run import Run
@@ -189,3 +190,23 @@ def test_columns_of_numbers_are_not_taken_for_text(cells, numeric):
 def test_ragged_rows_are_refused():
     with pytest.raises(ValueError, match="row 1 has 1 cells for 2 columns"):
         Table(["a", "b"], [["1", "2"], ["1"]], "")
+
+
+TWO = Table(
+    ["kind", "name", "loss", "more"], [["a", "gd", "1.5", "x"], ["a", "sgd", "diverged", "y"]], "c", ["more"]
+)
+
+
+def test_a_table_may_show_labels_in_place_of_names() -> None:
+    labelled = TWO.labelled({"gd": "GD", "kind": "never: not a cell"})
+    assert labelled.rows == [["a", "GD", "1.5", "x"], ["a", "sgd", "diverged", "y"]]
+    assert (labelled.columns, labelled.caption, labelled.wide) == (TWO.columns, TWO.caption, TWO.wide)
+
+
+def test_a_terminal_gets_the_table_but_for_its_wide_columns() -> None:
+    console = Console(width=60)
+    with console.capture() as capture:
+        console.print(TWO.to_rich("heading"))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert lines[:2] == [["heading"], ["kind", "name", "loss"]]
+    assert lines[3:] == [["a", "gd", "1.5"], ["a", "sgd", "diverged"], ["c"]]

@@ -1,4 +1,4 @@
-"""A run as the judges see it: figures by seed, and whether its noises were of the trace they should have."""
+"""A run as the judges see it: its curves, and whether its noises were of the trace they should have."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from functools import cached_property
 from typing import Any
 
 from noisescape.experiments.constants import NOISELESS
+from noisescape.experiments.curves import Curves
 from noisescape.experiments.statistics import mean_over
 from noisescape.runs.run import Run
 
@@ -15,7 +16,7 @@ SAME_TRACE = (0.8, 1.25)
 
 
 class Evidence:
-    """A complete run, asked for one figure of every seed."""
+    """A complete run, asked for one number of every seed."""
 
     def __init__(self, run: Run) -> None:
         self.run = run
@@ -28,24 +29,13 @@ class Evidence:
         return int(self.config["seeds"])
 
     @cached_property
-    def _values(self) -> dict[tuple[str, str, str], dict[int, list[tuple[int, float]]]]:
-        found: dict[tuple[str, str, str], dict[int, list[tuple[int, float]]]] = {}
-        for row in self.run.metrics().to_pylist():
-            key = row["phase"], row["dynamics"], row["metric"]
-            found.setdefault(key, {}).setdefault(row["seed"], []).append((row["step"], row["value"]))
-        return found
-
-    def series(self, phase: str, dynamics: str, metric: str, seed: int) -> list[tuple[int, float]]:
-        """(step, value) pairs in order; none where nothing was recorded."""
-        return sorted(self._values.get((phase, dynamics, metric), {}).get(seed, []))
-
-    def at(self, phase: str, dynamics: str, metric: str, step: int) -> list[float]:
-        """One value a seed, NaN for those that stopped before."""
-        return [dict(self.series(phase, dynamics, metric, seed)).get(step, math.nan) for seed in range(self.seeds)]
+    def curves(self) -> Curves:
+        """What was recorded, by phase, dynamics and metric."""
+        return Curves(self.run.metrics().to_pylist(), self.seeds)
 
     def last(self, phase: str, dynamics: str, metric: str) -> list[float]:
         """The value at the last step of the run, for every seed."""
-        return self.at(phase, dynamics, metric, int(self.config["steps"]))
+        return self.curves.at(int(self.config["steps"]), phase, dynamics, metric)
 
     def ran(self, dynamics: str) -> bool:
         """Whether the run has that dynamics."""
@@ -57,9 +47,8 @@ class Evidence:
         NaN where no step has both.
         """
         ratios = []
-        for seed in range(self.seeds):
-            injected = dict(self.series(phase, dynamics, "injected", seed))
-            target = dict(self.series(phase, dynamics, "trace_target", seed))
+        both = (self.curves.of(phase, dynamics, metric) for metric in ("injected", "trace_target"))
+        for injected, target in zip(*both, strict=True):
             common = [
                 step
                 for step, value in injected.items()

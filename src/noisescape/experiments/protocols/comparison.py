@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from typing import Any
 from torch import Tensor
 
 from noisescape.dynamics import Dynamics, GLDConstant, MatchedTrace, dynamics_by_name
-from noisescape.experiments.constants import NOISELESS, EscapeConfig, TrainingConfig
+from noisescape.experiments.constants import NOISELESS, ComparisonConfig
+from noisescape.experiments.curves import Curves
 from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.problem import MakeProblem, Problem
 from noisescape.experiments.published import published_dynamics
@@ -20,10 +20,8 @@ from noisescape.runs.tasks import Outcome
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
-Config = EscapeConfig | TrainingConfig
 
-
-def make_dynamics(config: Config, name: str, trace: float) -> Dynamics:
+def make_dynamics(config: ComparisonConfig, name: str, trace: float) -> Dynamics:
     """The dynamics called ``name`` with a run's constants; ``trace`` is TrΣ_B where it starts."""
     constants = config.of_dynamics(name)
     if config.preset == "as-published":
@@ -32,7 +30,7 @@ def make_dynamics(config: Config, name: str, trace: float) -> Dynamics:
     return MatchedTrace(made, trace) if isinstance(made, GLDConstant) and config.rho is None else made
 
 
-def checked_splits(config: Config, problem: MakeProblem) -> list[ImageSplit]:
+def checked_splits(config: ComparisonConfig, problem: MakeProblem) -> list[ImageSplit]:
     """Every repetition's images, once they, the network and the constants are known to fit one another."""
     problems = [problem(config, repetition) for repetition in range(config.seeds)]
     for name in config.dynamics:
@@ -41,7 +39,7 @@ def checked_splits(config: Config, problem: MakeProblem) -> list[ImageSplit]:
 
 
 def follow(
-    config: Config,
+    config: ComparisonConfig,
     problem: Problem,
     name: str,
     start: Tensor,
@@ -97,49 +95,29 @@ def follow(
 
 
 class Compared:
-    """What was recorded of the dynamics in one phase, one value a seed, for the summary."""
+    """What was recorded of the dynamics in one phase, for the summary."""
 
-    def __init__(self, config: Config, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
+    def __init__(self, config: ComparisonConfig, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
         self.config = config
-        self._found = {
-            (row["dynamics"], row["metric"], row["step"], row["seed"]): row["value"]
-            for row in rows
-            if row["phase"] == phase
-        }
-
-    def at(self, name: str, metric: str, step: int) -> list[float]:
-        """One value a seed, NaN for those that stopped before."""
-        return [self._found.get((name, metric, step, seed), math.nan) for seed in range(self.config.seeds)]
-
-    def mean(self, name: str, metric: str) -> list[float]:
-        """Mean along the trajectory, for every seed; 0 where nothing was recorded."""
-        values: list[list[float]] = [[] for _ in range(self.config.seeds)]
-        for (owner, kind, _, seed), value in self._found.items():
-            if (owner, kind) == (name, metric):
-                values[seed].append(value)
-        return [sum(own) / len(own) if own else 0.0 for own in values]
+        self.phase = phase
+        self.curves = Curves(rows, config.seeds)
 
     def final(self, metrics: Sequence[str]) -> dict[str, Any]:
         """These metrics of every dynamics at the last step, over seeds."""
+        last = self.config.steps
         return {
-            name: {metric: mean_over(self.at(name, metric, self.config.steps)).to_dict() for metric in metrics}
+            name: {m: mean_over(self.curves.at(last, self.phase, name, m)).to_dict() for m in metrics}
             for name in self.config.dynamics
         }
 
     def traces(self) -> dict[str, Any]:
         """The trace that each noise had and the one it should have had, means along the trajectories."""
         return {
-            key: {name: mean_over(self.mean(name, metric)).to_dict() for name in self.config.dynamics}
+            key: {name: mean_over(self._means(name, metric)).to_dict() for name in self.config.dynamics}
             for key, metric in (("injected_trace", "injected"), ("target_trace", "trace_target"))
         }
 
-
-def heading(config: Config, data: Mapping[str, Any]) -> dict[str, Any]:
-    """What a summary begins with; ``data``: the facts of the images."""
-    return {
-        "experiment": config.experiment,
-        "preset": config.preset,
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "data": data,
-    }
+    def _means(self, name: str, metric: str) -> list[float]:
+        """Mean along the trajectory, for every seed; 0 where nothing was recorded."""
+        found = (curve.values() for curve in self.curves.of(self.phase, name, metric))
+        return [sum(own) / len(own) if own else 0.0 for own in found]

@@ -18,10 +18,11 @@ from noisescape.dynamics import GD
 from noisescape.errors import FailedError
 from noisescape.experiments.constants import TAKES_CURVATURE, EscapeConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow, heading
+from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import mean_over
 from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
+from noisescape.measurement.bounds import decay_exponent, projection_coefficient
 from noisescape.measurement.indicator import measure
 from noisescape.risk import EmpiricalRisk, gauss_newton_control
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
@@ -29,9 +30,8 @@ from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
-from noisescape.theory import decay_exponent, projection_coefficient
 
-FINAL_FIGURES = ("loss", "test_accuracy", "sharpness/signed", "sharpness/absolute")
+FINAL_METRICS = ("loss", "test_accuracy", "sharpness/signed", "sharpness/absolute")
 
 
 def run_escape(
@@ -200,13 +200,14 @@ def summarise(
     compared = Compared(config, rows, "escape")
 
     def change(name: str) -> list[float]:
-        before, after = (compared.at(name, "sharpness/signed", step) for step in (0, config.steps))
+        before, after = (compared.curves.at(step, "escape", name, "sharpness/signed") for step in (0, config.steps))
         return [late - early for early, late in zip(before, after, strict=True)]
 
     return {
-        **heading(config, data),
+        "seeds": config.seeds,
+        "data": data,
         "minimum": measured,
-        "final": compared.final(FINAL_FIGURES),
+        "final": compared.final(FINAL_METRICS),
         "sharpness_change": {name: mean_over(change(name)).to_dict() for name in config.dynamics},
         **compared.traces(),
     }

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from noisescape.experiments.curves import Curves
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, Optimiser
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.runs.run import Run
 from noisescape.runs.storage import read_bundle, write_bundle
 from noisescape.runs.tasks import Outcome, Task
@@ -102,7 +104,7 @@ def train(
         for _ in range(config.steps_per_epoch):
             theta.grad = risk.gradient(theta.detach())
             stepper.step()
-        found = figures(risk, theta.detach(), config)
+        found = measured(risk, theta.detach(), config)
         rows += [
             {
                 "width": width,
@@ -131,10 +133,10 @@ def _unflatten(stepper: torch.optim.Optimizer, tensors: Any, optimiser: Optimise
     return stored
 
 
-def figures(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
+def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
     """Tr(HΣ) and its reference, exact: H of a network that is piecewise linear in θ is its Gauss–Newton matrix.
 
-    Two samples' terms of it: H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
+    In the terms of single samples, H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
     Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped.
     """
     rows = risk.per_sample_gradients(theta)
@@ -142,7 +144,8 @@ def figures(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) ->
     active = rows.abs().sum(1) > 0
     jacobians = rows[active] / residual[active, None]  # up to sign
     centred = rows - rows.mean(0)
-    number, factor = risk.sample_count, 1 / (config.batch_size * risk.sample_count)
+    number = risk.sample_count
+    factor = covariance_factor(config.batch_size, number, replacement=True) / number
     trace_sigma = factor * float(centred.double().square().sum())
     trace_h = 2 / number * float(jacobians.double().square().sum())
     overlaps = (jacobians @ centred.T).double().square().sum()
@@ -161,29 +164,16 @@ def figures(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) ->
 
 def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
     """Geometric mean over epochs of the anisotropy, and its least value, over seeds."""
+    curves = Curves(rows, config.seeds, by=("optimiser", "width", "metric"))
     ratios: dict[str, Any] = {}
     for optimiser in config.optimisers:
         for width in config.widths:
-            by_seed = [
-                [
-                    row["value"]
-                    for row in rows
-                    if (row["optimiser"], row["width"], row["seed"], row["metric"])
-                    == (optimiser, width, seed, "anisotropy")
-                    and row["value"] > 0
-                ]
-                for seed in range(config.seeds)
-            ]
+            found = curves.of(optimiser, width, "anisotropy")
+            by_seed = [[value for value in curve.values() if value > 0] for curve in found]
             logs = [sum(map(math.log, own)) / len(own) if own else math.nan for own in by_seed]
             ratios[f"{optimiser}/{width}"] = {
                 "log_anisotropy": mean_over(logs).to_dict(),
                 "least": min((value for own in by_seed for value in own), default=math.nan),
                 "greatest": max((value for own in by_seed for value in own), default=math.nan),
             }
-    return {
-        "experiment": config.experiment,
-        "preset": config.preset,
-        "seed": config.seed,
-        "seeds": config.seeds,
-        "anisotropy": ratios,
-    }
+    return {"seeds": config.seeds, "anisotropy": ratios}

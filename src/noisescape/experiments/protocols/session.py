@@ -64,8 +64,9 @@ class Session:
         )
 
     def finish(self, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> Run:
-        """The run, complete."""
-        return finish(self.run, rows, summary, self.started)
+        """The run, complete; its summary begins with what was run."""
+        what = {name: getattr(self.config, name) for name in ("experiment", "preset", "seed")}
+        return finish(self.run, rows, {**what, **summary}, self.started)
 
 
 def rows_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:

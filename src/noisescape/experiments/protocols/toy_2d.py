@@ -171,9 +171,6 @@ def _summary(config: Toy2DConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
         if success:
             geometries[geometry] = {"success": success, "trace_h_sigma": indicator}
     return {
-        "experiment": config.experiment,
-        "preset": config.preset,
-        "seed": config.seed,
         "replicas": config.replicas,
         "gradient_noise_trace": config.gradient_trace,
         **geometries["published"],

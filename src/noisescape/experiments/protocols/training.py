@@ -14,13 +14,13 @@ from torch import Tensor
 from noisescape.dynamics import SGD
 from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow, heading
+from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 
-FINAL_FIGURES = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
+FINAL_METRICS = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
 
 
 def run_training(
@@ -46,7 +46,8 @@ def run_training(
         {f"{name}/seed-{r}": found.tensors["theta"] for (name, r), found in zip(keys, outcomes, strict=True)},
     )
     compared = Compared(config, rows, "training")
-    summary = {**heading(config, splits[0].facts), "final": compared.final(FINAL_FIGURES), **compared.traces()}
+    facts = {"seeds": config.seeds, "data": splits[0].facts}
+    summary = {**facts, "final": compared.final(FINAL_METRICS), **compared.traces()}
     return session.finish(rows, summary)
 
 

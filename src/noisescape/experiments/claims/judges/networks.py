@@ -10,6 +10,7 @@ from dataclasses import replace
 from noisescape.experiments.claims.claim import Judge, Result
 from noisescape.experiments.claims.evidence import Evidence
 from noisescape.experiments.claims.rules import SAME_ACCURACY, SAME_LOSS, SAME_SHARPNESS, exceeds, falls, vanishes
+from noisescape.experiments.curves import Curves
 from noisescape.experiments.statistics import rank_correlation
 
 FLATTENING = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")
@@ -21,15 +22,14 @@ NOT_FLATTENING = ("gld-constant", "gld-dynamic", "gld-diagonal")
 
 def indicator_of_one_hidden_layer(evidence: Evidence) -> list[Result]:
     """Tr(HΣ) over its isotropic reference, for every optimiser and width."""
-    by_case: dict[tuple[str, int], dict[int, list[float]]] = {}
-    for row in evidence.run.metrics().to_pylist():
-        if row["metric"] == "anisotropy":
-            own = by_case.setdefault((row["optimiser"], row["width"]), {}).setdefault(row["seed"], [])
-            own.append(row["value"])
+    curves = Curves(evidence.run.metrics().to_pylist(), evidence.seeds, by=("metric", "optimiser", "width"))
     results = []
-    for (optimiser, width), seeds in sorted(by_case.items()):
-        values = [_mean_log(own) for own in seeds.values()]
-        least = min((value for own in seeds.values() for value in own if value > 0), default=math.nan)
+    for metric, optimiser, width in curves.names:
+        if metric != "anisotropy":
+            continue
+        by_seed = [[*curve.values()] for curve in curves.of(metric, optimiser, width)]
+        values = [_mean_log(own) for own in by_seed]
+        least = min((value for own in by_seed for value in own if value > 0), default=math.nan)
         found = exceeds(values, 0.0, case=f"{optimiser}, width {width}")
         results.append(_exponentiated(found, f"at least {least:.0f} at every epoch" if least > 1 else ""))
     return results
@@ -38,12 +38,14 @@ def indicator_of_one_hidden_layer(evidence: Evidence) -> list[Result]:
 def indicator_along(evidence: Evidence) -> list[Result]:
     """Tr(HΣ) over its isotropic reference on the way to the minimum, and there."""
     values, least = [], math.inf
-    for seed in range(evidence.seeds):
-        indicator = dict(evidence.series("descent", "gd", "along/trace_h_sigma", seed))
-        reference = dict(evidence.series("descent", "gd", "along/isotropic_reference", seed))
-        end = int(evidence.config["gd_steps"])
-        indicator[end] = evidence.at("minimum", "gd", "trace_h_sigma", end)[seed]
-        reference[end] = evidence.at("minimum", "gd", "isotropic_reference", end)[seed]
+    end = int(evidence.config["gd_steps"])
+
+    def whole(metric: str) -> list[dict[int, float]]:
+        last = evidence.curves.at(end, "minimum", "gd", metric)
+        way = evidence.curves.of("descent", "gd", f"along/{metric}")
+        return [{**curve, end: value} for curve, value in zip(way, last, strict=True)]
+
+    for indicator, reference in zip(whole("trace_h_sigma"), whole("isotropic_reference"), strict=True):
         # where TrH is not positive there is no isotropic reference to exceed
         ratios = [indicator[step] / reference[step] for step in indicator if reference[step] > 0]
         values.append(_mean_log(ratios))
@@ -53,10 +55,10 @@ def indicator_along(evidence: Evidence) -> list[Result]:
 
 
 def at_minimum(metric: str, threshold: float) -> Judge:
-    """Whether a figure measured at the minimum exceeds a threshold."""
+    """Whether what was measured at the minimum exceeds a threshold."""
 
     def judge(evidence: Evidence) -> list[Result]:
-        return [exceeds(evidence.at("minimum", "gd", metric, int(evidence.config["gd_steps"])), threshold)]
+        return [exceeds(evidence.curves.at(int(evidence.config["gd_steps"]), "minimum", "gd", metric), threshold)]
 
     return judge
 
@@ -138,9 +140,7 @@ def _beside_descent(
 def _excess_loss(evidence: Evidence, dynamics: str) -> list[float]:
     """Mean over the recorded steps of the training loss above that of gradient descent, for every seed."""
     values = []
-    for seed in range(evidence.seeds):
-        own = dict(evidence.series("escape", dynamics, "loss", seed))
-        base = dict(evidence.series("escape", "gd", "loss", seed))
+    for own, base in zip(*(evidence.curves.of("escape", name, "loss") for name in (dynamics, "gd")), strict=True):
         common = [step for step in base if step > 0]
         values.append(sum(own.get(step, math.nan) - base[step] for step in common) / len(common))
     return values
@@ -150,12 +150,12 @@ def _relative_sharpness(evidence: Evidence, dynamics: str) -> list[float]:
     """Expected sharpness over that of gradient descent, less 1, both means over the last half; for every seed."""
     half = int(evidence.config["steps"]) / 2
 
-    def late(name: str, seed: int) -> float:
-        values = [v for step, v in evidence.series("escape", name, "sharpness/signed", seed) if step >= half]
-        return sum(values) / len(values) if values else math.nan
+    def late(name: str) -> Iterator[float]:
+        for curve in evidence.curves.of("escape", name, "sharpness/signed"):
+            values = [value for step, value in curve.items() if step >= half]
+            yield sum(values) / len(values) if values else math.nan
 
-    bases = [late("gd", seed) for seed in range(evidence.seeds)]
-    return [late(dynamics, seed) / base - 1 if base > 0 else math.nan for seed, base in enumerate(bases)]
+    return [own / base - 1 if base > 0 else math.nan for own, base in zip(late(dynamics), late("gd"), strict=True)]
 
 
 # ---------------------------------------------------------------------- training from initialisation

@@ -1,11 +1,15 @@
-"""The report of one run."""
+"""The page of one run."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 from noisescape.errors import InvalidValueError
+from noisescape.experiments.claims import ledger
 from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.report.ledger import ledger_sections, rules_section
+from noisescape.report.page import render
+from noisescape.report.style import figure_style
 from noisescape.runs.run import Run
 
 
@@ -19,5 +23,14 @@ def write_report(run: Run) -> Path:
     name = run.info["experiment"]
     if name not in EXPERIMENTS:
         raise InvalidValueError(f"no report for experiment '{name}'; known: {', '.join(EXPERIMENTS)}")
-    EXPERIMENTS[name].write_report(run)
-    return run.path / "report.html"
+    experiment = EXPERIMENTS[name]
+    with figure_style():
+        lead, sections = experiment.report_parts(run)
+    findings = ledger([run])
+    page = render(
+        title=experiment.title,
+        lead=lead,
+        sections=[*ledger_sections(findings), *sections, *rules_section(findings)],
+        facts=run.facts(),
+    )
+    return run.write_report(page)

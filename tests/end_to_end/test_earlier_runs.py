@@ -1,0 +1,40 @@
+"""Runs made by earlier versions, as far as this repository keeps them, can still be read, judged and drawn."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from noisescape.experiments.claims import ledger
+from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.report import write_report
+from noisescape.runs.run import Run
+
+RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
+KEPT = sorted(path.parent.name for path in RESULTS.glob("*/run.json"))
+
+
+@pytest.mark.parametrize("name", KEPT)
+def test_an_earlier_run_has_its_table_and_the_verdicts_it_had(name: str) -> None:
+    run = Run.open(RESULTS / name)
+    console = Console(width=80)
+    with console.capture() as capture:
+        console.print(EXPERIMENTS[name].summary_table(run.summary()))
+    lines = capture.get().splitlines()
+    assert lines[0].startswith(f"{name} ({run.summary()['preset']})")
+    findings = json.loads((RESULTS / name / "ledger.json").read_text(encoding="utf-8"))["findings"]
+    known = [(found["name"], found["case"], found["verdict"]) for found in findings]
+    assert [(found.claim.name, found.result.case, found.result.verdict) for found in ledger([run])] == known
+
+
+@pytest.mark.parametrize("name", ["one-hidden-layer", "svhn"])
+def test_an_earlier_run_without_checkpoints_is_drawn_again(name: str, tmp_path: Path) -> None:
+    shutil.copytree(RESULTS / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png"))
+    assert "How the claims are judged" in write_report(Run.open(tmp_path / name)).read_text(encoding="utf-8")
+    assert {path.stem for path in (tmp_path / name / "figures").glob("*.svg")} == {
+        path.stem for path in (RESULTS / name).glob("*.png")
+    }
