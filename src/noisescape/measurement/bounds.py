@@ -44,14 +44,14 @@ def indicator_bounds(coefficient: float, top_curvature: float, trace_h: float, d
 def decay_exponent(top: float, next_after_k: float, dimension: int) -> float:
     """d with λ_{k+1} = λ₁·D^{−d}: condition (1) asks for d > ½ at some k ≪ D.
 
-    Infinite where λ_{k+1} ≤ 0; NaN in one dimension.
+    NaN in one dimension and where λ₁ ≤ 0, where nothing is sharp; else infinite where λ_{k+1} ≤ 0.
 
     Source: condition (1) of Zhu, Wu, Yu, Wu & Ma (2019).
 
     >>> decay_exponent(100.0, 1.0, 10_000)
     0.5
     """
-    if dimension == 1:
+    if dimension == 1 or not top > 0:
         return math.nan
     if next_after_k <= 0:
         return math.inf

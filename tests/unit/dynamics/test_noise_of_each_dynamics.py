@@ -34,7 +34,7 @@ def test_draws_have_mean_zero_and_the_claimed_covariance(name, regression, theta
     dynamics = ALL[name]
     replicas = theta.expand(DRAWS, -1)
     noisy, _ = dynamics.noisy_gradient(
-        regression, replicas, dynamics.init(regression, replicas), torch.Generator().manual_seed(3)
+        regression, replicas, dynamics.init(regression), torch.Generator().manual_seed(3)
     )
     noise = noisy - regression.gradient(theta)
     wanted = dynamics.covariance(regression, theta).dense()
@@ -71,7 +71,7 @@ def test_replicas_draw_independent_noise(name, regression, theta):
     dynamics = ALL[name]
     replicas = theta.expand(4000, -1)
     noisy, _ = dynamics.noisy_gradient(
-        regression, replicas, dynamics.init(regression, replicas), torch.Generator().manual_seed(0)
+        regression, replicas, dynamics.init(regression), torch.Generator().manual_seed(0)
     )
     noise = noisy - regression.gradient(theta)
     half = len(noise) // 2
