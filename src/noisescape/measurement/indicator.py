@@ -208,7 +208,7 @@ def measure(
     first = curvature.vectors[:, 0]
     top_noise = float(first @ (population @ first))
     coefficient = projection_coefficient(top_noise, top.value, trace_h.value, trace_c.value)
-    bounds = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
+    lower, upper = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
     relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
 
     norm_h = squared_norm(hessian, rtol=2 * rtol, deflate=curvature.vectors, seed=seed + 2)
@@ -224,8 +224,8 @@ def measure(
         trace_h_sigma=trace_hc.scaled(factor),
         isotropic_reference=reference.scaled(factor),
         anisotropy=ratio(trace_hc, reference),
-        lower_bound=_with_relative_error(bounds.lower, relative, trace_h),
-        upper_bound=_with_relative_error(bounds.upper, relative, trace_h),
+        lower_bound=_with_relative_error(lower, relative, trace_h),
+        upper_bound=_with_relative_error(upper, relative, trace_h),
         projection_coefficient=_with_relative_error(coefficient, relative, trace_h),
         decay_exponent=_decay(curvature, dimension),
         alignment=ratio(ratio(trace_hc, _root(norm_h)), _root(norm_c)),

@@ -16,11 +16,11 @@ def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
     return root / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}"
 
 
-def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:
-    """The latest directory of an experiment, or of a suite of them, under ``root`` that has no report yet."""
+def unfinished_run(experiment: str) -> Path | None:
+    """The latest directory of an experiment, or of a suite of them, under ``runs`` that has no report yet."""
     begun = [
         path
-        for path in sorted(root.glob(f"{experiment}-*"))
+        for path in sorted(Path("runs").glob(f"{experiment}-*"))
         if ((path / "run.json").is_file() or any(path.glob("*/run.json"))) and not (path / "report.html").exists()
     ]
     return begun[-1] if begun else None

@@ -96,8 +96,8 @@ def test_bounds_hold_for_any_positive_matrices(seed: int) -> None:
     values, vectors = torch.linalg.eigh(curvature)
     top, along = float(values[-1]), float(vectors[:, -1] @ noise @ vectors[:, -1])
     total, spread = float(curvature.trace()), float(noise.trace())
-    bounds = indicator_bounds(projection_coefficient(along, top, total, spread), top, total, 5)
+    lower, upper = indicator_bounds(projection_coefficient(along, top, total, spread), top, total, 5)
     share = 5 * float((curvature * noise).sum()) / (total * spread)
-    assert bounds.lower <= share <= bounds.upper
+    assert lower <= share <= upper
     # a·λ₁²·D/(TrH)² = D·λ₁·u₁ᵀΣu₁/(TrH·TrΣ): what the top direction alone contributes
-    assert bounds.lower == pytest.approx(5 * top * along / (total * spread), rel=1e-12)
+    assert lower == pytest.approx(5 * top * along / (total * spread), rel=1e-12)
