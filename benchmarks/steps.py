@@ -42,7 +42,7 @@ def run() -> Outcome:
 
     def walk(dynamics: ns.Dynamics) -> Callable[[], torch.Tensor]:
         generator = torch.Generator().manual_seed(0)
-        noisy, begun = dynamics.noisy_gradient(risk, theta, dynamics.init(risk, theta), generator)
+        noisy, begun = dynamics.noisy_gradient(risk, theta, dynamics.init(risk), generator)
         first = theta - LR * noisy
 
         def steps() -> torch.Tensor:

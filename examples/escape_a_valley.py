@@ -14,8 +14,8 @@ def main() -> None:
     curvature = torch.tensor([10.0, 0.1, 0.1, 0.1], dtype=torch.float64)
     hessian = torch.diag(curvature)
     generator = torch.Generator().manual_seed(0)
-    slopes = torch.randn(40, 4, generator=generator, dtype=torch.float64) * curvature.sqrt()
-    risk = quadratic(hessian, slopes)
+    gradients = torch.randn(40, 4, generator=generator, dtype=torch.float64) * curvature.sqrt()
+    risk = quadratic(hessian, gradients)
     start = torch.zeros(4, dtype=torch.float64)
 
     for lr, steps in ((0.005, 20), (0.15, 20)):

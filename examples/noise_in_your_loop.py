@@ -20,10 +20,10 @@ def main() -> None:
     for batch_size in (10, 100):  # smaller batch, more noise; the gradient's mean is the same
         theta = start
         noise = ns.GLDFull(batch_size=batch_size)
-        state, generator = noise.init(risk, theta), torch.Generator().manual_seed(0)
+        state, generator = noise.init(risk), torch.Generator().manual_seed(0)
         for step in range(201):
-            slope, state = noise.noisy_gradient(risk, theta, state, generator)
-            theta = theta - 0.3 * slope
+            gradient, state = noise.noisy_gradient(risk, theta, state, generator)
+            theta = theta - 0.3 * gradient
             if step % 100 == 0:
                 scale = risk.noise_covariance(theta, batch_size).trace() / risk.gradient(theta).square().sum()
                 print(f"B = {batch_size:3d} step {step:3d} loss {risk.loss(theta):.3f} TrΣ/‖ḡ‖² {scale:.2f}")

@@ -52,7 +52,7 @@ def assert_same(found: Bundle, tensors: dict[str, Tensor], notes: object) -> Non
 
 
 def files(folder: Path) -> set[str]:
-    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()}
+    return {str(path.relative_to(folder)) for path in folder.rglob("*") if not path.is_dir()} - {".lock"}
 
 
 def fill(target: Path) -> bytes:

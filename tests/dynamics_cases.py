@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -20,39 +23,7 @@ def _samples() -> Tensor:
 SAMPLES = _samples()
 
 
-ALL = {
-    "gd": ns.GD(),
-    "sgd": ns.SGD(BATCH),
-    "sgd-without": ns.SGD(BATCH, replacement=False),
-    "gld-constant": ns.GLDConstant(0.7),
-    "gld-dynamic": ns.GLDDynamic(BATCH),
-    "gld-diagonal": ns.GLDDiagonal(BATCH),
-    "gld-diagonal-without": ns.GLDDiagonal(BATCH, replacement=False),
-    "gld-leading": ns.GLDLeading(BATCH, k=2),
-    "gld-leading-rescaled": ns.GLDLeading(BATCH, k=1, rescale=True),
-    "gld-hessian": ns.GLDHessian(BATCH, k=2),
-    "gld-top-eigenvector": ns.GLDTopEigenvector(BATCH),
-    "gld-full": ns.GLDFull(BATCH),
-    "gld-full-without": ns.GLDFull(BATCH, replacement=False),
-    "gld-shuffled": ns.GLDShuffled(BATCH, shuffle_seed=3),
-    "matched": ns.MatchedTrace(ns.GLDDiagonal(BATCH), 5.0),
-}
-
-
-GAUSSIAN = {
-    "constant": ns.GLDConstant(0.7),
-    "dynamic": ns.GLDDynamic(BATCH),
-    "dynamic, refreshed": ns.GLDDynamic(BATCH, refresh=3),
-    "dynamic from batches": ns.GLDDynamic(BATCH, batches=4, refresh=2),
-    "diagonal": ns.GLDDiagonal(BATCH),
-    "diagonal from batches": ns.GLDDiagonal(BATCH, batches=4, refresh=2),
-    "leading, sketched": ns.GLDLeading(BATCH, k=3, refresh=2),
-    "leading, rescaled": ns.GLDLeading(BATCH, k=3, refresh=2, rescale=True),
-    "hessian, followed": ns.GLDHessian(BATCH, k=3, refresh=2),
-    "top eigenvector, followed": ns.GLDTopEigenvector(BATCH, refresh=2),
-    "published leading": PublishedLeading(BATCH, k=3, refresh=3),
-    "published hessian": PublishedHessian(BATCH, k=3, refresh=2),
-}
+THETA = torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64)
 
 
 def regression() -> ns.EmpiricalRisk:
@@ -69,44 +40,91 @@ def regression_losses(theta: Tensor) -> Tensor:
     return 0.5 * (SAMPLES[:, :3] @ theta - SAMPLES[:, 3]) ** 2
 
 
-def expected_covariance(name, risk, theta):
-    """Σ written down from the table of dynamics, by dense linear algebra."""
-    rows = risk.per_sample_gradients(theta)
-    centred = rows - rows.mean(0)
-    number, dimension = rows.shape
-    population = centred.T @ centred / number
-    without = (number - BATCH) / (BATCH * (number - 1))
-    sigma = population * (without if name.endswith("without") else 1 / BATCH)
-    hessian = torch.autograd.functional.hessian(lambda t: regression_losses(t).mean(), theta)
-    values, vectors = torch.linalg.eigh(hessian)
-    noise_values, noise_vectors = torch.linalg.eigh(sigma)
-    eye = torch.eye(dimension, dtype=theta.dtype)
-    if name == "gd":
-        return 0 * eye
-    if name.startswith(("sgd", "gld-full")):
-        return sigma
-    if name == "gld-shuffled":
-        order = torch.randperm(3, generator=torch.Generator().manual_seed(3))
-        assert order.tolist() != [0, 1, 2]
-        permutation = eye[order]
-        return permutation @ sigma @ permutation.T
-    if name == "gld-constant":
-        return 0.49 * eye
-    if name == "gld-dynamic":
-        return sigma.trace() / dimension * eye
-    if name.startswith("gld-diagonal"):
-        return torch.diag(sigma.diagonal())
-    if name == "gld-leading":
-        return noise_vectors[:, -2:] * noise_values[-2:] @ noise_vectors[:, -2:].T
-    if name == "gld-leading-rescaled":
-        return sigma.trace() * torch.outer(noise_vectors[:, -1], noise_vectors[:, -1])
-    if name == "gld-hessian":
-        best = vectors[:, -2:] * values[-2:] @ vectors[:, -2:].T
-        return best * sigma.trace() / best.trace()
-    if name == "gld-top-eigenvector":
-        return sigma.trace() * torch.outer(vectors[:, -1], vectors[:, -1])
-    assert name == "matched"
-    return torch.diag(sigma.diagonal()) * 5.0 / sigma.trace()
+class Dense:
+    """What a covariance is made of at one θ, by dense linear algebra."""
+
+    def __init__(self, risk, theta):
+        self.theta = theta
+        rows = risk.per_sample_gradients(theta)
+        centred = rows - rows.mean(0)
+        number = len(rows)
+        population = centred.T @ centred / number
+        self.with_replacement = population / BATCH
+        self.without = population * (number - BATCH) / (BATCH * (number - 1))
+        self.hessian = torch.autograd.functional.hessian(lambda t: regression_losses(t).mean(), theta)
+        self.gradient = rows.mean(0)
+        self.eye = torch.eye(len(theta), dtype=theta.dtype)
+
+
+def shuffled(sigma):
+    order = torch.randperm(3, generator=torch.Generator().manual_seed(3))
+    assert order.tolist() != [0, 1, 2]
+    return sigma[order][:, order]
+
+
+def with_trace_of(matrix, other):
+    return matrix * other.trace() / matrix.trace()
+
+
+@dataclass(frozen=True)
+class Case:
+    """A dynamics, its Σ by another way, and what it adds to ∇L but noise."""
+
+    dynamics: ns.Dynamics
+    covariance: Callable[[Dense], Tensor]
+    drift: Callable[[Dense], Tensor] = lambda at: 0 * at.gradient
+
+
+TABLE = {
+    "gd": Case(ns.GD(), lambda at: 0 * at.eye),
+    "gd-gradient-penalty": Case(
+        ns.GDGradientPenalty(0.05), lambda at: 0 * at.eye, lambda at: 0.1 * at.hessian @ at.gradient
+    ),
+    "sgd": Case(ns.SGD(BATCH), lambda at: at.with_replacement),
+    "sgd-without": Case(ns.SGD(BATCH, replacement=False), lambda at: at.without),
+    "gld-constant": Case(ns.GLDConstant(0.7), lambda at: 0.49 * at.eye),
+    "gld-dynamic": Case(ns.GLDDynamic(BATCH), lambda at: with_trace_of(at.eye, at.with_replacement)),
+    "gld-diagonal": Case(ns.GLDDiagonal(BATCH), lambda at: torch.diag(at.with_replacement.diagonal())),
+    "gld-diagonal-without": Case(
+        ns.GLDDiagonal(BATCH, replacement=False), lambda at: torch.diag(at.without.diagonal())
+    ),
+    "gld-leading": Case(ns.GLDLeading(BATCH, k=2), lambda at: best_part(at.with_replacement, 2)),
+    "gld-leading-rescaled": Case(
+        ns.GLDLeading(BATCH, k=1, rescale=True),
+        lambda at: with_trace_of(best_part(at.with_replacement, 1), at.with_replacement),
+    ),
+    "gld-hessian": Case(
+        ns.GLDHessian(BATCH, k=2), lambda at: with_trace_of(best_part(at.hessian, 2), at.with_replacement)
+    ),
+    "gld-top-eigenvector": Case(
+        ns.GLDTopEigenvector(BATCH), lambda at: with_trace_of(best_part(at.hessian, 1), at.with_replacement)
+    ),
+    "gld-full": Case(ns.GLDFull(BATCH), lambda at: at.with_replacement),
+    "gld-full-without": Case(ns.GLDFull(BATCH, replacement=False), lambda at: at.without),
+    "gld-shuffled": Case(ns.GLDShuffled(BATCH, shuffle_seed=3), lambda at: shuffled(at.with_replacement)),
+    "matched": Case(
+        ns.MatchedTrace(ns.GLDDiagonal(BATCH), 5.0),
+        lambda at: torch.diag(at.with_replacement.diagonal()) * 5.0 / at.with_replacement.trace(),
+    ),
+}
+"""Every dynamics that the oracles are applied to."""
+ALL = {name: case.dynamics for name, case in TABLE.items()}
+
+
+GAUSSIAN = {
+    "constant": ns.GLDConstant(0.7),
+    "dynamic": ns.GLDDynamic(BATCH),
+    "dynamic, refreshed": ns.GLDDynamic(BATCH, refresh=3),
+    "dynamic from batches": ns.GLDDynamic(BATCH, batches=4, refresh=2),
+    "diagonal": ns.GLDDiagonal(BATCH),
+    "diagonal from batches": ns.GLDDiagonal(BATCH, batches=4, refresh=2),
+    "leading, sketched": ns.GLDLeading(BATCH, k=3, refresh=2),
+    "leading, rescaled": ns.GLDLeading(BATCH, k=3, refresh=2, rescale=True),
+    "hessian, followed": ns.GLDHessian(BATCH, k=3, refresh=2),
+    "top eigenvector, followed": ns.GLDTopEigenvector(BATCH, refresh=2),
+    "published leading": PublishedLeading(BATCH, k=3, refresh=3),
+    "published hessian": PublishedHessian(BATCH, k=3, refresh=2),
+}
 
 
 SPECTRA = {"flat": 0.0, "decaying": 1.0}
@@ -142,3 +160,15 @@ def best_part(matrix, k):
 
 def assert_same_matrix(found, wanted, rtol):
     assert (found.double() - wanted).norm() <= rtol * wanted.norm()
+
+
+AT = Dense(regression(), THETA)
+WANTED = {name: case.covariance(AT) for name, case in TABLE.items()}
+NOISY = [name for name, wanted in WANTED.items() if wanted.any()]
+MATCHED_TO_SIGMA = {
+    name: sigma.trace()
+    for name, wanted in WANTED.items()
+    for sigma in (AT.with_replacement, AT.without)
+    if torch.isclose(wanted.trace(), sigma.trace(), rtol=1e-9, atol=0)
+}
+"""Those whose Σ has the trace of the minibatch noise, and that trace."""

@@ -63,7 +63,7 @@ every_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS)
 tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
 
 
-VARYING = ("run.json", "timing.json")
+VARYING = ("run.json", "timing.json", ".lock")
 
 
 def perform(experiment: str, out: Path, *, resume: bool = False, jobs: int = 1, **changes: Any) -> Run:

@@ -34,7 +34,7 @@ SMALL = DigitsConfig(
 
 
 def files(path: Path) -> set[str]:
-    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()}
+    return {str(file.relative_to(path)) for file in path.rglob("*") if file.is_file()} - {".lock"}
 
 
 def assert_same_results(one: Run, other: Run, checkpoints: tuple[str, ...]) -> None:

@@ -16,7 +16,7 @@ CONSTANTS = {"batch_size": 3, "k": 2, "rho": 0.05, "refresh": 1, "strength": 0.0
 ALL = {name: ns.dynamics_by_name(name, **CONSTANTS) for name in ns.DYNAMICS}
 
 
-NOISY = [name for name in ALL if name not in ("gd", "gd-gradient-penalty")]
+NOISY = [name for name, dynamics in ALL.items() if not isinstance(dynamics, ns.GD)]
 
 
 HESSIAN = symmetric(3, torch.tensor([1.5, 0.6, 0.2]), seed=1)

@@ -47,7 +47,7 @@ def test_on_a_full_disk_the_program_says_so_in_a_line_and_can_be_resumed(
     [line] = full.stderr.splitlines()
     assert line.startswith("error: ")
     assert f"/{name}: what was written before is intact; make room, then continue with --resume" in line
-    assert not [file for file in tmp_path.rglob(".*") if file.is_file()]
+    assert not [file for file in tmp_path.rglob(".noisescape-*") if file.is_file()]
     resumed = CliRunner().invoke(app, [*SMALLEST, *place, "--resume"])
     assert resumed.exit_code == 0, resumed.output
     [run] = (tmp_path / "runs").iterdir() if not place else [tmp_path / "here"]

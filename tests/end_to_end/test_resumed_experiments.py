@@ -13,7 +13,7 @@ import pytest
 
 import noisescape as ns
 from noisescape.errors import CorruptFileError
-from noisescape.runs import tasks
+from noisescape.experiments.protocols import session
 from noisescape.runs.run import Run
 from resumed_experiments import (
     EXPERIMENTS,
@@ -171,7 +171,7 @@ def test_a_run_stopped_while_tidying_up_is_complete_and_is_tidied(
 
     out = tmp_path / "run"
     with monkeypatch.context() as patch:
-        patch.setattr(tasks.shutil, "rmtree", stop)
+        patch.setattr(session.shutil, "rmtree", stop)
         with pytest.raises(Stop):
             perform(experiment, out)
     assert Run.open(out).complete

@@ -58,12 +58,8 @@ class Dynamics(ABC):
         """
         check_at_least("refresh", self.refresh, 1, self.name)
 
-    def init(self, risk: EmpiricalRisk, theta: Tensor) -> NoiseState:
-        """Check the constants against the risk, before any work, and start afresh.
-
-        Raises:
-            ValueError: a constant that does not fit the risk.
-        """
+    def init(self, risk: EmpiricalRisk) -> NoiseState:
+        """The state before the first step, once :meth:`check` has passed."""
         self.check(risk)
         return NoiseState()
 

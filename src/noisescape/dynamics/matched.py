@@ -9,6 +9,8 @@ from torch import Tensor
 from typing_extensions import override
 
 from noisescape.dynamics.base import Dynamics, check_at_least
+from noisescape.dynamics.gd import GD
+from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.errors import InvalidTypeError
 from noisescape.linops import SymmetricOperator
 from noisescape.linops.structured import with_trace
@@ -29,10 +31,16 @@ class MatchedTrace(Dynamics):
 
     def __post_init__(self) -> None:
         kind = type(self.inner)
-        if getattr(kind, "noisy_gradient", None) is not Dynamics.noisy_gradient:
+        if not isinstance(self.inner, Dynamics):
+            raise InvalidTypeError(f"inner must be a dynamics, not {self.inner!r}")
+        if isinstance(self.inner, GD):
+            raise InvalidTypeError(f"{kind.__name__} has no noise to rescale: match the trace of one that has")
+        if kind.noisy_gradient is not Dynamics.noisy_gradient:
+            mend = "choose its batch_size instead (the trace goes as 1/B)"
+            if not isinstance(self.inner, MinibatchNoise):
+                mend = "choose its own constants instead, or one that draws from its covariance operator"
             raise InvalidTypeError(
-                f"{kind.__name__} draws its noise without a covariance root: there is none to rescale; "
-                "choose its batch_size instead (the trace goes as 1/B)"
+                f"{kind.__name__} draws its noise without a covariance root: there is none to rescale; {mend}"
             )
 
     @property

@@ -63,6 +63,6 @@ def published_dynamics(name: str, **constants: Any) -> Dynamics:
         return SGD(batch_size, replacement=False)
     if isinstance(made, GLDLeading):
         return PublishedLeading(batch_size, k=k, refresh=refresh)
-    if isinstance(made, GLDHessian):
+    if type(made) is GLDHessian:  # not the first eigenvector alone, which is such a noise too
         return PublishedHessian(batch_size, k=k, refresh=refresh)
     return made

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 
 def projection_coefficient(top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float) -> float:
@@ -17,41 +16,32 @@ def projection_coefficient(top_noise: float, top_curvature: float, trace_h: floa
     return top_noise * trace_h / scale if scale else math.nan
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """lower ≤ Tr(HΣ)/Tr(HΣ̄) ≤ upper, exact for PSD H."""
-
-    lower: float
-    upper: float
-
-
-def indicator_bounds(coefficient: float, top_curvature: float, trace_h: float, dimension: int) -> Bounds:
-    """a·λ₁²·D/(TrH)² ≤ Tr(HΣ)/Tr(HΣ̄) ≤ D·λ₁/TrH, for PSD H.
+def indicator_bounds(
+    coefficient: float, top_curvature: float, trace_h: float, dimension: int
+) -> tuple[float, float]:
+    """The lower and the upper one of a·λ₁²·D/(TrH)² ≤ Tr(HΣ)/Tr(HΣ̄) ≤ D·λ₁/TrH, exact for PSD H.
 
     Rank-one noise along u₁ attains the upper bound. NaN where TrH is 0.
 
     >>> indicator_bounds(1.0, 2.0, 3.0, 2)
-    Bounds(lower=0.8888888888888888, upper=1.3333333333333333)
+    (0.8888888888888888, 1.3333333333333333)
     """
     if trace_h == 0:
-        return Bounds(math.nan, math.nan)
-    return Bounds(
-        lower=coefficient * top_curvature**2 * dimension / trace_h**2,
-        upper=dimension * top_curvature / trace_h,
-    )
+        return math.nan, math.nan
+    return coefficient * top_curvature**2 * dimension / trace_h**2, dimension * top_curvature / trace_h
 
 
 def decay_exponent(top: float, next_after_k: float, dimension: int) -> float:
     """d with λ_{k+1} = λ₁·D^{−d}: condition (1) asks for d > ½ at some k ≪ D.
 
-    Infinite where λ_{k+1} ≤ 0; NaN in one dimension.
+    NaN in one dimension and where λ₁ ≤ 0, where nothing is sharp; else infinite where λ_{k+1} ≤ 0.
 
     Source: condition (1) of Zhu, Wu, Yu, Wu & Ma (2019).
 
     >>> decay_exponent(100.0, 1.0, 10_000)
     0.5
     """
-    if dimension == 1:
+    if dimension == 1 or not top > 0:
         return math.nan
     if next_after_k <= 0:
         return math.inf

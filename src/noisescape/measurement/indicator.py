@@ -47,7 +47,7 @@ class Measurement:
         lower_bound: a·λ₁²D/(TrH)² ≤ anisotropy, for PSD H.
         upper_bound: D·λ₁/TrH ≥ anisotropy, for PSD H.
         projection_coefficient: a = u₁ᵀΣu₁·TrH/(λ₁TrΣ) of condition (2).
-        decay_exponent: d = log(λ₁/λ_{k+1})/log D of condition (1); asked for is d > ½.
+        decay_exponent: d = log(λ₁/λ_{k+1})/log D of condition (1); asked for is d > ½. NaN where λ₁ ≤ 0.
         alignment: Tr(HΣ)/(‖H‖_F‖Σ‖_F), the cosine between H and Σ.
         noise_scale: TrC/‖ḡ‖², the simple gradient noise scale, in samples.
         curvature_noise_scale: Tr(HC)/(ḡᵀHḡ), in samples; NaN where ḡᵀHḡ is 0.
@@ -208,7 +208,7 @@ def measure(
     first = curvature.vectors[:, 0]
     top_noise = float(first @ (population @ first))
     coefficient = projection_coefficient(top_noise, top.value, trace_h.value, trace_c.value)
-    bounds = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
+    lower, upper = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
     relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
 
     norm_h = squared_norm(hessian, rtol=2 * rtol, deflate=curvature.vectors, seed=seed + 2)
@@ -224,10 +224,10 @@ def measure(
         trace_h_sigma=trace_hc.scaled(factor),
         isotropic_reference=reference.scaled(factor),
         anisotropy=ratio(trace_hc, reference),
-        lower_bound=_with_relative_error(bounds.lower, relative, trace_h),
-        upper_bound=_with_relative_error(bounds.upper, relative, trace_h),
+        lower_bound=_with_relative_error(lower, relative, trace_h),
+        upper_bound=_with_relative_error(upper, relative, trace_h),
         projection_coefficient=_with_relative_error(coefficient, relative, trace_h),
-        decay_exponent=_decay(curvature, k, dimension),
+        decay_exponent=_decay(curvature, dimension),
         alignment=ratio(ratio(trace_hc, _root(norm_h)), _root(norm_c)),
         noise_scale=_quotient(trace_c, squared_gradient),
         curvature_noise_scale=_quotient(trace_hc, gradient_curvature),
@@ -250,14 +250,12 @@ def _noise_eigenpairs(covariance: SymmetricOperator, k: int, seed: int) -> Eigen
     return eigenpairs(covariance, k, seed=seed)
 
 
-def _decay(curvature: Eigenpairs, k: int, dimension: int) -> Estimate:
-    if dimension == 1:
-        return Estimate(math.nan, math.nan)
-    top, after = float(curvature.values[0]), float(curvature.values[k])
+def _decay(curvature: Eigenpairs, dimension: int) -> Estimate:
+    top, after = float(curvature.values[0]), float(curvature.values[-1])  # the first and, where there is one, k + 1
     value = decay_exponent(top, after, dimension)
-    if math.isinf(value):
-        return Estimate(value, 0.0, curvature.cost)
-    relative = math.hypot(float(curvature.residuals[0]) / top, float(curvature.residuals[k]) / after)
+    if not math.isfinite(value):
+        return Estimate(value, 0.0 if math.isinf(value) else math.nan, curvature.cost)
+    relative = math.hypot(float(curvature.residuals[0]) / top, float(curvature.residuals[-1]) / after)
     return Estimate(value, relative / math.log(dimension), curvature.cost)
 
 

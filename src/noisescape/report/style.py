@@ -10,34 +10,52 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-LABELS = {
-    "gd": "GD",
-    "sgd": "SGD",
-    "gld-constant": "constant",
-    "gld-dynamic": "dynamic",
-    "gld-diagonal": "diagonal",
-    "gld-leading": "leading",
-    "gld-hessian": "Hessian",
-    "gld-top-eigenvector": "1st eigenvector",
-    "gld-full": "full covariance",
-    "gld-shuffled": "shuffled directions",
-    "gd-gradient-penalty": "gradient penalty",
-}
-"""Short names of the dynamics, for legends and tables."""
 
-COLOURS = {
-    "gd": "#444444",
-    "sgd": "#d62728",
-    "gld-constant": "#7aa6d8",
-    "gld-dynamic": "#3b6fb6",
-    "gld-diagonal": "#17a2a2",
-    "gld-leading": "#e58606",
-    "gld-hessian": "#8f5fbf",
-    "gld-top-eigenvector": "#c2448f",
-    "gld-full": "#5a9a3c",
-    "gld-shuffled": "#8c6d46",
-    "gd-gradient-penalty": "#999999",
-}
+class _Labels(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return name
+
+
+class _Colours(dict[str, str]):
+    def __missing__(self, name: str) -> str:
+        return self.setdefault(name, CYCLE[len(self) % len(CYCLE)])
+
+
+CYCLE = ("#1b7837", "#762a83", "#b35806", "#2166ac", "#c51b7d", "#01665e")
+"""Colours of dynamics that have none of their own."""
+
+LABELS = _Labels(
+    {
+        "gd": "GD",
+        "sgd": "SGD",
+        "gld-constant": "constant",
+        "gld-dynamic": "dynamic",
+        "gld-diagonal": "diagonal",
+        "gld-leading": "leading",
+        "gld-hessian": "Hessian",
+        "gld-top-eigenvector": "1st eigenvector",
+        "gld-full": "full covariance",
+        "gld-shuffled": "shuffled directions",
+        "gd-gradient-penalty": "gradient penalty",
+    }
+)
+"""Short names of the dynamics, for legends and tables; another's is its own."""
+
+COLOURS = _Colours(
+    {
+        "gd": "#444444",
+        "sgd": "#d62728",
+        "gld-constant": "#7aa6d8",
+        "gld-dynamic": "#3b6fb6",
+        "gld-diagonal": "#17a2a2",
+        "gld-leading": "#e58606",
+        "gld-hessian": "#8f5fbf",
+        "gld-top-eigenvector": "#c2448f",
+        "gld-full": "#5a9a3c",
+        "gld-shuffled": "#8c6d46",
+        "gd-gradient-penalty": "#999999",
+    }
+)
 """Cool colours for noise without the landscape's directions, warm ones for noise with them."""
 
 

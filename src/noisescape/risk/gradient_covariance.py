@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -34,8 +35,10 @@ def covariance_factor(batch_size: int, sample_count: int, *, replacement: bool) 
     >>> covariance_factor(5, 10, replacement=True), covariance_factor(10, 10, replacement=False)
     (0.2, 0.0)
     """
-    if not isinstance(batch_size, int):
-        raise InvalidTypeError(f"batch_size counts samples: an int, not {batch_size!r}")
+    try:
+        batch_size = operator.index(None if isinstance(batch_size, bool) else batch_size)  # type: ignore[arg-type]
+    except TypeError:
+        raise InvalidTypeError(f"batch_size counts samples: an int, not {batch_size!r}") from None
     if batch_size < 1:
         raise InvalidValueError(f"batch_size must be at least 1, not {batch_size}")
     if replacement:

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from noisescape.errors import MissingPathError, OccupiedPathError
+from noisescape.errors import MissingPathError
 from noisescape.runs.run import Run
+from noisescape.runs.run import require_vacant as require_vacant
 
 
 def default_run_path(experiment: str, root: Path = Path("runs")) -> Path:
-    """A path for a new run that nothing holds yet: ``runs/EXPERIMENT-YYYYmmdd-HHMMSS``, local time."""
-    first = Path(root) / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S}"
-    later = (first.with_name(f"{first.name}-{count}") for count in itertools.count(2))
-    return next(path for path in itertools.chain([first], later) if not path.exists())
+    """A new run's own path: ``runs/EXPERIMENT-YYYYmmdd-HHMMSS-ffffff``, local time to the microsecond."""
+    return root / f"{experiment}-{datetime.now().astimezone():%Y%m%d-%H%M%S-%f}"
 
 
-def require_vacant(path: Path) -> None:
-    """Refuse a directory that holds something.
-
-    Raises:
-        FileExistsError: it is not empty, or is a file.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OccupiedPathError(
-            f"{path} already exists and is not empty: choose another directory, or remove this one"
-        )
-
-
-def unfinished_run(experiment: str, root: Path = Path("runs")) -> Path | None:
-    """The latest directory of an experiment, or of a suite of them, under ``root`` that has no report yet."""
+def unfinished_run(experiment: str) -> Path | None:
+    """The latest directory of an experiment, or of a suite of them, under ``runs`` that has no report yet."""
     begun = [
         path
-        for path in sorted(root.glob(f"{experiment}-*"))
+        for path in sorted(Path("runs").glob(f"{experiment}-*"))
         if ((path / "run.json").is_file() or any(path.glob("*/run.json"))) and not (path / "report.html").exists()
     ]
     return begun[-1] if begun else None

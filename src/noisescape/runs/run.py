@@ -10,6 +10,7 @@
     report.html
     timing.json               what the run took: the one file that differs between two equal runs
     summary.json              written last: its presence marks the run complete
+    .lock                     held by the process that works on the run, empty
 
 Every file appears whole or not at all, so a run that was killed can always be read.
 """
@@ -23,6 +24,7 @@ import math
 import os
 import platform
 import shutil
+import threading
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -34,6 +36,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from noisescape.errors import InvalidTypeError, InvalidValueError, MissingPathError, OccupiedPathError
@@ -41,6 +44,13 @@ from noisescape.runs.storage import atomic_path, read_bundle, sweep, write_bundl
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+LOCK = ".lock"
+_HALF_BEGUN = ".noisescape-run-*.json"
+"""What a process that was killed while it wrote run.json leaves; only right in a directory that is no run yet."""
+_CREATING = threading.Lock()
+"""The lock in a directory keeps other processes out, this one other threads."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +68,18 @@ class Run:
         config: Mapping[str, Any],
         seed: int,
         data: Mapping[str, Any] | None = None,
+        resume: bool = False,
     ) -> Run:
-        """A new run at ``path``, which must not exist yet or be empty.
+        """A new run at ``path``, which must not exist yet or be empty; to ``resume`` is to go on with one there.
 
+        It is this process's alone as long as the object lives; the system lets go of it when the process dies.
         ``data``: checksums of what is read from outside; None where all comes from the configuration.
+
+        Raises:
+            FileExistsError: something is there, or another process is working on the run.
+            ValueError: the run there is another one; the message names what differs.
         """
-        path = Path(path)
+        run = cls(Path(path))
         info = {
             "experiment": experiment,
             "config": config,
@@ -77,90 +93,85 @@ class Run:
         }
         text = strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
-            if not occupied:
-                try:
-                    write_text(path / "run.json", text)
-                except OSError:
-                    path.rmdir()
-                    raise
-        except FileExistsError:
-            raise OccupiedPathError(f"{path} is a file: choose another place for the run's directory") from None
+            run._require(info, resume)  # before the lock: what is refused for what it is stays untouched
+            if not run._hold():
+                if resume and run.complete:
+                    return run  # its report is being drawn there
+                raise OccupiedPathError(f"{path}: another process is working on it; wait for its end, or end it")
+            with _CREATING:
+                run._require(info, resume)
+                if run._begun:
+                    run._tidy()
+                else:
+                    run._begin(text)
+        except (OccupiedPathError, MissingPathError):
+            raise
         except OSError as error:
             raise OSError(  # PermissionError, NotADirectoryError …: Python chooses by the number
                 error.errno,
                 f"cannot write a run to {path} ({error.strerror}): choose a directory that you can write to",
             ) from error
-        if occupied:
-            raise OccupiedPathError(
-                f"{path} already exists and is not empty: choose another directory, or remove this one"
-            )
-        return cls(path)
-
-    @classmethod
-    def begin(
-        cls,
-        path: str | Path,
-        *,
-        experiment: str,
-        config: Mapping[str, Any],
-        seed: int,
-        data: Mapping[str, Any] | None = None,
-        resume: bool = False,
-    ) -> Run:
-        """A new run, or the one begun there if it is to be resumed."""
-        start = cls.resume if resume else cls.create
-        return start(path, experiment=experiment, config=config, seed=seed, data=data)
-
-    @classmethod
-    def resume(
-        cls,
-        path: str | Path,
-        *,
-        experiment: str,
-        config: Mapping[str, Any],
-        seed: int,
-        data: Mapping[str, Any] | None = None,
-    ) -> Run:
-        """The run begun at ``path`` with these constants and data, to be continued; a new one if there is none.
-
-        Raises:
-            ValueError: the run there is another one; the message names what differs.
-        """
-        path = Path(path)
-        if not (path / "run.json").is_file():
-            for leftover in path.glob(".noisescape-run-*.json"):  # killed while writing it
-                leftover.unlink()
-            return cls.create(path, experiment=experiment, config=config, seed=seed, data=data)
-        run = cls.open(path)
-        info = run.info
-        if info["experiment"] != experiment:
-            raise InvalidValueError(f"{path} is a run of '{info['experiment']}', not of '{experiment}'")
-        if differing := _differences({"seed": info["seed"], **info["config"]}, {"seed": seed, **config}):
-            raise InvalidValueError(f"{path} cannot be continued with other constants: {differing}")
-        if data and "data" not in info:
-            raise InvalidValueError(
-                f"{path} cannot be continued: it was begun by a version that noted no checksum of its data. Begin "
-                "again in another directory"
-            )
-        if differing := _differences(info.get("data", {}), data or {}):
-            raise InvalidValueError(
-                f"{path} cannot be continued with other data: {differing}. Bring back that data (--data-dir), or "
-                "begin again in another directory"
-            )
-        if run.complete:  # killed while tidying up
-            shutil.rmtree(path / "tasks", ignore_errors=True)
-        for directory in (path, *(path / name for name in ("tasks", "checkpoints", "figures"))):
-            sweep(directory)
-        changed = [f"{name} {was}" for name, was in info["versions"].items() if _versions().get(name) != was]
-        if changed and not run.complete:
-            warnings.warn(
-                f"{path} was begun with {', '.join(changed)}; continued with other versions it need not end in "
-                "the same numbers",
-                stacklevel=2,
-            )
         return run
+
+    def _require(self, info: Mapping[str, Any], resume: bool) -> None:
+        """Refuse a place that is not vacant; where a run is to be resumed, another one than asked for."""
+        if not (resume and self._begun):
+            require_vacant(self.path)
+            return
+        there = type(self).open(self.path).info
+        if there["experiment"] != info["experiment"]:
+            raise InvalidValueError(
+                f"{self.path} is a run of '{there['experiment']}', not of '{info['experiment']}'"
+            )
+        constants = ({"seed": each["seed"], **each["config"]} for each in (there, info))
+        if differing := _differences(*constants):
+            raise InvalidValueError(f"{self.path} cannot be continued with other constants: {differing}")
+        if info["data"] and "data" not in there:
+            raise InvalidValueError(
+                f"{self.path} cannot be continued: it was begun by a version that noted no checksum of its data. "
+                "Begin again in another directory"
+            )
+        if differing := _differences(there.get("data", {}), info["data"]):
+            raise InvalidValueError(
+                f"{self.path} cannot be continued with other data: {differing}. Bring back that data (--data-dir), "
+                "or begin again in another directory"
+            )
+
+    def _hold(self) -> bool:
+        """Make the directory and lock it for this process, until the object is gone; whether that was possible."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path.resolve() / LOCK, timeout=0, thread_local=False, is_singleton=True)
+        try:
+            lock.acquire()
+        except Timeout:
+            return False
+        object.__setattr__(self, "_lock", lock)  # it lets go when it is collected
+        return True
+
+    def _begin(self, text: str) -> None:
+        """Write ``run.json``, with which a run is there."""
+        for leftover in self.path.glob(_HALF_BEGUN):
+            leftover.unlink()
+        try:
+            write_text(self.path / "run.json", text)
+        except OSError:
+            (self.path / LOCK).unlink()
+            self.path.rmdir()
+            raise
+
+    def _tidy(self) -> None:
+        """Remove what a process that was killed left behind, and warn of other versions."""
+        if self.complete:
+            shutil.rmtree(self.path / "tasks", ignore_errors=True)
+        for directory in (self.path, *(self.path / name for name in ("tasks", "checkpoints", "figures"))):
+            sweep(directory)
+        changed = [f"{name} {was}" for name, was in self.info["versions"].items() if _versions().get(name) != was]
+        if changed and not self.complete:
+            warnings.warn(
+                f"{self.path} was begun with {', '.join(changed)}; continued with other versions it need not end "
+                "in the same numbers",
+                stacklevel=3,
+            )
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -168,7 +179,7 @@ class Run:
         run = cls(Path(path))
         if not run.path.is_dir():
             raise MissingPathError(f"no such directory: {path}")
-        if not (run.path / "run.json").is_file():
+        if not run._begun:
             raise MissingPathError(f"{path} is not a run's directory: it holds no run.json")
         _ = run.info
         return run
@@ -180,6 +191,10 @@ class Run:
         if missing := {"experiment", "config", "seed"} - info.keys():
             raise InvalidValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
         return info
+
+    @property
+    def _begun(self) -> bool:
+        return (self.path / "run.json").is_file()
 
     @property
     def complete(self) -> bool:
@@ -279,6 +294,20 @@ class Run:
     def _checkpoint(self, name: str) -> Path:
         present = sorted(path.stem for path in (self.path / "checkpoints").glob("[!.]*.safetensors"))
         return self._existing(f"checkpoints/{name}.safetensors", f"there are {present}")
+
+
+def require_vacant(path: Path) -> None:
+    """Refuse a directory that holds something.
+
+    Raises:
+        FileExistsError: it is not empty, or is a file.
+    """
+    if path.is_file():
+        raise OccupiedPathError(f"{path} is a file: choose another place for the run's directory")
+    if path.is_dir() and any(not (entry.name == LOCK or entry.match(_HALF_BEGUN)) for entry in path.iterdir()):
+        raise OccupiedPathError(
+            f"{path} already exists and is not empty: choose another directory, or remove this one"
+        )
 
 
 def _differences(there: Mapping[str, Any], now: Mapping[str, Any]) -> str:

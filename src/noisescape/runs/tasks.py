@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import os
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -25,7 +24,7 @@ from torch import Tensor
 
 from noisescape.errors import FailedError
 from noisescape.runs.progress import steps_bar
-from noisescape.runs.run import Run, tidy
+from noisescape.runs.run import Run
 from noisescape.runs.storage import read_bundle, write_bundle
 
 
@@ -90,17 +89,6 @@ def perform(
             ) from error
     # what is on disk is what counts, whether it was done now or before
     return [_read(folder, task.key) for task in tasks]
-
-
-def finish(run: Run, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any], started: float) -> Run:
-    """Write the table, the timing and the summary, then drop the tasks' files. ``started``: perf_counter()."""
-    folder = run.path / "tasks"
-    spent = sum(read_bundle(path).notes["seconds"] for path in folder.glob("[!.]*.done.safetensors"))
-    run.write_metrics(tidy(rows))
-    run.write_timing({"seconds": time.perf_counter() - started, "task_seconds": spent})
-    run.write_summary(summary)
-    shutil.rmtree(folder)
-    return run
 
 
 def _perform_one(folder: Path, task: Task, device: str, owner: int) -> None:

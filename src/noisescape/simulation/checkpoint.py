@@ -13,6 +13,7 @@ from torch import Tensor
 from noisescape.dynamics import NoiseState
 from noisescape.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from noisescape.linops import DeviationsOperator, DiagonalOperator, LowRankOperator, SymmetricOperator
+from noisescape.linops.structured import HeldOperator
 from noisescape.runs.storage import read_bundle, write_bundle
 from noisescape.simulation.identity import differences, differing_losses
 from noisescape.simulation.records import Book, Record
@@ -60,9 +61,9 @@ class Checkpoint:
             "losses": self.losses,
         }
         notes: dict[str, Any] = {"identity": dict(self.identity), "step": step, "noise_step": state.step}
-        notes["covariance"] = None
-        if state.covariance is not None:
-            notes["covariance"], tensors["covariance"] = _described(state.covariance)
+        notes["covariance"] = kept_kind(state.covariance)
+        if isinstance(state.covariance, HeldOperator):
+            tensors["covariance"] = state.covariance.tensor
         records = book.records()
         for name, record in records.items():
             tensors |= {f"steps/{name}": record.steps, f"values/{name}": record.values}
@@ -103,12 +104,19 @@ class Checkpoint:
         return notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
 
 
-def _described(covariance: SymmetricOperator) -> tuple[dict[str, str], Tensor]:
-    """Kind and name of a covariance, and its tensor."""
+def kept_kind(covariance: SymmetricOperator | None) -> dict[str, str] | None:
+    """Kind and name of a covariance as a checkpoint notes them; None for none.
+
+    Raises:
+        TypeError: no checkpoint can hold one of its kind.
+    """
+    if covariance is None:
+        return None
     for kind, operator in KINDS.items():
         if type(covariance) is operator:
-            return {"kind": kind, "name": covariance.name}, covariance.tensor
+            return {"kind": kind, "name": covariance.name}
+    *others, last = (f"a {operator.__name__}" for operator in KINDS.values())
     raise InvalidTypeError(
         f"{covariance.name} is a {type(covariance).__name__}, which no checkpoint can hold: run without one, or "
-        "give the noise a DiagonalOperator or a LowRankOperator"
+        f"give the noise {', '.join(others)} or {last}"
     )

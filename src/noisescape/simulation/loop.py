@@ -14,7 +14,7 @@ from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.progress import steps_bar
-from noisescape.simulation.checkpoint import Checkpoint
+from noisescape.simulation.checkpoint import Checkpoint, kept_kind
 from noisescape.simulation.identity import losses_near, simulation_identity
 from noisescape.simulation.recorders import Recorder, loss
 from noisescape.simulation.records import Book, Trajectory
@@ -71,6 +71,7 @@ def simulate(
     Raises:
         ValueError: constants that do not fit the risk; a start that is not finite; steps or lr ≤ 0; a
             checkpoint of another run.
+        TypeError: a noise whose covariance no checkpoint can hold, where one is asked for.
         CorruptFileError: a damaged checkpoint.
 
     >>> from noisescape import EmpiricalRisk, GD
@@ -93,7 +94,7 @@ def simulate(
     theta = theta.detach().clone(memory_format=torch.contiguous_format)
     if not bool(torch.isfinite(theta).all()):
         raise InvalidValueError("the starting θ is not finite")
-    state = dynamics.init(risk, theta)
+    state = dynamics.init(risk)
     generator = torch.Generator(theta.device).manual_seed(seed)
     every = max(1, steps // 100) if every is None else every
     book = Book({"loss": loss} if record is None else record, every, steps)
@@ -132,6 +133,8 @@ def simulate(
                 if theta.ndim == 2 or bool(torch.isfinite(unchecked_losses(risk, theta)).all()):
                     raise
                 theta = torch.full_like(theta, torch.nan)
+            if kept is not None and step == first:
+                kept_kind(state.covariance)  # now, not when the first checkpoint is due
             lost = ~(theta.abs().amax(-1) < RUNAWAY)  # also true for NaN
             if bool(lost.any()):
                 diverged_at = torch.where(lost & (diverged_at < 0), step + 1, diverged_at)

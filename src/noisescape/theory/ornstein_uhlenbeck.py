@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from scipy.linalg import solve_continuous_lyapunov
 from torch import Tensor
+
+from noisescape.theory.quadratic import require_stationary
 
 
 def ou_expected_excess_loss(hessian: Tensor, covariance: Tensor, *, lr: float, time: float) -> Tensor:
@@ -34,6 +38,11 @@ def escaping_efficiency(trace_h_sigma: float | Tensor, *, lr: float, time: float
 
 
 def ou_stationary_covariance(hessian: Tensor, covariance: Tensor, *, lr: float) -> Tensor:
-    """X with HX + XH = ηΣ, (D, D), by SciPy's Lyapunov solver."""
+    """X with HX + XH = ηΣ, (D, D), by SciPy's Lyapunov solver.
+
+    Raises:
+        ValueError: H is not positive definite: nothing stationary exists.
+    """
+    require_stationary(hessian, math.inf, "∞")
     found = solve_continuous_lyapunov(hessian.cpu().numpy(), (lr * covariance).cpu().numpy())
     return torch.as_tensor(found, dtype=hessian.dtype, device=hessian.device)

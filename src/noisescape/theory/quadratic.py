@@ -40,12 +40,22 @@ def stationary_covariance(hessian: Tensor, covariance: Tensor, *, lr: float) -> 
     Raises:
         ValueError: not 0 < ηλ < 2 for every eigenvalue of H: nothing stationary exists.
     """
-    values = torch.linalg.eigvalsh(hessian)
-    if float(values.min()) <= 0 or float(values.max()) * lr >= 2:
-        raise InvalidValueError(
-            f"no stationary law: eigenvalues span {float(values.min()):.3g} .. {float(values.max()):.3g}, but "
-            f"must lie strictly between 0 and 2/lr = {2 / lr:.3g}"
-        )
+    require_stationary(hessian, 2 / lr, f"2/lr = {2 / lr:.3g}")
     contraction = (torch.eye(len(hessian), dtype=hessian.dtype) - lr * hessian.cpu()).numpy()
     found = solve_discrete_lyapunov(contraction, (lr**2 * covariance).cpu().numpy())
     return torch.as_tensor(found, dtype=hessian.dtype, device=hessian.device)
+
+
+def require_stationary(hessian: Tensor, limit: float, named: str) -> None:
+    """Refuse an H with an eigenvalue, to its precision, outside 0 .. limit, both left out: nothing is stationary.
+
+    Raises:
+        ValueError: the message has the eigenvalues.
+    """
+    values = torch.linalg.eigvalsh(hessian)
+    low, high = float(values[0]), float(values[-1])
+    if not (low > len(values) * torch.finfo(values.dtype).eps * high and high < limit):
+        raise InvalidValueError(
+            f"no stationary law: eigenvalues span {low:.3g} .. {high:.3g}, but "
+            f"must lie strictly between 0 and {named}"
+        )

@@ -16,7 +16,7 @@ def regression():
 
 @pytest.fixture(scope="module")
 def theta():
-    return torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64)
+    return dynamics_cases.THETA
 
 
 @pytest.fixture(scope="module")

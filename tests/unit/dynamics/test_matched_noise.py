@@ -18,7 +18,7 @@ def test_a_matched_trajectory_draws_the_inner_noise_rescaled(name, network):
         network.parameters(),
         0.01 * torch.randn(network.dimension, generator=torch.Generator().manual_seed(1)),
     )
-    states = [inner.init(network, theta), matched.init(network, theta)]
+    states = [inner.init(network), matched.init(network)]
     for step in range(7):
         point = theta + step * drift
         gradient = network.gradient(point)
@@ -41,7 +41,7 @@ def test_matched_replicas_draw_the_inner_noise_rescaled(name, network):
     noises, traces = [], []
     for dynamics in (inner, matched):
         noisy, state = dynamics.noisy_gradient(
-            network, thetas, dynamics.init(network, thetas), torch.Generator().manual_seed(8)
+            network, thetas, dynamics.init(network), torch.Generator().manual_seed(8)
         )
         noises.append(noisy - network.gradient(thetas))
         traces.append(state.covariance.trace())
@@ -57,4 +57,4 @@ def test_a_matched_dynamics_asks_for_no_second_gradient(network, monkeypatch):
     monkeypatch.setattr(type(network), "gradient", lambda *_: pytest.fail("∇L was there already"))
     _, found = matched.noise(network, theta, None, torch.Generator())
     torch.testing.assert_close(found, gradient)
-    matched.noisy_gradient(network, theta, matched.init(network, theta), torch.Generator())
+    matched.noisy_gradient(network, theta, matched.init(network), torch.Generator())

@@ -21,7 +21,7 @@ from noisescape.experiments.published import PublishedLeading
 @pytest.mark.parametrize(("name", "interval"), [("gld-diagonal", 3), ("gld-leading", 10)])
 def test_covariance_is_recomputed_only_at_refreshes(name, interval, regression, theta):
     dynamics = ns.dynamics_by_name(name, batch_size=BATCH, k=2, refresh=interval)
-    state, generator = dynamics.init(regression, theta), torch.Generator().manual_seed(0)
+    state, generator = dynamics.init(regression), torch.Generator().manual_seed(0)
     found = []
     for step in range(2 * interval):
         _, state = dynamics.noisy_gradient(regression, theta + step, state, generator)
@@ -57,7 +57,7 @@ def test_leading_noise_of_a_trajectory_captures_what_is_said_of_its_sketch(decay
 def test_published_leading_noise_is_injected_on_refresh_steps_only(network):
     dynamics = ns.MatchedTrace(PublishedLeading(BATCH, k=3, refresh=3), 1.0)
     theta, generator = network.parameters(), torch.Generator().manual_seed(0)
-    state, gradient = dynamics.init(network, theta), network.gradient(network.parameters())
+    state, gradient = dynamics.init(network), network.gradient(network.parameters())
     quiet = []
     for _ in range(7):
         noisy, state = dynamics.noisy_gradient(network, theta, state, generator)
@@ -84,6 +84,6 @@ def test_gradient_penalty_descends_the_penalised_risk(regression, theta):
     point = theta.clone().requires_grad_()
     (wanted,) = torch.autograd.grad(penalised(point), point)
     dynamics = ns.GDGradientPenalty(strength)
-    found, _ = dynamics.noisy_gradient(regression, theta, dynamics.init(regression, theta), torch.Generator())
+    found, _ = dynamics.noisy_gradient(regression, theta, dynamics.init(regression), torch.Generator())
     torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
     assert not dynamics.covariance(regression, theta).dense().any()

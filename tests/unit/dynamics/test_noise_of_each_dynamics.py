@@ -7,26 +7,33 @@ import math
 import pytest
 import torch
 
+import dynamics_cases
 import noisescape as ns
-from dynamics_cases import ALL, BATCH, expected_covariance
+from dynamics_cases import ALL, AT, MATCHED_TO_SIGMA, NOISY, TABLE, WANTED
+from noisescape.linops.structured import HeldOperator
 from noisescape.theory.landscapes import quadratic
 
 DRAWS = 100_000
 
 
-MATCHED_TO_SIGMA = [name for name in ALL if name not in ("gd", "gld-constant", "gld-leading", "matched")]
+def test_every_dynamics_is_in_the_table():
+    assert {type(dynamics) for dynamics in ALL.values()} == {*ns.DYNAMICS.values(), ns.MatchedTrace}
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_covariance_operator_is_that_of_the_table(name, regression, theta):
     found = ALL[name].covariance(regression, theta).dense()
-    torch.testing.assert_close(found, expected_covariance(name, regression, theta), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found, WANTED[name], rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("name", MATCHED_TO_SIGMA)
 def test_trace_is_matched_to_the_minibatch_noise(name, regression, theta):
-    wanted = regression.noise_covariance(theta, BATCH, replacement=not name.endswith("without")).trace()
-    torch.testing.assert_close(ALL[name].covariance(regression, theta).trace(), wanted, rtol=1e-9, atol=0)
+    found = ALL[name].covariance(regression, theta).trace()
+    torch.testing.assert_close(found, MATCHED_TO_SIGMA[name], rtol=1e-9, atol=0)
+    batch = getattr(ALL[name], "batch_size", None)
+    if batch is not None:
+        sigma = regression.noise_covariance(theta, batch, replacement=ALL[name].replacement)
+        torch.testing.assert_close(found, sigma.trace(), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -34,9 +41,9 @@ def test_draws_have_mean_zero_and_the_claimed_covariance(name, regression, theta
     dynamics = ALL[name]
     replicas = theta.expand(DRAWS, -1)
     noisy, _ = dynamics.noisy_gradient(
-        regression, replicas, dynamics.init(regression, replicas), torch.Generator().manual_seed(3)
+        regression, replicas, dynamics.init(regression), torch.Generator().manual_seed(3)
     )
-    noise = noisy - regression.gradient(theta)
+    noise = noisy - regression.gradient(theta) - TABLE[name].drift(AT)
     wanted = dynamics.covariance(regression, theta).dense()
     spread = wanted.diagonal().sqrt()
     assert (noise.mean(0).abs() <= 4.5 * spread / math.sqrt(DRAWS) + 1e-12).all()
@@ -66,12 +73,12 @@ def test_loss_on_a_quadratic_follows_the_discrete_formula(name, lr):
     assert (losses.mean() - wanted).abs() <= 4 * error + 1e-15
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != "gd"])
+@pytest.mark.parametrize("name", NOISY)
 def test_replicas_draw_independent_noise(name, regression, theta):
     dynamics = ALL[name]
     replicas = theta.expand(4000, -1)
     noisy, _ = dynamics.noisy_gradient(
-        regression, replicas, dynamics.init(regression, replicas), torch.Generator().manual_seed(0)
+        regression, replicas, dynamics.init(regression), torch.Generator().manual_seed(0)
     )
     noise = noisy - regression.gradient(theta)
     half = len(noise) // 2
@@ -80,7 +87,8 @@ def test_replicas_draw_independent_noise(name, regression, theta):
 
 
 @pytest.mark.parametrize(
-    "name", ["gld-dynamic", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"]
+    "name",
+    [name for name in ALL if isinstance(ALL[name].covariance(dynamics_cases.regression(), AT.theta), HeldOperator)],
 )
 def test_covariance_of_replicas_is_the_covariance_of_each(name, regression):
     thetas = torch.randn(5, 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)

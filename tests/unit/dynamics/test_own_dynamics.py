@@ -53,7 +53,7 @@ class Fading(Own):
 @each_kind
 def test_its_noise_is_drawn_from_its_operator(kind: str) -> None:
     risk, dynamics = bowl_risk(), Own(kind)
-    noisy, state = dynamics.noisy_gradient(risk, THETA, dynamics.init(risk, THETA), generator(1))
+    noisy, state = dynamics.noisy_gradient(risk, THETA, dynamics.init(risk), generator(1))
     assert torch.equal(noisy, risk.gradient(THETA) + KINDS[kind].sample(1, generator(1))[0])
     assert state.step == 1
     assert torch.equal(dynamics.covariance(risk, THETA).dense(), KINDS[kind].dense())
@@ -64,7 +64,7 @@ def test_it_can_be_scaled_to_a_trace(kind: str) -> None:
     risk, dynamics = bowl_risk(), ns.MatchedTrace(Own(kind), 2.5)
     wanted = KINDS[kind].dense() * 2.5 / KINDS[kind].dense().trace()
     torch.testing.assert_close(dynamics.covariance(risk, THETA).dense(), wanted)
-    noisy, _ = dynamics.noisy_gradient(risk, THETA, dynamics.init(risk, THETA), generator(1))
+    noisy, _ = dynamics.noisy_gradient(risk, THETA, dynamics.init(risk), generator(1))
     own, _ = dynamics.inner.noisy_gradient(risk, THETA, NoiseState(), generator(1))
     gradient = risk.gradient(THETA)
     scale = (2.5 / KINDS[kind].dense().trace()).sqrt()
@@ -73,7 +73,7 @@ def test_it_can_be_scaled_to_a_trace(kind: str) -> None:
 
 def test_a_trace_of_its_own_at_each_step_scales_what_is_in_force() -> None:
     risk, dynamics = bowl_risk(), Fading("low rank", refresh=3, traces=(1.0, 0.25, 0.0, 4.0))
-    state, stream, reference = dynamics.init(risk, THETA), generator(1), generator(1)
+    state, stream, reference = dynamics.init(risk), generator(1), generator(1)
     unit = with_trace(KINDS["low rank"], 1.0)
     for trace in dynamics.traces:
         noisy, state = dynamics.noisy_gradient(risk, THETA, state, stream)
@@ -83,18 +83,26 @@ def test_a_trace_of_its_own_at_each_step_scales_what_is_in_force() -> None:
 
 @each_kind
 def test_what_no_checkpoint_can_hold_is_named_with_the_mend(kind: str, tmp_path: Path) -> None:
+    """At the first step, long before a checkpoint is due."""
+    steps: list[int] = []
+
     def go() -> ns.Trajectory:
         return ns.simulate(
             *(bowl_risk(), Own(kind), THETA),
             lr=0.05,
             steps=3,
             checkpoint=tmp_path / "kept.safetensors",
-            checkpoint_seconds=0,
+            checkpoint_seconds=1e9,
             progress=False,
+            on_step=steps.append,
         )
 
     if kind in ("dense", "a sum"):
-        with pytest.raises(TypeError, match=r"which no checkpoint can hold: run without one, or give the noise a"):
+        kinds = "a DeviationsOperator, a DiagonalOperator or a LowRankOperator"
+        with pytest.raises(
+            TypeError, match=f"which no checkpoint can hold: run without one, or give the noise {kinds}"
+        ):
             go()
+        assert steps == []
     else:
         assert not go().diverged

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -9,15 +10,28 @@ import noisescape as ns
 
 
 def test_minibatches_are_counted_in_whole_samples() -> None:
-    with pytest.raises(TypeError, match=r"an int, not 3\.5"):
-        ns.dynamics_by_name("sgd", batch_size=3.5).init(
-            ns.EmpiricalRisk.from_losses(lambda w: w**2, torch.ones(4)), torch.ones(4)
-        )
+    risk = ns.EmpiricalRisk.from_losses(lambda w: w**2, torch.ones(4))
+    for batch_size in (3.5, True, "3", None):
+        with pytest.raises(TypeError, match=f"an int, not {batch_size!r}"):
+            ns.dynamics_by_name("sgd", batch_size=batch_size).check(risk)
+    assert ns.SGD(np.int64(3)).factor(risk) == 1 / 3
 
 
-def test_noise_without_a_root_cannot_be_rescaled() -> None:
-    with pytest.raises(TypeError, match="GLDFull draws its noise without a covariance root"):
-        ns.MatchedTrace(ns.GLDFull(10), 1.0)
+@pytest.mark.parametrize(
+    ("inner", "message"),
+    [
+        (ns.GD(), "GD has no noise to rescale"),
+        (ns.GDGradientPenalty(0.1), "GDGradientPenalty has no noise to rescale"),
+        (ns.SGD(10), r"SGD draws .* choose its batch_size instead"),
+        (ns.GLDFull(10), "GLDFull draws its noise without a covariance root: there is none to rescale; choose its"),
+        (ns.GLDShuffled(10), r"GLDShuffled draws .* choose its batch_size instead"),
+        (ns.MatchedTrace, "inner must be a dynamics, not"),
+    ],
+    ids=str,
+)
+def test_what_cannot_be_rescaled_is_told_why(inner, message):
+    with pytest.raises(TypeError, match=message):
+        ns.MatchedTrace(inner, 1.0)
 
 
 @pytest.mark.parametrize(

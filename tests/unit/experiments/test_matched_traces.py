@@ -69,7 +69,7 @@ def test_every_noise_injects_the_trace_of_minibatches(
 ) -> None:
     risk, theta, target = digits
     dynamics = make_dynamics(MATCHED, name, target)
-    dynamics.init(risk, theta)
+    dynamics.check(risk)
     assert_mean(injected(dynamics, risk, theta, DRAWS[name]), target)
 
 

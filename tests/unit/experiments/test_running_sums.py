@@ -31,7 +31,7 @@ def test_the_published_fault_is_a_covariance_of_running_sums() -> None:
     assert_close(published.gradient(start), corrected.gradient(start))
     assert_close(published.losses(start), corrected.losses(start))
     for name, shape in toy_dynamics(400.0).items():
-        state = shape.init(published, start)
+        state = shape.init(published)
         noisy = [shape.noisy_gradient(published, start, state, generator(seed))[0] for seed in range(400)]
         error = torch.stack(noisy).std(0) / 20
         gap = (torch.stack(noisy).mean(0) - corrected.gradient(start)).abs()

@@ -42,6 +42,14 @@ def test_decay_exponent_is_read_after_k_eigenvalues() -> None:
     assert decay_exponent(1.0, -1.0, 5) == math.inf
 
 
+@pytest.mark.parametrize(("top", "after"), [(-1.0, -2.0), (0.0, -1.0), (0.0, 0.0), (math.nan, 1.0)])
+def test_without_a_positive_eigenvalue_there_is_no_decay(top: float, after: float) -> None:
+    assert math.isnan(decay_exponent(top, after, 100))
+    risk = quadratic(torch.diag(torch.tensor([top, after, after], dtype=F64)), normal(5, 3, seed=1))
+    if math.isfinite(top):
+        assert math.isnan(ns.measure(risk, torch.ones(3, dtype=F64), batch_size=1, k=1).decay_exponent.value)
+
+
 def with_covariance(covariance: Tensor) -> ns.EmpiricalRisk:
     """L = ½θᵀ·CURVATURE·θ and C given exactly: linear terms ±√D times the columns of a root."""
     values, vectors = torch.linalg.eigh(covariance)
@@ -88,8 +96,8 @@ def test_bounds_hold_for_any_positive_matrices(seed: int) -> None:
     values, vectors = torch.linalg.eigh(curvature)
     top, along = float(values[-1]), float(vectors[:, -1] @ noise @ vectors[:, -1])
     total, spread = float(curvature.trace()), float(noise.trace())
-    bounds = indicator_bounds(projection_coefficient(along, top, total, spread), top, total, 5)
+    lower, upper = indicator_bounds(projection_coefficient(along, top, total, spread), top, total, 5)
     share = 5 * float((curvature * noise).sum()) / (total * spread)
-    assert bounds.lower <= share <= bounds.upper
+    assert lower <= share <= upper
     # a·λ₁²·D/(TrH)² = D·λ₁·u₁ᵀΣu₁/(TrH·TrΣ): what the top direction alone contributes
-    assert bounds.lower == pytest.approx(5 * top * along / (total * spread), rel=1e-12)
+    assert lower == pytest.approx(5 * top * along / (total * spread), rel=1e-12)

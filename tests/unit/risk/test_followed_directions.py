@@ -56,7 +56,7 @@ def test_refreshed_noise_has_the_trace_and_shape_of_its_covariance(digits: ns.Em
     """Along a trajectory roots are followed and sketched; afresh they are exact."""
     dynamics = ns.dynamics_by_name(name, batch_size=20, k=5, refresh=5)
     theta = ns.simulate(digits, ns.GD(), digits.parameters(), lr=0.1, steps=200, record={}, progress=False).theta
-    state, stream = dynamics.init(digits, theta), generator()
+    state, stream = dynamics.init(digits), generator()
     for _ in range(6):  # the second refresh is at the last step
         here = theta
         gradient, state = dynamics.noisy_gradient(digits, theta, state, stream)

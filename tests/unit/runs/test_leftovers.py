@@ -47,7 +47,7 @@ def test_resuming_removes_every_leftover_of_a_killed_writer(begun: Run) -> None:
         (begun.path / place).parent.mkdir(exist_ok=True)
         left.append(leftover(begun.path / place))
     kept = fill(begun.path / "tasks" / "descent-0.done.safetensors")
-    Run.resume(begun.path, experiment="toy", config={"lr": 0.1}, seed=3)
+    Run.create(begun.path, experiment="toy", config={"lr": 0.1}, seed=3, resume=True)
     assert [path for path in left if path.exists()] == []
     assert files(begun.path) == {"run.json", "tasks/descent-0.done.safetensors"}
     assert (begun.path / "tasks" / "descent-0.done.safetensors").read_bytes() == kept
@@ -56,7 +56,7 @@ def test_resuming_removes_every_leftover_of_a_killed_writer(begun: Run) -> None:
 def test_a_run_killed_before_its_first_file_can_be_resumed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     leftover(tmp_path / "run" / "run.json")
-    run = Run.resume(tmp_path / "run", experiment="toy", config={"lr": 0.1}, seed=3)
+    run = Run.create(tmp_path / "run", experiment="toy", config={"lr": 0.1}, seed=3, resume=True)
     assert files(run.path) == {"run.json"}
     assert run.info["config"] == {"lr": 0.1}
 
@@ -83,7 +83,7 @@ def test_files_that_are_not_the_programs_are_left_alone(begun: Run, name: str) -
     own = begun.path / name
     own.parent.mkdir(parents=True, exist_ok=True)
     own.write_text("precious")
-    Run.resume(begun.path, experiment="toy", config={"lr": 0.1}, seed=3)
+    Run.create(begun.path, experiment="toy", config={"lr": 0.1}, seed=3, resume=True)
     assert own.read_text() == "precious"
 
 
@@ -94,7 +94,7 @@ def test_a_directory_that_is_no_run_is_refused_and_untouched(tmp_path: Path, nam
     own.write_text("precious")
     (tmp_path / "home" / "thesis.tex").touch()
     with pytest.raises(FileExistsError, match="already exists and is not empty"):
-        Run.resume(tmp_path / "home", experiment="toy", config={"lr": 0.1}, seed=3)
+        Run.create(tmp_path / "home", experiment="toy", config={"lr": 0.1}, seed=3, resume=True)
     assert own.read_text() == "precious"
 
 
@@ -103,7 +103,7 @@ def test_another_run_is_refused_and_untouched(begun: Run) -> None:
     (begun.path / "tasks").mkdir()
     temporary = leftover(begun.path / "tasks" / "descent-0.done.safetensors")
     with pytest.raises(ValueError, match=r"lr = 0\.1 there, 0\.2 now"):
-        Run.resume(begun.path, experiment="toy", config={"lr": 0.2}, seed=3)
+        Run.create(begun.path, experiment="toy", config={"lr": 0.2}, seed=3, resume=True)
     assert temporary.exists()
 
 
@@ -111,7 +111,7 @@ def test_a_file_in_the_runs_place_is_refused_and_untouched(tmp_path: Path) -> No
     place = tmp_path / ".draft-1-deadbeef.txt"
     place.write_text("precious")
     with pytest.raises(FileExistsError, match="is a file"):
-        Run.resume(place, experiment="toy", config={}, seed=0)
+        Run.create(place, experiment="toy", config={}, seed=0, resume=True)
     assert place.read_text() == "precious"
 
 

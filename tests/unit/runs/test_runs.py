@@ -24,7 +24,7 @@ def run(tmp_path):
 
 
 def names(directory):
-    return sorted(path.name for path in directory.rglob("*") if path.is_file())
+    return sorted(path.name for path in directory.rglob("*") if path.is_file() and path.name != ".lock")
 
 
 class TestAtomicPath:
@@ -156,7 +156,7 @@ class TestCreateAndOpen:
 
     def test_default_paths_do_not_collide(self, tmp_path):
         first = default_run_path("toy-2d", tmp_path)
-        assert re.fullmatch(r"toy-2d-\d{8}-\d{6}", first.name)
+        assert re.fullmatch(r"toy-2d-\d{8}-\d{6}-\d{6}", first.name)
         taken = set()
         for _ in range(20):
             path = default_run_path("toy-2d", tmp_path)

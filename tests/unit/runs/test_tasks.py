@@ -12,8 +12,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from noisescape.errors import CorruptFileError
 from noisescape.linops import largest_eigh
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task, finish, perform
-from run_files import files
+from noisescape.runs.tasks import Outcome, Task, perform
 
 
 def outcome_of(value: float, *, checkpoint: Path) -> Outcome:
@@ -116,15 +115,3 @@ def test_a_finished_task_is_not_done_again_and_a_damaged_one_is_named(unfinished
         CorruptFileError, match=r"tasks/a\.done\.safetensors .*Remove it, and --resume does that part"
     ):
         perform(unfinished, tasks, jobs=1, title="", progress=False)
-
-
-def test_the_end_of_a_run_counts_every_tasks_time(unfinished: Run) -> None:
-    tasks = [Task(str(value), outcome_of, (value,)) for value in (1.0, 2.0)]
-    rows = [row for found in perform(unfinished, tasks, jobs=1, title="", progress=False) for row in found.rows]
-    assert not unfinished.complete
-    finish(unfinished, rows, {"found": math.inf}, started=0.0)
-    assert unfinished.complete
-    assert unfinished.summary() == {"found": None}
-    assert unfinished.metrics()["value"].to_pylist() == [1.0, 2.0]
-    assert 0 < unfinished.timing()["task_seconds"] < unfinished.timing()["seconds"]
-    assert files(unfinished.path) == {"run.json", "metrics.parquet", "summary.json", "timing.json"}

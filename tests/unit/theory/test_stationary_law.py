@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 import noisescape as ns
-from cases import F64
+from cases import F64, symmetric
 from simulations import COVARIANCE, HESSIAN
 
 
@@ -53,6 +53,22 @@ def test_stationary_covariance_is_the_recursions_limit(lr: float) -> None:
 def test_without_a_stationary_law_there_is_a_clear_error(values: list[float], lr: float) -> None:
     with pytest.raises(ValueError, match=r"must lie strictly between 0 and 2/lr = 20"):
         ns.theory.stationary_covariance(torch.diag(torch.tensor(values, dtype=F64)), COVARIANCE, lr=lr)
+
+
+@pytest.mark.parametrize(
+    "hessian",
+    [
+        torch.diag(torch.tensor([1.0, 0.0, 1.0], dtype=F64)),
+        torch.diag(torch.tensor([1.0, -1.0, 2.0], dtype=F64)),
+        symmetric(3, torch.tensor([0.0, 1.0, 2.0]), seed=4),  # 0 up to rounding
+    ],
+    ids=["flat", "a saddle", "singular"],
+)
+def test_a_hessian_that_is_not_positive_has_no_stationary_law_in_the_limit_either(hessian: Tensor) -> None:
+    with pytest.raises(ValueError, match=r"no stationary law: .* must lie strictly between 0 and ∞"):
+        ns.theory.ou_stationary_covariance(hessian, COVARIANCE, lr=0.1)
+    with pytest.raises(ValueError, match="no stationary law"):
+        ns.theory.stationary_covariance(hessian, COVARIANCE, lr=0.1)
 
 
 def test_ornstein_uhlenbeck_is_the_first_order_limit_of_the_discrete_formula() -> None:

@@ -34,7 +34,7 @@ def checked_splits(config: ComparisonConfig, problem: MakeProblem) -> list[Image
     """Every repetition's images, once they, the network and the constants are known to fit one another."""
     problems = [problem(config, repetition) for repetition in range(config.seeds)]
     for name in config.dynamics:
-        make_dynamics(config, name, 1.0).init(problems[0].risk, problems[0].risk.parameters())
+        make_dynamics(config, name, 1.0).check(problems[0].risk)
     return [made.split for made in problems]
 
 

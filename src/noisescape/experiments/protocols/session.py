@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task, default_jobs, finish, perform
+from noisescape.runs.run import Run, tidy
+from noisescape.runs.storage import read_bundle
+from noisescape.runs.tasks import Outcome, Task, default_jobs, perform
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,9 @@ class Session:
         progress: bool,
         data: Mapping[str, Any] | None = None,
     ) -> Session:
-        """On a new run, or on the one begun at ``out`` if it is to be resumed; see `Run.begin`."""
-        run = Run.begin(
-            out,
-            experiment=config.experiment,
-            config=asdict(config),
-            seed=config.seed,
-            data=data,
-            resume=resume,
-        )
+        """On a new run, or on the one begun at ``out`` if it is to be resumed; see `Run.create`."""
+        constants: dict[str, Any] = {"config": asdict(config), "seed": config.seed, "data": data}
+        run = Run.create(out, experiment=config.experiment, resume=resume, **constants)
         return cls(run, config, jobs or default_jobs(config.device), progress, time.perf_counter())
 
     def perform(self, tasks: Sequence[Task], what: str = "") -> list[Outcome]:
@@ -64,9 +60,15 @@ class Session:
         )
 
     def finish(self, rows: Iterable[Mapping[str, Any]], summary: Mapping[str, Any]) -> Run:
-        """The run, complete; its summary begins with what was run."""
+        """The run, complete: its table, timing and summary are written, its tasks' files gone."""
         what = {name: getattr(self.config, name) for name in ("experiment", "preset", "seed")}
-        return finish(self.run, rows, {**what, **summary}, self.started)
+        folder = self.run.path / "tasks"
+        spent = sum(read_bundle(path).notes["seconds"] for path in folder.glob("[!.]*.done.safetensors"))
+        self.run.write_metrics(tidy(rows))
+        self.run.write_timing({"seconds": time.perf_counter() - self.started, "task_seconds": spent})
+        self.run.write_summary({**what, **summary})
+        shutil.rmtree(folder)
+        return self.run
 
 
 def rows_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
