@@ -60,8 +60,9 @@ COLOURS = _Colours(
 
 
 def in_order(names: Iterable[str]) -> list[str]:
-    """These dynamics in the order of the labels."""
-    return sorted(names, key=list(LABELS).index)
+    """These dynamics in the order of the labels, those without one last."""
+    known = list(LABELS)
+    return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
 
 
 ANISOTROPIC = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-full")
