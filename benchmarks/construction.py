@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import nn
 
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import Problem, random_lenet, random_mlp, random_vgg
+from noisescape.risk.samples import digest
 from noisescape.risk.trial import TRIAL
 
 REPEATS = 9
@@ -44,4 +46,19 @@ def run() -> Outcome:
         outcome.compare(f"{name}: construction", built, small, target=3.0)
         outcome.compare(f"{name}: construction", built, full)
         outcome.compare(f"{name}: construction and every choice", chosen, full)
+    checksum(outcome)
     return outcome
+
+
+def checksum(outcome: Outcome) -> None:
+    """A checksum of streamed images against a forward pass of a small network over them."""
+    images, labels = torch.randn(64, 3, 64, 64), torch.zeros(64, dtype=torch.long)
+    model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(8 * 62 * 62, 2))
+
+    def forward() -> object:
+        with torch.no_grad():
+            return nn.functional.cross_entropy(model(images), labels)
+
+    sides = {"checksum of 64 images": lambda: digest((images, labels)), "forward pass over them": forward}
+    outcome.seconds |= interleaved(sides, REPEATS)
+    outcome.compare("checksum of streamed images", *sides, target=0.25)
