@@ -44,12 +44,12 @@ def run() -> Outcome:
     risk, theta = problem.risk, problem.theta
     sigma = risk.noise_covariance(theta, BATCH_SIZE)
     restricted, control, exact = on_the_span(risk, theta)
-    slope = risk.gradient(theta)
-    mean_part = float(slope @ (risk.hessian(theta) @ slope))
+    gradient = risk.gradient(theta)
+    mean_part = float(gradient @ (risk.hessian(theta) @ gradient))
     outcome.figures |= {
         "exact": exact,
         "loss": float(risk.loss(theta)),
-        "gradient_norm": float(torch.linalg.vector_norm(slope)),
+        "gradient_norm": float(torch.linalg.vector_norm(gradient)),
         "rtol": RTOL,
         "seeds": SEEDS,
     }
@@ -217,8 +217,8 @@ def rivals(problem: Problem, budgets: dict[str, int]) -> dict[str, Callable[[], 
                 for kind in (curvlinops.HessianLinearOperator, curvlinops.EFLinearOperator)
             )
             found = estimator(Chain(lambda block: hessian @ (fisher @ block), size), count)
-            slope = problem.gradient()
-            return float(found - slope @ (hessian @ slope)) / BATCH_SIZE
+            gradient = problem.gradient()
+            return float(found - gradient @ (hessian @ gradient)) / BATCH_SIZE
 
         return estimate
 
@@ -230,8 +230,8 @@ def rivals(problem: Problem, budgets: dict[str, int]) -> dict[str, Callable[[], 
             )
             chain = Chain(lambda vector: hessian.matvec(fisher.matvec(vector)), size)
             found = he.trace(chain, num_matvecs=count, method=method, seed=0).estimate
-            slope = problem.gradient()
-            return (found - float(slope @ hessian.matvec(slope))) / BATCH_SIZE
+            gradient = problem.gradient()
+            return (found - float(gradient @ hessian.matvec(gradient))) / BATCH_SIZE
 
         return estimate
 
@@ -252,8 +252,8 @@ def dense_way(problem: Problem) -> list[float]:
     size = len(theta)
     params = list(problem.model.parameters())
     loss = nn.functional.cross_entropy(problem.model(problem.inputs), problem.targets)
-    slopes = torch.autograd.grad(loss, params, create_graph=True)
-    flat = torch.cat([slope.flatten() for slope in slopes])
+    parts = torch.autograd.grad(loss, params, create_graph=True)
+    flat = torch.cat([part.flatten() for part in parts])
     seconds = []
     for column in range(DENSE_COLUMNS):
         begun = time.perf_counter()

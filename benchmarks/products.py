@@ -86,9 +86,11 @@ def curvature(problem: Problem) -> Sides:
     sigma = risk.noise_covariance(theta, BATCH_SIZE)
 
     def centred(product: Callable[[Tensor], Tensor], vectors: Tensor) -> Tensor:
-        slope = problem.gradient()
-        along = slope @ vectors
-        return (product(vectors) - (torch.outer(slope, along) if vectors.ndim == 2 else slope * along)) / BATCH_SIZE
+        gradient = problem.gradient()
+        along = gradient @ vectors
+        return (
+            product(vectors) - (torch.outer(gradient, along) if vectors.ndim == 2 else gradient * along)
+        ) / BATCH_SIZE
 
     fresh = pyhessian.hessian(model, criterion, dataloader=data, cuda=False)
 
@@ -155,8 +157,8 @@ def first_order(problem: Problem) -> Sides:
 
     def variances() -> Tensor:
         squares = torch.cat([part.flatten() for part in saved(SumGradSquared(), "sum_grad_squared")]) / count
-        slope = torch.cat([p.grad.flatten() for p in extended.parameters() if p.grad is not None]) / count
-        return (squares - slope.square()) / BATCH_SIZE
+        gradient = torch.cat([p.grad.flatten() for p in extended.parameters() if p.grad is not None]) / count
+        return (squares - gradient.square()) / BATCH_SIZE
 
     def rows() -> Tensor:
         return torch.cat([part.flatten(1) for part in saved(BatchGrad(), "grad_batch")], dim=1)

@@ -34,9 +34,9 @@ def run() -> Outcome:
     risk, single = toy_2d(points), points[0]
     start = torch.tensor(SHARP_MINIMUM, dtype=torch.float64).expand(REPLICAS, 2).contiguous()
     weights = torch.tensor([0.9, 1.05], dtype=torch.float64)
-    slope, covariance = per_point(single, weights)
+    gradient, covariance = per_point(single, weights)
     alone = toy_2d(single)
-    outcome.agree("gradient", slope, alone.gradient(weights), 1e-12)
+    outcome.agree("gradient", gradient, alone.gradient(weights), 1e-12)
     outcome.agree("covariance", covariance, alone.noise_covariance(weights, 1).dense(), 1e-12)
     outcome.agree("Hessian", hessian(single, weights), alone.hessian(weights).dense(), 1e-12)
 
@@ -97,8 +97,8 @@ def hessian(points: Tensor, weights: Tensor) -> Tensor:
     total = torch.zeros(2, 2, dtype=weights.dtype)
     for point in points:
         leaf = weights.clone().requires_grad_()
-        (slope,) = torch.autograd.grad(loss(point, leaf), leaf, create_graph=True)
-        total += torch.stack([torch.autograd.grad(part, leaf, retain_graph=True)[0] for part in slope])
+        (gradient,) = torch.autograd.grad(loss(point, leaf), leaf, create_graph=True)
+        total += torch.stack([torch.autograd.grad(part, leaf, retain_graph=True)[0] for part in gradient])
     return total / len(points)
 
 
@@ -123,9 +123,9 @@ def published_loop(points: Tensor, shape: Shape, steps: int) -> Tensor:
     """One replica; the gradients of a step's points serve its mean and its covariance both."""
     weights = torch.tensor(SHARP_MINIMUM, dtype=torch.float64)
     for _ in range(steps):
-        slope, of_gradients = per_point(points, weights)
+        gradient, of_gradients = per_point(points, weights)
         covariance = shape(points, weights, of_gradients)
-        weights = weights - LR * slope
+        weights = weights - LR * gradient
         if covariance is not None:
             values, vectors = torch.linalg.eigh(covariance * (UPDATE_TRACE / covariance.trace()))
             weights = weights + vectors @ (values.clamp_min(0).sqrt() * torch.randn(2, dtype=weights.dtype))
