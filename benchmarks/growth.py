@@ -26,7 +26,7 @@ import noisescape as ns
 from benchmarks.harness import Outcome, Row
 from benchmarks.problems import BATCH_SIZE, Problem, random_lenet, random_vgg
 from noisescape.linops import ToleranceWarning
-from noisescape.measurement.memory import Ledger
+from noisescape.measurement.memory import AllocationTracker
 
 PRODUCTS = 16
 OF_A_STEP = ", budget of a step"
@@ -206,7 +206,7 @@ def child(name: str, side: str, number: int | None = None) -> dict[str, Any]:
         few.step_cost()
         found = {"bytes": peak() - libraries}
         few.model.zero_grad(set_to_none=True)
-        with Ledger() as ledger:
+        with AllocationTracker() as ledger:
             few.step_cost()
         seconds = [timed(problem.step_cost) for _ in range(5)]
         return found | {"allocated": ledger.peak, "seconds": statistics.median(seconds)}
@@ -219,7 +219,7 @@ def child(name: str, side: str, number: int | None = None) -> dict[str, Any]:
         return {"forecast": forecast, "seconds": time.perf_counter() - begun}
     if side == "allocated":
         theta = risk.parameters()
-        with Ledger() as ledger:
+        with AllocationTracker() as ledger:
             trace_h_sigma(risk, theta)
         return {"allocated": ledger.peak, "theta": theta.numel() * theta.element_size()}
     begun = time.perf_counter()
@@ -229,7 +229,7 @@ def child(name: str, side: str, number: int | None = None) -> dict[str, Any]:
         "seconds": time.perf_counter() - begun,
         "bytes": peak() - libraries,
         "held": sum(tensor.numel() * tensor.element_size() for tensor in held),
-        "chunk": risk._chunking.samples(),
+        "chunk": risk._chunking.samples(passes=2),
         "parameters": risk.dimension,
         "samples": risk.sample_count,
         "products": estimate.cost,
