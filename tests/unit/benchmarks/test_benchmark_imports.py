@@ -1,4 +1,4 @@
-"""Benchmarks run seldom, in an environment of their own: what they import of the package must exist all the same."""
+"""Benchmarks run seldom, in an environment of their own: what they import of the package must exist."""
 
 from __future__ import annotations
 
