@@ -16,6 +16,7 @@ from run_files import files
 
 @dataclasses.dataclass(frozen=True)
 class Powers:
+    preset: str = "quick"
     seed: int = 0
     device: str = "cpu"
     experiment: ClassVar[str] = "powers"
@@ -31,7 +32,7 @@ def test_the_end_of_a_run_counts_every_tasks_time(tmp_path: Path) -> None:
     assert not session.run.complete
     run = session.finish(rows, {"found": math.inf})
     assert run.complete
-    assert run.summary() == {"found": None}
+    assert run.summary() == {"experiment": "powers", "preset": "quick", "seed": 0, "found": None}
     assert run.metrics()["value"].to_pylist() == [1.0, 2.0]
     assert 0 < run.timing()["task_seconds"] < run.timing()["seconds"]
     assert files(run.path) == {"run.json", "metrics.parquet", "summary.json", "timing.json"}
