@@ -42,7 +42,7 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     """
     rehearsed = rehearsal(risk)  # decided on real numbers, so that it goes the way the computation will
     mode = FakeTensorMode(allow_non_fake_inputs=True)
-    tracker = AllocationTracker()
+    tracker = AllocationTracker(without_storage=True)
     with mode:
         theta = mode.from_tensor(risk.parameters())
         try:
@@ -58,12 +58,16 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
 class AllocationTracker(TorchDispatchMode):
     """While it is entered: bytes of the storages that operations have made and that are still alive.
 
+    Args:
+        without_storage: whether tensors have shapes only: a number that is read is 1, what is compared is equal.
+
     Attributes:
         peak: the most there were at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, without_storage: bool = False) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._without_storage = without_storage
         self.peak = 0
         self._alive: dict[int, int] = {}
 
@@ -75,9 +79,9 @@ class AllocationTracker(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        if func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001
+        if self._without_storage and func is torch.ops.aten._local_scalar_dense.default:  # noqa: SLF001
             return 1.0 if args[0].is_floating_point() else 1
-        if func is torch.ops.aten.equal.default:
+        if self._without_storage and func is torch.ops.aten.equal.default:
             return True
         found = func(*args, **(kwargs or {}))
         if not func.is_view:  # which may be of something that was there before
