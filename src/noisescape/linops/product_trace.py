@@ -135,16 +135,16 @@ class _Way:
     draw: Callable[[int], Tensor] | None
     right: SymmetricOperator
 
-    def rest(self, left: SymmetricOperator) -> Exact:
-        """The mean of the probes, exactly: over all coordinates."""
+    def rest(self, left: SymmetricOperator, carried: Tensor) -> Exact:
+        """The mean of the probes, exactly: over all coordinates, less ``carried``, the part known already."""
 
         def value() -> Tensor:
             like = torch.empty(0, dtype=left.dtype, device=left.device)
             blocks = coordinates(left.size, like, min(left.block, self.right.block))
             whole = torch.stack([((left @ some) * (self.right @ some)).sum() for some in blocks]).sum()
-            return whole - self.carried(left)
+            return whole - carried
 
-        return Exact(value, (2 * left.size + self.price) / self.per_probe)
+        return Exact(value, 2 * left.size / self.per_probe)
 
 
 def _along(
@@ -159,7 +159,8 @@ def _along(
     """Tr(AB), with the control where that pays."""
 
     def estimate(each: SymmetricOperator, rtol: float, offset: Tensor | float = 0.0) -> Estimate:
-        known = way.carried(each) + offset
+        carried = way.carried(each)
+        known = carried + offset
         if way.exhausted:
             return Estimate(float(known), 0.0)
         rest = mean_of_probes(
@@ -168,7 +169,7 @@ def _along(
             rtol=rtol,
             max_probes=(max_products - count.spent) // way.per_probe,
             what=what,
-            exact=way.rest(each),
+            exact=way.rest(each, carried),
             stacklevel=6,
         )
         return Estimate(float(known + rest.mean), float(rest.stderr), 0, rest.dof)

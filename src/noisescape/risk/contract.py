@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 from noisescape.risk.closed_form import ClosedForm
+from noisescape.risk.differentiation import gradient_of
 from noisescape.risk.model_loss import CHANGED_IN_PLACE, ModelLoss
 from noisescape.risk.randomness import Generators, State
 from noisescape.risk.samples import Batch
@@ -281,8 +282,7 @@ def _alone(function: ModelLoss, point: Tensor, batch: Batch, weights: Tensor) ->
         leaf = point.detach().requires_grad_()
         values = torch.cat([function.losses(leaf, batch.between(row, row + 1)) for row in rows])
         weighted = (values * weights[rows]).sum() * TRIAL.factor
-        with function.held(leaf):
-            (gradient,) = torch.autograd.grad(weighted, leaf, materialize_grads=True)
+        gradient = gradient_of(function, weighted, leaf)
     return values.detach(), gradient / TRIAL.factor
 
 

@@ -131,6 +131,6 @@ class GaussNewton(SymmetricOperator):
         return passes.ggn_draws(self.risk, self.theta, count, generator)
 
 
-def gauss_newton_control(risk: EmpiricalRisk, theta: Tensor) -> GaussNewton | None:
+def gauss_newton_control(risk: EmpiricalRisk, theta: Tensor) -> SymmetricOperator | None:
     """The Gauss–Newton matrix as a control variate for H: where its quadratic forms are cheap, else None."""
-    return GaussNewton(*risk._for_operators(theta)) if risk._capabilities.gauss_newton_forms else None
+    return risk.gauss_newton(theta) if risk._capabilities.gauss_newton_forms else None
