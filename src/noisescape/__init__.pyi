@@ -1,4 +1,4 @@
-from . import dynamics, errors, linops, measurement, risk, simulation, theory
+from . import dynamics, errors, linops, measurement, risk, simulation, theory, training
 from .dynamics import (
     DYNAMICS,
     GD,
@@ -84,4 +84,5 @@ __all__ = [
     "squared_norm",
     "theory",
     "trace",
+    "training",
 ]
