@@ -1,7 +1,7 @@
-"""Inside a training loop of your own: figures of its gradient noise, a knob for the noise, and what batch size to take.
+"""Inside a training loop of your own: figures of its gradient noise, a knob for it, and what batch size to take.
 
-The public names and where they live are listed in ``__init__.pyi``. Lightning and transformers are imported only when
-their callback is used.
+The public names and where they live are listed in ``__init__.pyi``. Lightning and transformers are imported only
+when their callback is used.
 """
 
 import lazy_loader
