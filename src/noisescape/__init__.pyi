@@ -33,6 +33,7 @@ from .measurement import Measurement, Sharpness, expected_sharpness, forecast_me
 from .risk import DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
+from .training import Monitor
 
 __version__: str
 
@@ -58,6 +59,7 @@ __all__ = [
     "GLDTopEigenvector",
     "MatchedTrace",
     "Measurement",
+    "Monitor",
     "NoisescapeError",
     "NonFiniteLossError",
     "Sharpness",

@@ -1,1 +1,3 @@
-__all__: list[str] = []
+from .monitor import Monitor
+
+__all__ = ["Monitor"]

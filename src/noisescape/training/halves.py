@@ -1,0 +1,99 @@
+"""Two pieces out of one: the halves of a batch, told apart at the model's output by one more backward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from noisescape.training.nested import tensors
+from noisescape.training.noise_scale import Weights
+
+Deliver = Callable[[Sequence[Tensor | None], Weights], None]
+
+
+class Halves:
+    """Splits the gradient of a step that is one piece.
+
+    The gradient is a sum of what the rows of the model's output contribute to it, P = Σ_n c_n. In the user's own
+    backward pass, when the gradient of the output arrives, one more backward pass from there with random signs
+    ±1, half of them each, gives d = Σ ±c_n. The two halves' squared norms then add up to (‖P‖² + ‖d‖²)/2. The
+    loss and the targets need not be known, and no gradient is kept; the cost is one backward pass.
+
+    Args:
+        seed: of the signs.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self._generator = torch.Generator().manual_seed(seed)
+        self._row: Tensor | None = None
+        self.at_work = False
+        self.refusal: str | None = None
+
+    def watch(
+        self, model: nn.Module, output: Any, size: int, parameters: Sequence[Tensor], deliver: Deliver
+    ) -> None:
+        """Split the gradient that will come back to ``output``; ``deliver`` d and what is known of the halves.
+
+        Args:
+            model: what gave the output.
+            output: of ``size`` samples.
+            size: two at least; nothing is done for fewer.
+            parameters: whose gradient it is, each with one hook, the caller's.
+            deliver: takes d in the order of ``parameters``.
+        """
+        if self.refusal is not None or size < 2:
+            return
+        rows = [row for row in tensors(output) if row.requires_grad and row.ndim and row.shape[0] == size]
+        if len(rows) != 1:
+            self.refusal = f"its output has {len(rows)} tensors with a row for each of {size} samples, not one"
+        elif _watched_by_others(model, parameters):
+            self.refusal = "other backward hooks are on it, which would see the gradients of half batches"
+        else:
+            self._row = rows[0]
+            self._row.register_hook(lambda gradient: self._split(gradient, parameters, deliver))
+
+    def release(self) -> None:
+        """Forget the output that is watched."""
+        self._row = None
+
+    def _split(self, gradient: Tensor, parameters: Sequence[Tensor], deliver: Deliver) -> None:
+        # the row is held here, not by its own hook, which would keep it and its graph alive for ever
+        row, self._row = self._row, None
+        if row is None or self.at_work:
+            return
+        size = len(row)
+        minus = size // 2
+        signs = torch.ones(size)
+        signs[torch.randperm(size, generator=self._generator)[:minus]] = -1
+        signs = signs.to(gradient).view(size, *(1,) * (gradient.ndim - 1))
+        self.at_work = True
+        try:
+            contrast = torch.autograd.grad(
+                row, list(parameters), gradient * signs, retain_graph=True, allow_unused=True
+            )
+        except RuntimeError as error:  # compiled, or a reentrant checkpoint
+            self.refusal = f"its backward pass can be run once only ({str(error).splitlines()[0]})"
+            return
+        finally:
+            self.at_work = False
+        counts = [size - minus, minus]
+        deliver(contrast, Weights.of(counts, [count / size for count in counts]))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the signs are."""
+        return {"generator": self._generator.get_state()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there."""
+        self._generator.set_state(state["generator"])
+
+
+def _watched_by_others(model: nn.Module, parameters: Sequence[Tensor]) -> bool:
+    """Whether anyone but this package, with one hook a parameter, looks at gradients as they pass."""
+    held = [vars(module) for module in model.modules()]
+    return any(len(parameter._backward_hooks or ()) > 1 for parameter in parameters) or any(  # noqa: SLF001
+        module["_backward_hooks"] or module["_backward_pre_hooks"] for module in held
+    )

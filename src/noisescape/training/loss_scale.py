@@ -1,0 +1,45 @@
+"""By how much a gradient scaler had multiplied the gradients of a step."""
+
+from __future__ import annotations
+
+import inspect
+
+from torch import Tensor
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import Optimizer
+
+DEPTH = 40
+"""Frames looked through; Lightning and accelerate have about ten between the scaler and its optimiser."""
+
+
+def scale_of_step(optimizer: Optimizer, scaler: GradScaler | None) -> Tensor | float:
+    """The scale of the gradients that ``optimizer`` is stepping on; 1 without a scaler. To be called in its hooks.
+
+    A scaler gives itself away to fused optimisers only (``grad_scale``). To others it leaves no trace, so the one
+    in whose ``step`` the optimiser runs is found on the stack. Nothing here waits for the device.
+
+    Args:
+        optimizer: within its ``step``.
+        scaler: where it is known.
+    """
+    scale = getattr(optimizer, "grad_scale", None)
+    if isinstance(scale, Tensor):
+        return scale.clone()
+    scaler = scaler or _on_the_stack()
+    if scaler is None or not scaler.is_enabled():
+        return 1.0
+    held = getattr(scaler, "_scale", None)  # what get_scale() would wait for
+    return held.clone() if isinstance(held, Tensor) else float(scaler.get_scale())
+
+
+def _on_the_stack() -> GradScaler | None:
+    frame = inspect.currentframe()
+    for _ in range(DEPTH):
+        frame = frame and frame.f_back
+        if frame is None:
+            return None
+        if frame.f_code.co_name in ("step", "_maybe_opt_step"):
+            candidate = frame.f_locals.get("self")
+            if isinstance(candidate, GradScaler):
+                return candidate
+    return None

@@ -1,0 +1,367 @@
+"""Figures of the gradient noise in a training loop, from what the loop computes anyway."""
+
+from __future__ import annotations
+
+import warnings
+from collections import deque
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+from torch.amp.grad_scaler import GradScaler
+from torch.optim import LBFGS, Optimizer
+
+from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.training.data_parallel import data_parallel
+from noisescape.training.halves import Halves
+from noisescape.training.noise_scale import Smoothed, Weights, moments, smooth
+from noisescape.training.pieces import Accumulation, BatchSize, PieceRecorder, StepRecord
+
+Report = dict[str, float]
+MEASURED_SHARE = 10
+"""One step in so many is read where its pieces are there anyway; docs/decisions/0016-monitor.md."""
+SPLIT_SHARE = 50
+"""The same where it takes a backward pass more."""
+
+
+class Monitor:
+    """The gradient noise of a training loop, in one line: ``if report := monitor.step(): log(report)``.
+
+    With G_k the gradients of a step's K independent pieces (micro-steps of accumulation, data-parallel ranks, or
+    both; where a step is one piece, the halves of its batch), unbiased estimates of Tr C and ‖ḡ‖² are made at
+    measured steps, averaged over a window of them, and divided: the simple noise scale is a ratio of means. C is
+    the covariance of one sample's gradient: gradient noise at batch size B has the trace Tr C/B; nothing here is
+    divided by B. See :func:`~noisescape.training.noise_scale.moments` and
+    :func:`~noisescape.training.noise_scale.smooth`.
+
+    It reads gradients by hooks on the parameters, before they are averaged over ranks, unscaled or clipped, and
+    only at measured steps; no gradient is copied, nothing waits for the device, and processes exchange nothing,
+    but every ``every`` steps. Batch-norm and dropout are what they are in training: where samples see one
+    another, a piece is its micro-batch.
+
+    ===============================
+    ================================================================================= ``noise/step``
+    optimiser steps so far ``noise/batch_size``            B, samples of a step over all micro-steps and ranks;
+    mean of the measured steps ``noise/pieces``                K, likewise ``noise/measured_steps``        steps
+    in the window ``noise/skipped_steps``         measured steps that could not be used, so far: not finite under
+    a gradient
+                                    scaler, thrown away, or not understood (a warning says why)
+    ``noise/trace_covariance``      Tr C, with ``_stderr``; may be negative
+    ``noise/squared_gradient_norm`` ‖ḡ‖², with ``_stderr``; may be negative
+    ``noise/scale``                 Tr C/‖ḡ‖² in samples, with ``_stderr`` and an interval of 95 %, ``_low`` and
+                                    ``_high``; infinite where ‖ḡ‖² cannot be told from 0
+    ``noise/preconditioned/…``      the last three in an adaptive optimiser's metric: Tr(DC), ḡᵀDḡ and their ratio
+                                    (:func:`~noisescape.training.preconditioner.preconditioner`; of adaptive ones,
+                                    Adam, AdamW, NAdam, RMSprop and Adagrad; not with sharded parameters)
+    ``noise/group/NAME/…``          all of these of each parameter group, where there are several; NAME is its
+                                    ``"name"``, or its number
+    ``noise/lr``                    learning rate of the first group
+    ===============================
+    =================================================================================
+
+    Args:
+        model: the module that the loop calls, in its wrappers (compiled, DistributedDataParallel, fully_shard).
+            Call it once for each backward pass.
+        optimizer: any torch optimiser but LBFGS; its parameters are looked at.
+        every: optimiser steps between reports.
+        measure_every: optimiser steps between measured ones; None: every tenth, and every fiftieth while a step
+            is one piece, which costs a backward pass more.
+        window: measured steps that are averaged over.
+        accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is
+            not. The noise scale does not depend on it.
+        batch_size: samples of one forward pass, or a function of the model's ``(args, kwargs)`` that gives it;
+            None: the first dimension of the first tensor that the model is given.
+        scaler: the gradient scaler; None: found when it steps.
+        split: whether to split a step that is one piece. If not, such steps give no figures.
+        alone: whether this process trains by itself although others run.
+        prefix: of the report's keys.
+        seed: of the splits.
+
+    Raises:
+        TypeError, ValueError: an optimiser or a model whose gradients cannot be read, or arguments out of range.
+
+    >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+    <...>
+    >>> model = nn.Linear(3, 1)
+    >>> optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    >>> monitor = Monitor(model, optimizer, every=20, measure_every=1)
+    >>> for _ in range(20):
+    ...     optimizer.zero_grad()
+    ...     for _ in range(4):
+    ...         (model(torch.randn(8, 3)).square().mean() / 4).backward()
+    ...     optimizer.step()
+    ...     if report := monitor.step():
+    ...         print(report["noise/batch_size"], report["noise/pieces"], report["noise/measured_steps"])
+    32.0 4.0 20.0
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer,
+        *,
+        every: int = 100,
+        measure_every: int | None = None,
+        window: int = 100,
+        accumulation: Accumulation = "mean",
+        batch_size: BatchSize | None = None,
+        scaler: GradScaler | None = None,
+        split: bool = True,
+        alone: bool = False,
+        prefix: str = "noise/",
+        seed: int = 0,
+    ) -> None:
+        self._optimizer = _bare(optimizer)
+        for name, value, least in (("every", every, 1), ("measure_every", measure_every, 1), ("window", window, 2)):
+            if value is not None and (not isinstance(value, int) or value < least):
+                raise InvalidValueError(f"{name} is {value!r}; give a whole number of steps, {least} at least")
+        if accumulation not in ("mean", "sum"):
+            raise InvalidValueError(f"accumulation is {accumulation!r}; it is 'mean' or 'sum'")
+        if isinstance(batch_size, int) and batch_size < 1:
+            raise InvalidValueError(f"batch_size is {batch_size}; a forward pass has one sample at least")
+        if not isinstance(model, nn.Module):
+            raise InvalidTypeError(f"the model is of type {type(model).__name__}, not a torch module")
+        self._every = every
+        self._measure_every = measure_every
+        self._prefix = prefix
+        self._parallel = data_parallel(model, alone=alone)
+        self._halves = Halves(seed) if split and self._parallel.ranks == 1 else None
+        self._recorder = PieceRecorder(
+            model,
+            self._optimizer,
+            self._parallel,
+            accumulation=accumulation,
+            batch_size=batch_size,
+            scaler=scaler,
+            halves=self._halves,
+        )
+        self._window: deque[_Measured] = deque(maxlen=window)
+        self._pending: list[StepRecord] = []
+        self._warned: set[str] = set()
+        self._steps = self._reported = self._skipped = 0
+        self._micro_steps = 1
+        self._hook = self._optimizer.register_step_post_hook(self._after_step)
+        self._recorder.arm()
+
+    # ------------------------------------------------------------------ in the loop
+
+    def step(self) -> Report:
+        """After the optimiser's step (or after any micro-step): the report when one is due, else an empty one.
+
+        With several processes each must call it as often as the others.
+        """
+        if self._steps == self._reported or self._steps % self._every:
+            return {}
+        self._reported = self._steps
+        return self.report()
+
+    def report(self) -> Report:
+        """The figures now, whether due or not; empty before any step could be measured. Collective."""
+        self._take_in()
+        if not self._window:
+            return {}
+        totals = [measured.total for measured in self._window]
+        found = {
+            "step": float(self._steps),
+            "batch_size": float(np.mean([measured.samples for measured in self._window])),
+            "pieces": float(np.mean([measured.pieces for measured in self._window])),
+            "measured_steps": float(len(self._window)),
+            "skipped_steps": float(self._skipped + self._recorder.discarded),
+            **_figures("", np.stack(totals)),
+        }
+        groups = self._optimizer.param_groups
+        if len(groups) > 1:
+            for index, group in enumerate(groups):
+                of_group = np.stack([measured.groups[..., index] for measured in self._window])
+                found |= _figures(f"group/{group.get('name', index)}/", of_group)
+        found["lr"] = float(groups[0]["lr"])
+        return {self._prefix + key: value for key, value in found.items()}
+
+    def close(self) -> None:
+        """Take every hook off; the monitor measures nothing more."""
+        self._recorder.disarm()
+        self._hook.remove()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def begin_piece(self, size: int, weight: float | None = None) -> None:
+        """Say that a forward pass of ``size`` samples begins, where the loop does not call the given module.
+
+        Args:
+            size: samples.
+            weight: of its mean gradient in the step's; None: as ``accumulation`` says.
+        """
+        self._recorder.begin_piece(size, weight)
+
+    # ------------------------------------------------------------------ what it keeps
+
+    def state_dict(self) -> dict[str, Any]:
+        """What to save beside the model, for ``torch.load(..., weights_only=True)`` too.
+
+        Steps measured since the last report are in it only with one process: ranks know only their own share of
+        them.
+        """
+        if self._parallel.ranks == 1:
+            self._take_in()
+        return {
+            "steps": self._steps,
+            "reported": self._reported,
+            "skipped": self._skipped + self._recorder.discarded,
+            "micro_steps": self._micro_steps,
+            "window": [measured.to_list() for measured in self._window],
+            "halves": self._halves.state_dict() if self._halves is not None else None,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; the schedule of measured steps too.
+
+        Raises:
+            ValueError: a state of another number of parameter groups.
+        """
+        window = [_Measured.from_list(saved) for saved in state["window"]]
+        groups = len(self._optimizer.param_groups)
+        for measured in window:
+            if measured.groups.shape[-1] != groups:
+                raise InvalidValueError(
+                    f"the monitor's state has {measured.groups.shape[-1]} parameter groups, the optimiser {groups}"
+                )
+        self._window = deque(window, maxlen=self._window.maxlen)
+        self._steps, self._reported, self._skipped = state["steps"], state["reported"], state["skipped"]
+        self._micro_steps = state["micro_steps"]
+        self._pending = []
+        self._recorder.discarded = 0
+        if self._halves is not None and state["halves"] is not None:
+            self._halves.load_state_dict(state["halves"])
+        self._schedule()
+
+    # ------------------------------------------------------------------ measured steps
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._steps += 1
+        record = self._recorder.finish()
+        if record is not None:
+            self._pending.append(record)
+            self._micro_steps = record.micro_steps
+        self._schedule()
+
+    def _schedule(self) -> None:
+        split = self._halves is not None and self._micro_steps == 1
+        usual = SPLIT_SHARE if split else MEASURED_SHARE
+        if self._steps % (self._measure_every or usual) == 0:
+            self._recorder.arm()
+        else:
+            self._recorder.disarm()
+
+    def _take_in(self) -> None:
+        """Bring what was measured since the last report to the host, summed over ranks, and into the window."""
+        if not self._pending:
+            return
+        records, self._pending = self._pending, []
+        copies = torch.tensor([1.0, self._parallel.copies])
+        norms = torch.stack([record.norms for record in records])
+        norms = norms / copies.to(norms)[:, None]
+        known = torch.tensor(
+            [_numbers(record.weights) for record in records], dtype=norms.dtype, device=norms.device
+        )
+        flat = self._parallel.sum(torch.cat([norms.flatten(1), known], 1))
+        values = flat.cpu().double().numpy()
+        shape = (2, 2, len(self._optimizer.param_groups))
+        size = int(np.prod(shape))
+        for record, row in zip(records, values, strict=True):
+            weights = Weights(*row[size:].tolist())
+            self._take(row[:size].reshape(shape), weights, record.fault)
+
+    def _take(self, norms: Any, weights: Weights, fault: str | None) -> None:
+        if fault is None and not weights.informative:
+            refusal = self._halves.refusal if self._halves is not None else "split=False"
+            fault = (
+                "a step is one piece, so nothing in it can be compared"
+                + (f" ({refusal})" if refusal else "")
+                + ": accumulate over two micro-steps or more, or probe"
+            )
+        if fault is not None:
+            self._warn(fault)
+        if fault is not None or not np.isfinite(norms[0]).all():
+            self._skipped += 1
+            return
+        noise, signal = moments(norms[:, 0], norms[:, 1], weights)
+        self._window.append(_Measured(weights.samples, weights.pieces, np.stack([noise, signal], 1)))
+
+    def _warn(self, fault: str) -> None:
+        if fault not in self._warned:
+            self._warned.add(fault)
+            warnings.warn(f"no gradient noise could be measured at a step: {fault}", UserWarning, stacklevel=4)
+
+
+class _Measured:
+    """One measured step: B, K, and (Tr Ĉ, ‖ĝ‖²) by metric and group, (2, 2, groups)."""
+
+    def __init__(self, samples: float, pieces: float, groups: Any) -> None:
+        self.samples = samples
+        self.pieces = pieces
+        self.groups = groups
+
+    @property
+    def total(self) -> Any:
+        return self.groups.sum(-1)
+
+    def to_list(self) -> list[Any]:
+        return [self.samples, self.pieces, self.groups.tolist()]
+
+    @staticmethod
+    def from_list(saved: list[Any]) -> _Measured:
+        samples, pieces, groups = saved
+        return _Measured(samples, pieces, np.array(groups))
+
+
+def _numbers(weights: Weights) -> list[float]:
+    return [weights.samples, weights.pieces, weights.total, weights.squared, weights.squared_over_size]
+
+
+def _figures(place: str, values: Any) -> dict[str, float]:
+    """Of (steps, 2 metrics, 2): the plain figures, and the preconditioned ones where there are any."""
+    found: dict[str, float] = {}
+    for index, metric in enumerate(("", "preconditioned/")):
+        of_metric = values[:, index]
+        of_metric = of_metric[np.isfinite(of_metric).all(1)]
+        if len(of_metric):
+            found |= _named(place + metric, smooth(of_metric[:, 0], of_metric[:, 1]))
+    return found
+
+
+def _named(place: str, smoothed: Smoothed) -> dict[str, float]:
+    return {
+        f"{place}trace_covariance": smoothed.trace,
+        f"{place}trace_covariance_stderr": smoothed.trace_stderr,
+        f"{place}squared_gradient_norm": smoothed.squared_norm,
+        f"{place}squared_gradient_norm_stderr": smoothed.squared_norm_stderr,
+        f"{place}scale": smoothed.scale,
+        f"{place}scale_stderr": smoothed.scale_stderr,
+        f"{place}scale_low": smoothed.scale_low,
+        f"{place}scale_high": smoothed.scale_high,
+    }
+
+
+def _bare(optimizer: Any) -> Optimizer:
+    """The torch optimiser inside of what Lightning or accelerate wraps it in."""
+    seen = optimizer
+    while not isinstance(seen, Optimizer) or type(seen).__module__.split(".")[0] in ("accelerate", "lightning"):
+        inner = getattr(seen, "optimizer", None)
+        if inner is None:
+            break
+        seen = inner
+    if not isinstance(seen, Optimizer):
+        raise InvalidTypeError(f"the optimiser is of type {type(optimizer).__name__}, not a torch optimiser")
+    if isinstance(seen, LBFGS):
+        raise InvalidTypeError(
+            "LBFGS runs several backward passes in a step: their gradients are not one step's noise"
+        )
+    return seen

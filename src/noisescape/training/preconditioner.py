@@ -1,0 +1,43 @@
+"""The diagonal metric in which an adaptive optimiser steps, from the state it keeps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+def preconditioner(optimizer: Optimizer, group: dict[str, Any], parameter: Tensor) -> Tensor | None:
+    """The diagonal D, such that the step of a steady gradient g is −η·D·g; of the parameter's shape.
+
+    From the second moments of the steps before, so that it is independent of the present gradients:
+    D = 1/(√v̂ + ε) for Adam, AdamW and NAdam (v̂ = v/(1 − β₂^t), or its running maximum with ``amsgrad``), the same
+    of ``square_avg`` for RMSprop and of ``sum`` for Adagrad. RAdam's differs from step to step, and is not taken.
+
+    Returns:
+        D, or None where the optimiser is not one of these or has not stepped yet.
+    """
+    state = optimizer.state.get(parameter, {})
+    if isinstance(optimizer, torch.optim.RMSprop):
+        if "square_avg" not in state:
+            return None
+        second: Tensor = state["square_avg"]
+        if group["centered"]:
+            second = second.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
+    elif isinstance(optimizer, torch.optim.Adagrad):
+        if "sum" not in state or not float(state["step"]) > 0:
+            return None
+        second = state["sum"]
+    elif isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)):
+        if "exp_avg_sq" not in state:
+            return None
+        second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+        steps = state["step"]  # on the host, or it must not be waited for
+        steps = steps.double() if isinstance(steps, Tensor) and steps.device.type != "cpu" else float(steps)
+        correction = 1 - group["betas"][1] ** steps
+        return second.div(correction).sqrt_().add_(group["eps"]).reciprocal_()
+    else:
+        return None
+    return second.sqrt().add_(group["eps"]).reciprocal_()
