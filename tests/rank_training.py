@@ -270,8 +270,13 @@ def refuse_bare_model():
 
 
 def refuse_flat_shards():
-    model = FullyShardedDataParallel(small_net(), device_id=None, use_orig_params=True)
-    ns.Monitor(model, sgd(model))
+    class OnAnAccelerator(FullyShardedDataParallel):  # which it asks for
+        def __init__(self, inner):
+            nn.Module.__init__(self)
+            self.inner = inner
+
+    inner = small_net()
+    ns.Monitor(nn.Sequential(OnAnAccelerator(inner)), sgd(inner))
 
 
 def refuse_tensor_parallel():

@@ -432,6 +432,54 @@ def test_activation_checkpointing(reentrant, pieces):
         assert bool(report) != reentrant
 
 
+# ---------------------------------------------------------------------- compiled
+
+
+def test_compiled_models_without_compiling_again():
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    monitor = ns.Monitor(compiled, optimizer, every=6, measure_every=2)
+    wanted, report = [], {}
+    for pieces in micro_batches(6, 3, 4):
+        wanted.append(textbook(piece_gradients(copy.deepcopy(model), pieces), 4))
+        for inputs, targets in pieces:
+            (loss_of(compiled, inputs, targets) / 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        report = monitor.step() or report
+    assert_found(report, np.array(wanted)[::2])
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_compiled_steps_of_one_piece_say_why_they_cannot_be_split():
+    torch._dynamo.reset()
+    steps = [[(inputs.float(), targets) for inputs, targets in step] for step in micro_batches(3, 1, 4)]
+    model = small_net().float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    compiled = torch.compile(model, backend="inductor", dynamic=True)
+    monitor = ns.Monitor(compiled, optimizer, every=3, measure_every=1)
+    with pytest.warns(UserWarning, match="its backward pass can be run once only"):
+        train(compiled, optimizer, steps, monitor=monitor)
+    bare = small_net().float()
+    train(bare, torch.optim.SGD(bare.parameters(), lr=0.05), steps)
+    for left, right in zip(model.parameters(), bare.parameters(), strict=True):
+        torch.testing.assert_close(left, right)
+
+
+def test_the_module_inside_of_a_compiled_one_is_refused():
+    torch._dynamo.reset()
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    monitor = ns.Monitor(model, optimizer, every=3, measure_every=1)
+    with pytest.warns(UserWarning, match="a compiled one say.*give it the one it calls"):
+        train(compiled, optimizer, micro_batches(3, 2, 4), monitor=monitor)
+
+
 # ---------------------------------------------------------------------- what the loop may do beside
 
 
@@ -627,14 +675,15 @@ def test_a_monitored_model_can_be_copied_and_saved_whole():
 class Watch(TorchDispatchMode):
     """Notes what would make the host wait for a device, and the largest tensor made."""
 
-    def __init__(self):
+    def __init__(self, host=()):
         super().__init__()
-        self.waits, self.largest, self.calls = [], 0, 0
+        self.waits, self.largest, self.calls, self.host = [], 0, 0, host
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         self.calls += 1
         name = str(func)
-        if any(
+        on_host = any(tensor.data_ptr() in self.host for tensor in args if isinstance(tensor, torch.Tensor))
+        if not on_host and any(
             part in name for part in ("_local_scalar_dense", "nonzero", "is_nonzero", "_to_cpu", "equal.default")
         ):
             self.waits.append(name)
@@ -650,7 +699,10 @@ def test_nothing_waits_for_the_device_between_reports(name):
         model = small_net()
         optimizer = OPTIMIZERS[name](model.parameters())
         monitor = ns.Monitor(model, optimizer, every=100, measure_every=1) if monitored else None
-        with Watch() as watch:
+        train(model, optimizer, micro_batches(1, 3, 4), monitor=monitor)
+        # torch keeps these on the host, wherever the parameters are, but for fused and capturable optimisers
+        counts = [state["step"].data_ptr() for state in optimizer.state.values() if "step" in state]
+        with Watch(host=counts) as watch:
             train(model, optimizer, micro_batches(6, 3, 4), monitor=monitor)
         return watch.waits
 
