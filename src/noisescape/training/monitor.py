@@ -20,9 +20,9 @@ from noisescape.training.noise_scale import Smoothed, Weights, moments, smooth
 from noisescape.training.pieces import Accumulation, BatchSize, PieceRecorder, StepRecord
 
 Report = dict[str, float]
-MEASURED_SHARE = 10
+MEASURED_SHARE = 20
 """One step in so many is read where its pieces are there anyway; docs/decisions/0016-monitor.md."""
-SPLIT_SHARE = 50
+SPLIT_SHARE = 60
 """The same where it takes a backward pass more."""
 
 
