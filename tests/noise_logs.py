@@ -15,8 +15,8 @@ def reports(steps: Sequence[int] = (100, 200, 300), *, scale: float = 250.0, gro
     """A report at each step: a noise scale that grows, its upper end infinite at the first."""
     made = []
     for index, step in enumerate(steps):
-        trace, squared = 500.0 + index, 500.0 / (scale * (1 + index))
-        value = trace / squared
+        trace, value = 500.0 + index, scale * (1 + index)
+        squared = trace / value
         report = {
             "noise/step": float(step),
             "noise/batch_size": 64.0,

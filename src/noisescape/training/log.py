@@ -54,6 +54,10 @@ class NoiseLog:
         row = {name: float(values[there[-1]]) for name, values in self.columns.items()}
         return {name: value for name, value in row.items() if not math.isnan(value)}
 
+    def latest(self) -> dict[str, float]:
+        """Each figure's last value that was reported, be it infinite."""
+        return {key: float(column[~np.isnan(column)][-1]) for key, column in self.columns.items()}
+
     @property
     def groups(self) -> list[str]:
         """The names of the optimiser's parameter groups that have figures of their own."""
