@@ -57,8 +57,10 @@ def watch_log(
     try:
         with Live(console=console, auto_refresh=False, transient=False) as live:
             while True:
+                begun = time.monotonic()
                 watched.look()
-                until = clock() + every
+                # a long log takes a while: no more than a tenth of the time goes into reading it
+                until = clock() + max(every, 9 * (time.monotonic() - begun))
                 while True:
                     live.update(watched.view(clock()), refresh=True)
                     left = until - clock()

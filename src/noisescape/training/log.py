@@ -76,8 +76,8 @@ def read_log(path: str | Path, *, prefix: str | None = None) -> NoiseLog:
     Figures are found by their names, also where a logger put something before them (``train/noise/scale``).
     Where a row's step is lower than one before, the training was resumed from there, and what was reported from
     that step on before is left out; of several values at one step the last counts. A last line that is still being
-    written is not read. Infinite values are kept, in JSON ``Infinity``; where a writer put null for the upper end
-    of an interval it is read as infinity, since that end is never unknown.
+    written is not read; W&B writes its file down every 15 seconds. Infinite values are kept, in JSON ``Infinity``;
+    where a writer put null for the upper end of an interval it is read as infinity: that end is never unknown.
 
     Args:
         path: the log.

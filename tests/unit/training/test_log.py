@@ -78,6 +78,21 @@ def test_two_event_files_are_one_training(tmp_path: Path) -> None:
     assert log.columns["noise/squared_gradient_norm"][2] == np.float32(500 / 20)
 
 
+def test_of_event_files_only_scalars_are_read(tmp_path: Path) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
+    with SummaryWriter(str(tmp_path)) as writer:
+        writer.add_scalar("noise/scale", 4.0, 7)
+        writer.add_text("noise/note", "text", 7)
+        writer.add_histogram("noise/weights", np.arange(5.0), 7)
+        writer.add_scalar("noise/lr", math.inf, 7, new_style=True)
+    log = read_log(tmp_path)
+    assert {key: column.tolist() for key, column in log.columns.items()} == {
+        "noise/scale": [4.0],
+        "noise/lr": [math.inf],
+    }
+
+
 def test_figures_of_one_step_on_several_rows_are_one(tmp_path: Path) -> None:
     rows = [{"step": 5, "noise/scale": 1.0}, {"step": 5, "noise/lr": 0.1}, {"step": 5, "noise/scale": 3.0}]
     log = read_log(as_csv(rows, tmp_path / "log.csv"))
