@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from browser import open_browser
 from cli_calls import Result, only_json, plain, the_error
 from noise_logs import as_csv, as_json_lines, probed, reports
 from noisescape.report.batch_dial import STOPS, dialled, written
 from noisescape.report.monitor_page import write_noise_report
-from noisescape.training import read_log
+from noisescape.training import Monitor, read_log
 from noisescape.training.batch_size import BatchSizeAdvice, Interval
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
@@ -155,13 +156,17 @@ def test_at_the_present_size_nothing_changes(browser: Any, page: Path) -> None:
         assert opened.value(name) == 1
 
 
-@pytest.mark.parametrize("scale", [math.nan, 250.0])
+@pytest.mark.parametrize("scale", [math.nan, 250.0, math.inf])
 def test_an_open_interval_stays_open_at_every_stop(browser: Any, scale: float, tmp_path: Path) -> None:
     report = reports([100])[0] | {"noise/scale": scale, "noise/scale_low": 90.0, "noise/scale_high": math.inf}
-    if math.isnan(scale):
+    if not math.isfinite(scale):
         report["noise/squared_gradient_norm"] = -0.5
     log = as_json_lines([report], tmp_path / "log.jsonl")
     opened = Opened(browser, write_noise_report(read_log(log)))
+    verdict = opened.tab.locator(".verdict").first.inner_text()
+    assert verdict == {250.0: "250: not told from infinity", math.inf: "∞: not told from infinity"}.get(
+        scale, "undetermined: not told from infinity"
+    )
     for stop in (STOPS, 3 * STOPS, -STOPS):
         opened.slider.fill(str(stop))
         target = dialled(SIZE, stop)
@@ -220,6 +225,34 @@ def test_printed_it_is_dark_on_white_even_from_a_dark_screen(browser: Any, page:
     )
     assert "rgb(127, 209, 151)" not in colours, "the light green of dark screens"
     assert opened.tab.pdf()[:5] == b"%PDF-"
+
+
+def test_what_a_real_monitor_reports_is_told(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(5, 8), torch.nn.Tanh(), torch.nn.Linear(8, 1))
+    groups = [{"params": model[0].parameters(), "name": "first"}, {"params": model[2].parameters(), "name": "last"}]
+    optimizer = torch.optim.Adam(groups, lr=1e-2)
+    monitor = Monitor(model, optimizer, every=1)
+    rows = []
+    for _ in range(12):
+        for _ in range(4):
+            inputs = torch.randn(8, 5)
+            (torch.nn.functional.mse_loss(model(inputs), inputs.sum(1, keepdim=True)) / 4).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if report := monitor.step():
+            rows.append(report)
+    assert len(rows) > 3
+    log = read_log(as_csv(rows, tmp_path / "log.csv"))
+    for key, value in rows[-1].items():
+        assert log.columns[key][-1] == value
+    assert log.groups == ["first", "last"]
+    html = write_noise_report(log).read_text(encoding="utf-8")
+    for told in ("How noisy is the gradient?", "And as Adam sees it?", "B = 32 is ", "noise scale of group first"):
+        assert told in html
+    assert "This log cannot say" not in html
+    titles = {"Noise scale in Adam&#39;s metric.", "Noise scale of each parameter group.", "Squared gradient norm."}
+    assert all(title in html for title in titles)
 
 
 # ---------------------------------------------------------------------- the command

@@ -13,6 +13,7 @@ from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
 
+from noisescape.report.monitor_answers import advice
 from noisescape.report.monitor_figures import short
 from noisescape.report.page import Control
 from noisescape.training.batch_size import BatchSizeAdvice, Interval
@@ -60,9 +61,7 @@ def batch_dial(log: NoiseLog) -> Control:
     Raises:
         InvalidValueError: the log has no noise scale, or no batch size to compare with.
     """
-    found = BatchSizeAdvice.from_log(log)
-    by_sgd = BatchSizeAdvice.from_log(log, optimizer="sgd")
-    by_adam = BatchSizeAdvice.from_log(log, optimizer="adam")
+    found, by_sgd, by_adam = advice(log), advice(log, optimizer="sgd"), advice(log, optimizer="adam")
     given = {
         "size": found.batch_size,
         "stops": STOPS,

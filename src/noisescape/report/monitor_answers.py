@@ -18,7 +18,7 @@ from noisescape.report.monitor_figures import (
     short,
 )
 from noisescape.report.page import Answer, Tone
-from noisescape.training.batch_size import BatchSizeAdvice
+from noisescape.training.batch_size import BatchSizeAdvice, Kind
 from noisescape.training.log import NoiseLog
 
 NEAR_EDGE = 0.1
@@ -30,12 +30,24 @@ def answers(log: NoiseLog) -> list[Answer]:
     return [*_noise(log), *_batch_size(log), *_stability(log), *_alignment(log), *_trust(log)]
 
 
+def advice(log: NoiseLog, *, optimizer: Kind | None = None, target: int | None = None) -> BatchSizeAdvice:
+    """What the latest noise scale says of another batch size.
+
+    Raises:
+        InvalidValueError: the log has no noise scale, or no batch size.
+    """
+    # what a monitor reports is a mean over steps, of which the last of an epoch may have fewer samples
+    size = log.last("noise/batch_size")
+    rounded = None if math.isnan(size) else max(1, round(size))
+    return BatchSizeAdvice.from_log(log, batch_size=rounded, optimizer=optimizer, target=target)
+
+
 def _noise(log: NoiseLog) -> Iterator[Answer]:
     found = series(log, NOISE_SCALE)
     if found is None:
         return
-    known = not math.isnan(found.values[-1])
-    row = log.at_last("noise/scale" if known else "noise/scale_low")
+    known = math.isfinite(found.values[-1])
+    row = log.at_last("noise/scale" if "noise/scale" in log.columns else "noise/scale_low")
     said = (
         f"The noise scale Tr C/‖ḡ‖² is {found.latest} samples: a batch of that size has as much noise as signal."
         if known
@@ -90,7 +102,7 @@ REGIMES: dict[str, tuple[str, Tone, str]] = {
 
 def _batch_size(log: NoiseLog) -> Iterator[Answer]:
     try:
-        found = BatchSizeAdvice.from_log(log)
+        found = advice(log)
     except InvalidValueError:  # no noise scale, or no batch size: the page says which
         return
     verdict, tone, said = REGIMES[found.regime]
@@ -181,8 +193,9 @@ def _trust(log: NoiseLog) -> Iterator[Answer]:
     if skipped > 0:
         yield Answer(
             "Was anything left out?",
-            f"{short(skipped)} measured steps had gradients that were not finite, and were discarded.",
-            "A gradient scaler skips such steps too; many of them say that its scale is too high.",
+            f"{short(skipped)} measured steps could not be used.",
+            "Their gradients were not finite, as under a gradient scaler whose scale is too high, or were thrown "
+            "away or not understood; the monitor warned of the latter.",
             f"{short(skipped)} steps skipped",
             "care",
         )

@@ -102,6 +102,7 @@ def series(log: NoiseLog, kind: Kind) -> Series | None:
         low, high = column(f"{kind.name}_low"), column(f"{kind.name}_high")
     elif kind.interval == "standard error":
         spread = NORMAL * column(f"{kind.name}_stderr")
+        spread = np.where(np.isfinite(spread), spread, math.nan)  # infinite after a single step: nothing is known
         low, high = values - spread, values + spread
     there = ~(np.isnan(values) & np.isnan(low))
     if not there.any():
