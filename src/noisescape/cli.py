@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from noisescape.risk import EmpiricalRisk
     from noisescape.runs.run import Run
+    from noisescape.training.log import NoiseLog
 
 
 class TheirError(Exception):
@@ -80,6 +81,13 @@ Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; one a core by 
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out, or else the latest unfinished one in runs/."),
+]
+Prefix = Annotated[
+    str | None,
+    typer.Option(
+        help="What the figures' names begin with, if not noise/, with or without a logger's own.",
+        show_default=False,
+    ),
 ]
 Seeds = Annotated[int | None, typer.Option(help=SEEDS.help, show_default=False)]
 DataDir = Annotated[Path | None, typer.Option(help=DATA_DIR.help, show_default=False)]
@@ -291,17 +299,29 @@ def measure(
 
 @app.command()
 def report(
-    run: Annotated[Path, typer.Argument(help="Directory of a complete run.")],
-    out: Annotated[Path | None, typer.Option(help="Also write the page to this file.", show_default=False)] = None,
+    subject: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN|LOG", help="Directory of a complete run, or a training's log with a monitor's figures."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="Write the page to this file (a run's to this one too).", show_default=False),
+    ] = None,
+    prefix: Prefix = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Draw a run's figures and its report.html anew."""
-    from noisescape.report import write_report
+    """Draw a run's figures and its report.html anew, or the page of a training's log."""
+    from noisescape.report import open_subject, write_report
     from noisescape.runs.run import Run
     from noisescape.runs.storage import write_text
 
-    found = Run.open(run)
+    found = open_subject(subject, prefix=prefix)
+    if not isinstance(found, Run):
+        _report_log(found, out, quiet=quiet, as_json=as_json)
+        return
     path = write_report(found)
     if out is not None:
         write_text(out, path.read_text(encoding="utf-8"))
@@ -312,7 +332,44 @@ def report(
         _show(found, path, quiet)
 
 
+@app.command()
+def watch(
+    log: Annotated[
+        Path,
+        typer.Argument(
+            help="What a training with a monitor logs to: CSV, JSON lines, TensorBoard, trainer_state.json, W&B; "
+            "or a directory with one of them."
+        ),
+    ],
+    once: Annotated[bool, typer.Option("--once", help="Print once, as also where output is no terminal.")] = False,
+    every: Annotated[float, typer.Option(metavar="SECONDS", help="How often to look for more.")] = 5.0,
+    prefix: Prefix = None,
+) -> None:
+    """The gradient noise of a training while it runs: latest figures, their intervals, curves; Ctrl-C ends it."""
+    from noisescape.report.monitor_terminal import print_log, watch_log
+    from noisescape.training.log import read_log
+
+    console = _console()
+    if once or not console.is_terminal:
+        print_log(read_log(log, prefix=prefix), console)
+    else:
+        watch_log(log, console, every=every, prefix=prefix)
+
+
 # ---------------------------------------------------------------------- what they share
+
+
+def _report_log(log: NoiseLog, out: Path | None, *, quiet: bool, as_json: bool) -> None:
+    from noisescape.report import write_noise_report
+    from noisescape.report.monitor_terminal import print_log
+
+    path = write_noise_report(log, out)
+    if as_json:
+        _print_json({"report": str(path), "step": int(log.steps[-1]), "reports": len(log.steps), **log.latest()})
+        return
+    if not quiet:
+        print_log(log, _console())
+    _console().print(f"report: {path}", soft_wrap=True)
 
 
 def _device(name: str) -> torch.device:

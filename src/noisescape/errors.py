@@ -58,6 +58,10 @@ class DataError(InvalidValueError):
     """A data set cannot be used as it is: unknown, absent, unreadable, or not what its name promises."""
 
 
+class NoFiguresError(DataError):
+    """A log can be read, but holds no figures of a monitor, or none yet."""
+
+
 class MissingSplitError(DataError):
     """A data set is there, but not this split of it."""
 

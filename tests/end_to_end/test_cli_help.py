@@ -13,7 +13,20 @@ from cli_calls import COMMON, Result
 @pytest.mark.parametrize(
     ("command", "mentions"),
     [
-        ([], ["reproduce", "claims", "measure", "report", "demo", "--version", "--debug", "--install-completion"]),
+        (
+            [],
+            [
+                "reproduce",
+                "claims",
+                "measure",
+                "report",
+                "watch",
+                "demo",
+                "--version",
+                "--debug",
+                "--install-completion",
+            ],
+        ),
         (
             ["reproduce"],
             ["toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "all"],
@@ -33,7 +46,8 @@ from cli_calls import COMMON, Result
             ["measure"],
             ["--batch-size", "--without-replacement", "--seed", "--out", "--device", "--quiet", "--json"],
         ),
-        (["report"], ["--quiet", "--json"]),
+        (["report"], ["--out", "--prefix", "--quiet", "--json"]),
+        (["watch"], ["--once", "--every", "--prefix"]),
         (["demo"], ["--seed", "--out", "--quiet"]),
     ],
 )

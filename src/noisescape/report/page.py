@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from jinja2 import Environment, StrictUndefined
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     import rich.table
 
     from noisescape.runs.run import Run
+
+Tone = Literal["good", "care", "bad", "open", "plain"]
 
 # a sign, digits and what may follow them (error bars, powers of ten, ranges), then perhaps a short unit
 _NUMBER = re.compile(
@@ -145,17 +148,67 @@ class Interactive:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """A question, its answer in a sentence, and how sure that is.
+
+    Attributes:
+        question, answer, sure: sentences.
+        verdict: the answer in a few words.
+        tone: the colour of the verdict, which says nothing that its words do not; plain where it judges nothing.
+    """
+
+    question: str
+    answer: str
+    sure: str
+    verdict: str
+    tone: Tone = "plain"
+
+
+@dataclass(frozen=True)
+class Answers:
+    """Several answers, one beside the other where there is room."""
+
+    answers: Sequence[Answer]
+    caption: str
+
+    kind: ClassVar[str] = "answers"
+
+
+@dataclass(frozen=True)
+class Control:
+    """Something to set, as an HTML fragment with a script of its own. Both are trusted, not escaped."""
+
+    html: str
+    script: str
+    caption: str
+
+    kind: ClassVar[str] = "control"
+
+    def __post_init__(self) -> None:
+        if _EXTERNAL.search(self.html):
+            raise InvalidValueError("the fragment fetches from the network")
+
+
+@dataclass(frozen=True)
 class Section:
-    """A heading, paragraphs (parted by blank lines), and what there is to look at."""
+    """A heading, paragraphs (parted by blank lines), and what there is to look at.
+
+    Attributes:
+        title, text, items: those.
+        side_by_side: items beside each other where there is room.
+    """
 
     title: str
     text: str
-    items: Sequence[Table | Figure | Interactive] = ()
+    items: Sequence[Table | Figure | Interactive | Answers | Control] = ()
+    side_by_side: bool = False
 
 
 def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
     """The page. ``facts`` say how it came about (experiment, seed, versions) and fold away at its end."""
-    interactive = any(item.kind == "interactive" for section in sections for item in section.items)
+    items = [item for section in sections for item in section.items]
+    interactive = any(item.kind == "interactive" for item in items)
+    scripts = list(dict.fromkeys(item.script for item in items if isinstance(item, Control)))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["paragraphs"] = _paragraphs
     source = resources.files("noisescape.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
@@ -165,7 +218,17 @@ def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[st
         sections=sections,
         facts=facts,
         plotlyjs=_plotlyjs() if interactive else None,
+        scripts=scripts,
+        allowed=_allowed(scripts, interactive),
     )
+
+
+def _allowed(scripts: Sequence[str], interactive: bool) -> str:
+    """The scripts that a browser is to run: just these, or any where plotly makes more of its own."""
+    if interactive:
+        return "'unsafe-inline' 'unsafe-eval'"
+    digests = (hashlib.sha256(script.encode()).digest() for script in scripts)
+    return " ".join(f"'sha256-{base64.b64encode(digest).decode('ascii')}'" for digest in digests)
 
 
 def _plotlyjs() -> str:

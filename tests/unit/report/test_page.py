@@ -1,4 +1,5 @@
 import base64
+import hashlib
 import re
 from html.parser import HTMLParser
 
@@ -8,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from noisescape.report import Figure, Interactive, Section, Table, render
+from noisescape.report.page import Answer, Answers, Control
 from noisescape.runs.run import Run
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>'
@@ -86,6 +88,38 @@ def test_the_browser_is_made_to_fetch_nothing():
         assert "http" not in policy
         assert "*" not in policy
     assert "script-src" not in policies[0]
+
+
+def test_a_script_that_a_page_brings_is_the_only_one_allowed():
+    control = Control('<input type="range">', "let a = 1;", "turns")
+    html = page_with(control, control)
+    digest = base64.b64encode(hashlib.sha256(b"let a = 1;").digest()).decode()
+    [policy] = [
+        meta["content"] for meta in Page(html).all("meta") if "content" in meta and "src" in meta["content"]
+    ]
+    assert policy.endswith(f"; script-src 'sha256-{digest}'")
+    assert [script.strip() for script in Page(html).scripts] == ["let a = 1;"]
+    assert html.count('<input type="range">') == 2
+    with pytest.raises(ValueError, match="fetches from the network"):
+        Control('<img src="https://example.org/x.png">', "", "")
+
+
+def test_answers_carry_their_verdict_in_words():
+    answers = Answers([Answer(HOSTILE, HOSTILE, HOSTILE, HOSTILE, "bad"), Answer("q", "a", "s", "v")], "two")
+    html = page_with(answers)
+    page = Page(html)
+    assert page.all("script") == page.all("img") == []
+    assert sum(text == HOSTILE for text in page.text) == 4
+    assert [item["class"] for item in page.all("li")] == ["bad", "plain"]
+
+
+def test_items_stand_side_by_side_where_asked():
+    sections = [Section("S", "", [Figure(SVG, "f")], side_by_side=asked) for asked in (True, False)]
+    assert [
+        attributes
+        for attributes in Page(page_with(sections=sections)).all("div")
+        if "side-by-side" in attributes.values()
+    ] == [{"class": "side-by-side"}]
 
 
 def test_hostile_text_is_escaped_everywhere():
