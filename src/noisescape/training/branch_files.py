@@ -21,7 +21,7 @@ from noisescape.errors import CorruptFileError, InvalidValueError
 from noisescape.runs.run import require_vacant, strict_json
 from noisescape.runs.storage import sweep, write_text
 
-SAME_LOSS = 1e-4
+SAME_LOSS = 1e-5
 """Relative difference of two evaluations that are the same: another number of threads changes the last digits."""
 
 

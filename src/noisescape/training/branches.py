@@ -170,7 +170,7 @@ def branched_check(
             ``collate_fn`` are taken. A data set that draws at random goes on to do so.
         batch_size: B of the base branch, the batch size in use.
         samples: to train each branch on; rounded down so that all branches end after the same number.
-        tolerance: in units of the loss.
+        tolerance: over 0, in units of the loss.
         multiples: whole numbers, 1 first.
         seeds: how many orders, at least 2, or their seeds.
         rule: η of a branch over that of the base: k (``"linear"``), √k (``"sqrt"``), 1 (``"constant"``); ``"auto"``
@@ -197,8 +197,8 @@ def branched_check(
     found_samples = branch_samples(data)
     held_out = evaluation if evaluation is None or callable(evaluation) else branch_samples(evaluation)
     plan = _plan(batch_size, ks, samples, found_samples, _resolved(rule, optimizer), micro_batch_size)
-    if not (math.isfinite(tolerance) and tolerance >= 0):
-        raise InvalidValueError(f"tolerance must be at least 0, in units of the loss, not {tolerance}")
+    if not (math.isfinite(tolerance) and tolerance > 0):
+        raise InvalidValueError(f"tolerance must be over 0, in units of the loss, not {tolerance}")
     generators = Generators(
         model.modules(), loss, evaluation, *(held_by(each) for each in (found_samples, held_out))
     )
