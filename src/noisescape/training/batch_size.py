@@ -57,7 +57,9 @@ class Interval:
 
     def __str__(self) -> str:
         value = "undetermined" if math.isnan(self.value) else _short(self.value)
-        return f"{value} [{_short(self.low)}, {_short(self.high)}]" if self.known else value
+        if not self.known or self.low == self.high:
+            return value
+        return f"{value} [{_short(self.low)}, {_short(self.high)}]"
 
 
 @dataclass(frozen=True)
