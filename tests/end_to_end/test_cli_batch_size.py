@@ -199,13 +199,16 @@ def test_the_branches_fit_too() -> None:
     found = branched_check(**given).to_dict()
     found["branches"][2] |= {"diverged": 2, "verdict": "worse"}
     for branch in found["branches"]:
-        branch["batch_size"] *= 10000
+        branch["batch_size"] *= 100000
+        branch["lr"] *= 1.2345e-4
+        branch["steps"] += 123456
     table = branches_table(found)
     text = lines(table.to_rich("branches"))
     assert max(map(len, text)) <= 80
     assert "…" not in "".join(text)
     for row in table.rows:
-        assert any(re.search(r"\s+".join(map(re.escape, row)), line) for line in text)
+        shown = [cell for cell, column in zip(row, table.columns, strict=True) if column not in table.wide]
+        assert any(re.search(r"\s+".join(map(re.escape, shown)), line) for line in text)
     assert "diverged" in table.rows[2]
 
 
@@ -216,8 +219,8 @@ def test_the_answers_of_tables_and_library_are_the_same() -> None:
         "B_noise/B",
         "steps",
         "samples",
-        "lr factor, noise-scale",
-        "lr factor, linear",
+        "lr ×, noise-scale",
+        "lr ×, linear",
     ]
     assert str(caveats_text(found.to_dict())).count("* ") == len(found.caveats)
 

@@ -124,11 +124,11 @@ REGIMES = {
 
 def batch_size_table(found: Mapping[str, Any]) -> Table:
     """What a noise scale says of another batch size: steps, samples, and rules of thumb for the learning rate."""
-    # a terminal of 80 columns has room for 32 characters of meaning beside the numbers
-    scale = "Tr C/‖ḡ‖²" if found["metric"] == "gradient" else "Tr(DC)/ḡᵀDḡ, Adam's D"
+    # a terminal of 80 columns has room for 27 characters of meaning beside the numbers
+    scale = "Tr C/‖ḡ‖²" if found["metric"] == "gradient" else "Tr(DC)/ḡᵀDḡ"
     rows = [
         ["B_noise", *_with_ends(found["noise_scale"]), f"samples; {scale}"],
-        ["B_noise/B", *_with_ends(found["relative_gradient_variance"]), "relative variance, so measured"],
+        ["B_noise/B", *_with_ends(found["relative_gradient_variance"]), "gradient variance, relative"],
     ]
     for symbol, key, meaning in (
         ("Tr C/B", "gradient_variance", "gradient variance"),
@@ -141,7 +141,7 @@ def batch_size_table(found: Mapping[str, Any]) -> Table:
         ["samples", *_with_ends(found["samples"]), "times those of now"],
     ]
     for rule in found["rules"]:
-        what, shown = ("lr factor", rule["factor"]) if rule["lr"] is None else ("lr", rule["lr"])
+        what, shown = ("lr ×", rule["factor"]) if rule["lr"] is None else ("lr", rule["lr"])
         rows.append([f"{what}, {rule['name']}", *_with_ends(shown), rule["source"]])
     return Table(["figure", "value", "95 % interval", "meaning"], rows, REGIMES[found["regime"]])
 
@@ -156,14 +156,13 @@ def branches_table(found: Mapping[str, Any]) -> Table:
     rows = []
     for branch in found["branches"]:
         difference = branch["difference"]
-        if branch["diverged"]:
-            loss, change, ends = "diverged", "–", "–"
-        else:
-            loss = f"{branch['loss']['value']:.4g} ± {branch['loss']['stderr']:.1g}"
-            change = "–" if branch["verdict"] == "base" else f"{difference['value']:+.3g}"
-            ends = "–" if branch["verdict"] == "base" else f"{difference['low']:.3g} – {difference['high']:.3g}"
-        settings = [str(branch["batch_size"]), f"{branch['lr']:.4g}", str(branch["steps"])]
-        rows.append([*settings, loss, change, ends, branch["verdict"]])
+        loss, spread, change, ends = "diverged", "–", "–", "–"
+        if not branch["diverged"]:
+            loss, spread = f"{branch['loss']['value']:.4g}", f"{branch['loss']['stderr']:.1g}"
+        if not branch["diverged"] and branch["verdict"] != "base":
+            change, ends = f"{difference['value']:+.2g}", f"{difference['low']:.3g} – {difference['high']:.3g}"
+        settings = [str(branch["batch_size"]), f"{branch['lr']:.3g}", str(branch["steps"])]
+        rows.append([*settings, loss, spread, change, ends, branch["verdict"]])
     low, high = found["at_least"], found["below"]
     answer = {
         "at least": f"at least {low}",
@@ -176,7 +175,9 @@ def branches_table(found: Mapping[str, Any]) -> Table:
         f"{found['tolerance']:g}. Means over {len(found['seeds'])} orders of the same samples; the loss was "
         f"{found['start']:.4g} before."
     )
-    return Table(["batch", "lr", "steps", "loss", "more", "95 % interval", "verdict"], rows, caption)
+    error = "standard error"
+    columns = ["batch", "lr", "steps", "loss", error, "more", "95 % interval", "verdict"]
+    return Table(columns, rows, caption, wide=[error])
 
 
 def _with_ends(found: Mapping[str, Any]) -> list[str]:

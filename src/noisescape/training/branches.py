@@ -157,8 +157,12 @@ def branched_check(
     each on the same samples in the same order, for several orders. The critical batch size is the largest whose
     smoothed final loss is not worse than that of batch size B by more than ``tolerance``. What counts is the 95 %
     Student interval of the differences paired by order; a branch between two verdicts is ``"undecided"``, and more
-    ``seeds`` decide it. Intervals are for one comparison each; batch sizes are taken in increasing order up to the
-    first that is not shown to be fine, so that the lower bound needs no correction for their number.
+    ``seeds`` may decide it (added until they do, intervals cover less than they say). Intervals are for one
+    comparison each; batch sizes are taken in increasing order up to the first that is not shown to be fine, so that
+    the lower bound needs no correction for their number.
+
+    The learning rate keeps its value of the checkpoint, times a factor by ``rule``; momentum, Adam's β and weight
+    decay stay as they are. Gradients are taken as they come: autocast belongs in the model's forward.
 
     Nothing of what is passed changes: not the model, its buffers or gradients, the optimiser, or any generator.
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ import noisescape as ns
 from branch_cases import Lively, lively, lively_data, train_a_little
 from cases import F64
 from noisescape.training.branch_samples import sample_order
-from noisescape.training.branch_training import seed_all
+from noisescape.training.branch_training import Plan, seed_all
 
 OPTIMISERS: dict[str, Callable[[Any], torch.optim.Optimizer]] = {
     "SGD": lambda parameters: torch.optim.SGD(parameters, lr=0.05),
@@ -208,6 +210,91 @@ def test_held_out_data_are_evaluated_whole() -> None:
     found = ns.branched_check(model, optimizer, cross_entropy, lively_data(), **given)
     model.eval()
     assert found.start == pytest.approx(cross_entropy(model(inputs), targets).item(), rel=1e-12)
+
+
+def test_hooks_on_the_users_parameters_and_optimiser_see_no_branch() -> None:
+    model, optimizer = checkpoint("SGD")
+    called: list[str] = []
+    for parameter in model.parameters():
+        parameter.register_hook(lambda _gradient: called.append("gradient"))
+        parameter.register_post_accumulate_grad_hook(lambda _parameter: called.append("accumulated"))
+    optimizer.register_step_post_hook(lambda *_: called.append("step"))
+    ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS)
+    assert called == []
+    train_a_little(model, optimizer, lively_data())
+    assert set(called) == {"gradient", "accumulated", "step"}
+
+
+def test_tied_frozen_and_unused_parameters_stay_so() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Linear(4, 4, dtype=F64), nn.Linear(4, 4, dtype=F64)
+            self.second.weight = self.first.weight
+            self.last = nn.Linear(4, 3, dtype=F64).requires_grad_(False)
+            self.unused = nn.Parameter(torch.ones(2, dtype=F64))
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.last(torch.tanh(self.second(torch.tanh(self.first(x)))))
+
+    model, ends = Tied(), []
+
+    def evaluation(tried: Tied) -> float:
+        assert tried.first.weight is tried.second.weight
+        ends.append(copy.deepcopy(tried))
+        return 1.0
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS, evaluation=evaluation)
+    assert torch.equal(ends[-1].last.weight, model.last.weight)
+    assert torch.equal(ends[-1].unused, model.unused)
+    assert not torch.equal(ends[-1].first.weight, model.first.weight)
+
+
+def test_every_parameter_group_is_scaled() -> None:
+    model = lively()
+    groups = [
+        {"params": list(model.layers[0].parameters()), "lr": 0.0},
+        {"params": list(model.layers[4].parameters())},
+    ]
+    optimizer = torch.optim.SGD(groups, lr=0.1)
+    seen: list[Tensor] = []
+    ns.branched_check(
+        model, optimizer, cross_entropy, lively_data(), **SETTINGS, evaluation=lambda m: weights_of(seen, m)
+    )
+    expected = [
+        by_hand(model, optimizer, size, factor, seed) for seed in (3, 5) for size, factor in ((4, 1), (8, 2))
+    ]
+    assert all(map(torch.equal, seen[2::2], expected))
+
+
+def test_a_compiled_model_trains_as_it_does_otherwise() -> None:
+    model, optimizer = checkpoint("momentum")
+    plain = ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS)
+    compiled = torch.compile(model, backend="eager")
+    assert ns.branched_check(compiled, optimizer, cross_entropy, lively_data(), **SETTINGS) == plain
+
+
+@pytest.mark.parametrize("lr", [0.05, 1e200], ids=["to the end", "diverged"])
+def test_the_progress_bar_ends_full(lr: float, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    bars: list[list[int]] = []
+
+    @contextmanager
+    def bar(title: str, total: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+        bars.append([total, 0])
+
+        def advance(count: int) -> None:
+            bars[-1][1] += count
+
+        yield advance
+
+    monkeypatch.setattr("noisescape.training.branches.steps_bar", bar)
+    monkeypatch.setattr(Plan, "factor", lambda self, multiple: 1.0 if multiple == 1 else lr / 0.05)
+    for _ in range(2):
+        model, optimizer = checkpoint("SGD")
+        found = ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS, out=tmp_path / "kept")
+    assert bars == [[256, 256], [256, 256]]
+    assert found.branches[1].diverged == (2 if lr > 1 else 0)
 
 
 # ---------------------------------------------------------------------- forms of data
