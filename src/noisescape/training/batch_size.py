@@ -108,7 +108,7 @@ class BatchSizeAdvice:
             noise scale's metric.
         gradient_variance: Tr C/B, the trace of the covariance of the minibatch *gradient*; an update's is η² times
             that under plain SGD. None where Tr C is not known.
-        squared_gradient_norm: ‖ḡ‖², if known; an unbiased estimate may be negative.
+        squared_gradient_norm: ‖ḡ‖², if known; unbiased estimates, of Tr C too, may be negative.
         rules: for the learning rate, rules of thumb.
         caveats: what the figures do not say.
     """
@@ -165,7 +165,7 @@ class BatchSizeAdvice:
             reported = read("batch_size")
             if reported is None:
                 raise InvalidValueError(f"the report has no {PREFIX}batch_size; give batch_size")
-            batch_size = _whole("noise/batch_size", reported)
+            batch_size = max(1, round(reported))  # a mean over steps, of which some may have had less
         low, high = read(f"{place}scale_low"), read(f"{place}scale_high")
         scale = read(f"{place}scale")
         if scale is None and low is None:
@@ -280,7 +280,7 @@ def batch_size_advice(
 
     Args:
         noise_scale: B_noise, in samples, of the *gradient*: Tr C/‖ḡ‖² with C not divided by B. An estimate that is
-            negative or NaN, as where ‖ḡ‖² could not be told from zero, needs its interval.
+            negative or not finite, as where that of ‖ḡ‖² is not positive, is no value: its interval speaks for it.
         batch_size: B, samples in an optimiser step over all micro-steps and ranks.
         noise_scale_low, noise_scale_high: its interval. Below 0 counts as 0; the upper end may be infinite. With
             one of them alone the other is 0 or infinite; without both, no intervals are given.
@@ -308,10 +308,11 @@ def batch_size_advice(
         raise InvalidValueError(f'metric must be "gradient" or "preconditioned", not {metric!r}')
     if lr is None and isinstance(optimizer, torch.optim.Optimizer):
         lr = float(optimizer.param_groups[0]["lr"])
-    _check_positive("lr", lr)
-    _check_positive("trace_covariance", trace_covariance, zero=True)
-    if squared_gradient_norm is not None and not math.isfinite(squared_gradient_norm):
-        raise InvalidValueError(f"squared_gradient_norm must be finite, not {squared_gradient_norm}")
+    if lr is not None and not (math.isfinite(lr) and lr > 0):
+        raise InvalidValueError(f"lr must be over 0, not {lr}")
+    for name, value in (("trace_covariance", trace_covariance), ("squared_gradient_norm", squared_gradient_norm)):
+        if value is not None and not math.isfinite(value):
+            raise InvalidValueError(f"{name} must be finite, not {value}")
     scale = _scale(noise_scale, noise_scale_low, noise_scale_high)
     if metric == "gradient":
         _check_ratio(scale.value, trace_covariance, squared_gradient_norm)
@@ -413,7 +414,7 @@ def _scale(value: float, low: float | None, high: float | None) -> Interval:
     high = math.inf if high is None else high
     if math.isnan(low) or math.isnan(high) or high < max(low, 0.0) or math.isinf(max(low, 0.0)):
         raise InvalidValueError(f"noise_scale_low to noise_scale_high, {low} to {high}, is no interval of sizes")
-    if math.isnan(value) or value < 0:
+    if not math.isfinite(value) or value < 0:
         return Interval(math.nan, max(low, 0.0), high)
     if not low <= value <= high:
         raise InvalidValueError(f"noise_scale = {value} lies outside its interval, {low} to {high}")
@@ -460,11 +461,6 @@ def _whole(name: str, value: float) -> int:
     if isinstance(value, bool) or not math.isfinite(value) or value != int(value) or value < 1:
         raise InvalidValueError(f"{name} must be a whole number of at least 1, not {value}")
     return int(value)
-
-
-def _check_positive(name: str, value: float | None, *, zero: bool = False) -> None:
-    if value is not None and not (math.isfinite(value) and (value > 0 or (zero and value == 0))):
-        raise InvalidValueError(f"{name} must be {'at least' if zero else 'over'} 0, not {value}")
 
 
 def _exactly(value: float) -> Interval:

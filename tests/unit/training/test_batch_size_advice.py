@@ -155,7 +155,7 @@ def test_an_interval_without_an_upper_end_gives_the_limits() -> None:
     assert back["steps"] == {"value": pytest.approx(2 / 3), "low": 0.5, "high": 0.75}
 
 
-@pytest.mark.parametrize("value", [-300.0, math.nan])
+@pytest.mark.parametrize("value", [-300.0, math.nan, math.inf])
 def test_a_norm_that_is_not_told_from_zero_leaves_the_interval_alone(value: float) -> None:
     found = advise(value, batch_size=50, noise_scale_low=150.0, noise_scale_high=math.inf)
     assert math.isnan(found.steps.value)
@@ -222,6 +222,40 @@ def test_an_upper_end_that_could_not_be_written_is_infinite() -> None:
     found = BatchSizeAdvice.from_report(REPORT | {"noise/scale": -90.0, "noise/scale_high": math.nan})
     assert (found.noise_scale.low, found.noise_scale.high) == (90.0, math.inf)
     assert math.isnan(found.noise_scale.value)
+
+
+def test_a_mean_batch_size_is_rounded_and_negative_estimates_are_told() -> None:
+    given = {"noise/batch_size": 63.7, "noise/trace_covariance": -0.5, "noise/scale": -5.0, "noise/scale_low": 0.0}
+    found = BatchSizeAdvice.from_report(REPORT | given)
+    assert (found.batch_size, found.gradient_variance) == (64, -0.5 / 64)
+    assert found.steps.high == 1.0
+    assert BatchSizeAdvice.from_report(REPORT | {"noise/batch_size": 0.4}).batch_size == 1
+
+
+def test_a_monitors_own_report_is_advice() -> None:
+    """Per-sample gradients 2(w − x) with x ~ N(0, 1) in D = 3, B = 32: B_noise = 3/‖w‖²."""
+    torch.manual_seed(0)
+    w = torch.nn.Linear(3, 1, bias=False, dtype=torch.float64)
+    w.weight.data.fill_(0.3)
+    optimizer = torch.optim.SGD(w.parameters(), lr=1e-12)
+    monitor = ns.Monitor(w, optimizer, every=400, measure_every=1, window=400)
+    report: dict[str, float] = {}
+    while not report:
+        optimizer.zero_grad()
+        for _ in range(4):
+            x = torch.randn(8, 3, dtype=torch.float64)
+            (
+                w(torch.ones(8, 3, dtype=torch.float64)).mean() * 0 + (w.weight - x).square().sum(1).mean() / 4
+            ).backward()
+        optimizer.step()
+        report = monitor.step()
+    found = BatchSizeAdvice.from_report(report)
+    assert found.batch_size == 32
+    assert found.lr == 1e-12
+    assert found.noise_scale.low < 3 / 0.27 < found.noise_scale.high
+    assert found.steps.low < (1 + 3 / 0.27 / 64) / (1 + 3 / 0.27 / 32) < found.steps.high
+    assert found.steps.high - found.steps.low < 0.05
+    assert found.gradient_variance == pytest.approx(12 / 32, rel=0.1)
 
 
 def test_a_learning_rate_of_zero_in_a_report_is_none_to_scale() -> None:
@@ -297,7 +331,7 @@ def test_the_text_has_every_figure_source_and_caveat() -> None:
         ({"noise_scale_low": math.inf, "noise_scale_high": math.inf}, "is no interval of sizes"),
         ({"lr": 0.0}, "lr must be over 0, not 0.0"),
         ({"lr": math.inf}, "lr must be over 0"),
-        ({"trace_covariance": -1.0}, "trace_covariance must be at least 0"),
+        ({"trace_covariance": math.inf}, "trace_covariance must be finite"),
         ({"squared_gradient_norm": math.nan}, "squared_gradient_norm must be finite"),
         ({"optimizer": "adamw"}, 'optimizer must be "sgd" or "adam", not \'adamw\''),
         ({"metric": "adam"}, 'metric must be "gradient" or "preconditioned"'),

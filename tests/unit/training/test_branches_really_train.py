@@ -225,6 +225,22 @@ def test_hooks_on_the_users_parameters_and_optimiser_see_no_branch() -> None:
     assert set(called) == {"gradient", "accumulated", "step"}
 
 
+def test_a_monitor_on_the_model_sees_no_branch_and_changes_none() -> None:
+    model, optimizer = checkpoint("momentum")
+    plain = ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS)
+    with ns.Monitor(model, optimizer, measure_every=1) as monitor:
+        train_a_little(model, optimizer, lively_data())
+        report, state = monitor.report(), monitor.state_dict()
+        monitored = ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS)
+        assert monitor.report() == report
+        after = monitor.state_dict()
+        assert same(after.pop("halves"), state.pop("halves"))
+        assert repr(after) == repr(state)
+    unwatched = ns.branched_check(model, optimizer, cross_entropy, lively_data(), **SETTINGS)
+    assert monitored == unwatched
+    assert unwatched != plain, "the training went on in between"
+
+
 def test_tied_frozen_and_unused_parameters_stay_so() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
