@@ -280,7 +280,8 @@ def batch_size_advice(
 
     Args:
         noise_scale: B_noise, in samples, of the *gradient*: Tr C/‖ḡ‖² with C not divided by B. An estimate that is
-            negative or not finite, as where that of ‖ḡ‖² is not positive, is no value: its interval speaks for it.
+            negative or NaN is no value: its interval speaks for it. Infinite, as a monitor reports it where the
+            estimate of ‖ḡ‖² is not positive, it gives the limits.
         batch_size: B, samples in an optimiser step over all micro-steps and ranks.
         noise_scale_low, noise_scale_high: its interval. Below 0 counts as 0; the upper end may be infinite. With
             one of them alone the other is 0 or infinite; without both, no intervals are given.
@@ -414,7 +415,7 @@ def _scale(value: float, low: float | None, high: float | None) -> Interval:
     high = math.inf if high is None else high
     if math.isnan(low) or math.isnan(high) or high < max(low, 0.0) or math.isinf(max(low, 0.0)):
         raise InvalidValueError(f"noise_scale_low to noise_scale_high, {low} to {high}, is no interval of sizes")
-    if not math.isfinite(value) or value < 0:
+    if math.isnan(value) or value < 0:
         return Interval(math.nan, max(low, 0.0), high)
     if not low <= value <= high:
         raise InvalidValueError(f"noise_scale = {value} lies outside its interval, {low} to {high}")

@@ -155,7 +155,7 @@ def test_an_interval_without_an_upper_end_gives_the_limits() -> None:
     assert back["steps"] == {"value": pytest.approx(2 / 3), "low": 0.5, "high": 0.75}
 
 
-@pytest.mark.parametrize("value", [-300.0, math.nan, math.inf])
+@pytest.mark.parametrize("value", [-300.0, math.nan])
 def test_a_norm_that_is_not_told_from_zero_leaves_the_interval_alone(value: float) -> None:
     found = advise(value, batch_size=50, noise_scale_low=150.0, noise_scale_high=math.inf)
     assert math.isnan(found.steps.value)
@@ -163,6 +163,15 @@ def test_a_norm_that_is_not_told_from_zero_leaves_the_interval_alone(value: floa
     assert found.regime == "noise"
     assert "undetermined [150, ∞]" in str(found)
     assert "nan" not in str(found)
+
+
+def test_an_infinite_noise_scale_gives_the_limits() -> None:
+    found = advise(math.inf, batch_size=50, noise_scale_low=150.0, noise_scale_high=math.inf, optimizer="adam")
+    assert (found.steps, found.samples) == (Interval(0.5, 0.5, 0.625), Interval(1.0, 1.0, 1.25))
+    assert a_rule(found, "surge").value == pytest.approx(2**0.5)
+    assert found.regime == "noise"
+    assert str(found).startswith("noise scale ∞ [150, ∞] samples")
+    assert advise(math.inf, batch_size=50).steps == Interval(0.5)
 
 
 def test_a_lower_end_below_zero_counts_as_zero() -> None:
