@@ -33,7 +33,7 @@ from .measurement import Measurement, Sharpness, expected_sharpness, forecast_me
 from .risk import DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
-from .training import Monitor
+from .training import BatchSizeAdvice, BranchedCheck, Monitor, batch_size_advice, branched_check
 
 __version__: str
 
@@ -42,6 +42,8 @@ __all__ = [
     "GD",
     "SGD",
     "BatchCouplingError",
+    "BatchSizeAdvice",
+    "BranchedCheck",
     "CorruptFileError",
     "DifferenceHessian",
     "Dynamics",
@@ -66,6 +68,8 @@ __all__ = [
     "SpectralDensity",
     "SymmetricOperator",
     "Trajectory",
+    "batch_size_advice",
+    "branched_check",
     "diagonal",
     "dynamics",
     "dynamics_by_name",

@@ -19,6 +19,7 @@ from cli_calls import COMMON, Result
                 "reproduce",
                 "claims",
                 "measure",
+                "batch-size",
                 "report",
                 "watch",
                 "demo",
@@ -45,6 +46,10 @@ from cli_calls import COMMON, Result
         (
             ["measure"],
             ["--batch-size", "--without-replacement", "--seed", "--out", "--device", "--quiet", "--json"],
+        ),
+        (
+            ["batch-size"],
+            ["RUN_OR_LOG", "--batch-size", "--optimizer", "--lr", "--check", "--multiples", "--run", "--json"],
         ),
         (["report"], ["--out", "--prefix", "--quiet", "--json"]),
         (["watch"], ["--once", "--every", "--prefix"]),

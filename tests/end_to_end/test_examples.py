@@ -44,7 +44,14 @@ def test_readme_has_two_set_up_commands_that_the_makefile_knows():
 
 
 def test_the_readme_shows_every_command():
-    assert {command[0] for command in COMMANDS} == {"measure", "reproduce", "claims", "report", "watch"}
+    assert {command[0] for command in COMMANDS} == {
+        "measure",
+        "batch-size",
+        "reproduce",
+        "claims",
+        "report",
+        "watch",
+    }
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -41,7 +41,7 @@ finally:
         ["reproduce", "--help"],
         *(["reproduce", name, "--help"] for name in ("toy-2d", "one-hidden-layer", "fashion-mnist", "svhn")),
         *(["reproduce", name, "--help"] for name in ("cifar10", "digits", "all")),
-        *([command, "--help"] for command in ("demo", "claims", "measure", "report", "watch")),
+        *([command, "--help"] for command in ("demo", "claims", "measure", "batch-size", "report", "watch")),
         ["reproduce", "digits", "--steps", "many"],
     ],
     ids=" ".join,

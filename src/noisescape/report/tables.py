@@ -115,6 +115,85 @@ def trace_table(summary: Mapping[str, Any], form: str) -> Table:
     )
 
 
+REGIMES = {
+    "noise": "Steps are limited by noise: a larger batch, up to about the noise scale, needs clearly fewer.",
+    "curvature": "Steps are limited by curvature: a larger batch costs samples and saves few of them.",
+    "undecided": "The noise scale is near the batch size, or not told from it by its interval.",
+}
+
+
+def batch_size_table(found: Mapping[str, Any]) -> Table:
+    """What a noise scale says of another batch size: steps, samples, and rules of thumb for the learning rate."""
+    # a terminal of 80 columns has room for 27 characters of meaning beside the numbers
+    scale = "Tr C/‖ḡ‖²" if found["metric"] == "gradient" else "Tr(DC)/ḡᵀDḡ"
+    rows = [
+        ["B_noise", *_with_ends(found["noise_scale"]), f"samples; {scale}"],
+        ["B_noise/B", *_with_ends(found["relative_gradient_variance"]), "gradient variance, relative"],
+    ]
+    for symbol, key, meaning in (
+        ("Tr C/B", "gradient_variance", "gradient variance"),
+        ("‖ḡ‖²", "squared_gradient_norm", "unbiased: may be negative"),
+    ):
+        if found[key] is not None:
+            rows.append([symbol, number(found[key], ".4g"), "", meaning])
+    rows += [
+        ["steps", *_with_ends(found["steps"]), "times those of now"],
+        ["samples", *_with_ends(found["samples"]), "times those of now"],
+    ]
+    for rule in found["rules"]:
+        what, shown = ("lr ×", rule["factor"]) if rule["lr"] is None else ("lr", rule["lr"])
+        rows.append([f"{what}, {rule['name']}", *_with_ends(shown), rule["source"]])
+    return Table(["figure", "value", "95 % interval", "meaning"], rows, REGIMES[found["regime"]])
+
+
+def caveats_text(found: Mapping[str, Any]) -> Text:
+    """What the figures of such a table do not say, a line each."""
+    return Text("\n".join(f"* {caveat}" for caveat in found["caveats"]), style="dim")
+
+
+def branches_table(found: Mapping[str, Any]) -> Table:
+    """What branches of one checkpoint came to, a row for each batch size."""
+    rows = []
+    for branch in found["branches"]:
+        difference = branch["difference"]
+        loss, spread, change, ends = "diverged", "–", "–", "–"
+        if not branch["diverged"]:
+            loss, spread = f"{branch['loss']['value']:.4g}", f"{branch['loss']['stderr']:.1g}"
+        if not branch["diverged"] and branch["verdict"] != "base":
+            change, ends = f"{difference['value']:+.2g}", f"{difference['low']:.3g} – {difference['high']:.3g}"
+        settings = [str(branch["batch_size"]), f"{branch['lr']:.3g}", str(branch["steps"])]
+        rows.append([*settings, loss, spread, change, ends, branch["verdict"]])
+    low, high = found["at_least"], found["below"]
+    answer = {
+        "at least": f"at least {low}",
+        "between": f"between {low} and {high}",
+        "below": f"below {high}",
+        "undecided": "undecided; more seeds, or another tolerance, may decide it",
+    }[found["bracket"]]
+    caption = (
+        f"Measured critical batch size: {answer}. Not worse: the 95 % interval of the difference is at most "
+        f"{found['tolerance']:g}. Means over {len(found['seeds'])} orders of the same samples; the loss was "
+        f"{found['start']:.4g} before."
+    )
+    error = "standard error"
+    columns = ["batch", "lr", "steps", "loss", error, "more", "95 % interval", "verdict"]
+    return Table(columns, rows, caption, wide=[error])
+
+
+def _with_ends(found: Mapping[str, Any]) -> list[str]:
+    """A value and the ends of its interval, for two cells; ends unknown, or no others, leave theirs empty."""
+    value, low, high = (None if found[key] is None else float(found[key]) for key in ("value", "low", "high"))
+    shown = "–" if value is None or math.isnan(value) else _or_infinite(value)
+    if low is None or math.isnan(low) or low == high:
+        return [shown, ""]
+    return [shown, f"{_or_infinite(low)} – {_or_infinite(high)}"]
+
+
+def _or_infinite(value: float | None) -> str:
+    """A number, infinite where JSON had none for it."""
+    return "∞" if value is None or math.isinf(value) else f"{value:.4g}"
+
+
 STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 """The colour of a verdict in the terminal."""
 

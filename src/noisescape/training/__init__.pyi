@@ -1,4 +1,17 @@
+from .batch_size import BatchSizeAdvice, Interval, LearningRateRule, batch_size_advice
+from .branches import Branch, BranchedCheck, branched_check
 from .log import NoiseLog, read_log
 from .monitor import Monitor
 
-__all__ = ["Monitor", "NoiseLog", "read_log"]
+__all__ = [
+    "BatchSizeAdvice",
+    "Branch",
+    "BranchedCheck",
+    "Interval",
+    "LearningRateRule",
+    "Monitor",
+    "NoiseLog",
+    "batch_size_advice",
+    "branched_check",
+    "read_log",
+]
