@@ -42,7 +42,7 @@ bench-check: $(BENCH)/.ready
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/rivals.txt
 	$(PYTHON) -m venv $(BENCH)
 	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
-	$(BENCH)/bin/pip install --quiet --constraint constraints.txt --editable .
+	$(BENCH)/bin/pip install --quiet --constraint constraints.txt --editable '.[transformers]'
 	$(BENCH)/bin/pip install --quiet --no-deps --requirement benchmarks/rivals.txt
 	touch $@
 
