@@ -27,6 +27,9 @@ PACKAGES = (
     "backpack-for-pytorch",
     "PyHessian",
     "hessian-eigenthings",
+    "cockpit-for-pytorch",
+    "gns-pytorch",
+    "transformers",
 )
 
 
@@ -109,7 +112,11 @@ class Outcome:
 
 
 def interleaved(
-    sides: Mapping[str, Callable[[], Any]], repeats: int, *, warm_up: int = 1
+    sides: Mapping[str, Callable[[], Any]],
+    repeats: int,
+    *,
+    warm_up: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, list[float]]:
     """Seconds of each side, ``repeats`` times, taking turns and starting with another each time."""
     names = list(sides)
@@ -117,12 +124,12 @@ def interleaved(
     for turn in range(-warm_up, repeats):
         start = turn % len(names)
         for name in names[start:] + names[:start]:
-            begun = time.perf_counter()
+            begun = clock()
             sides[name]()
             if torch.cuda.is_available():
                 torch.cuda.synchronize()
             if turn >= 0:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(clock() - begun)
     return seconds
 
 

@@ -22,6 +22,7 @@ TITLES = {
     "growth": "5 · Growth with D and N, and memory",
     "blocks": "6 · Blocks and replicas",
     "construction": "7 · Trying a model before it is relied on",
+    "monitor": "8 · Watching a training",
 }
 NOTES = Path(__file__).parent / "notes"
 

@@ -11,16 +11,17 @@ from torch import Tensor, nn
 from noisescape.training.nested import tensors
 from noisescape.training.noise_scale import Weights
 
-Deliver = Callable[[Sequence[Tensor | None], Weights], None]
+Deliver = Callable[[Weights], None]
 
 
 class Halves:
     """Splits the gradient of a step that is one piece.
 
     The gradient is a sum of what the rows of the model's output contribute to it, P = Σ_n c_n. In the user's own
-    backward pass, when the gradient of the output arrives, one more backward pass from there with random signs
-    ±1, half of them each, gives d = Σ ±c_n. The two halves' squared norms then add up to (‖P‖² + ‖d‖²)/2. The
-    loss and the targets need not be known, and no gradient is kept; the cost is one backward pass.
+    backward pass, when the gradient of the output arrives, one more backward pass from there with random signs ±1,
+    half of them each, gives d = Σ ±c_n: hooks on the parameters see it while ``at_work``. The two halves' squared
+    norms add up to (‖P‖² + ‖d‖²)/2. The loss and the targets need not be known. The cost is one backward pass, and
+    at its peak the memory of the activations that a backward pass would have freed by then.
 
     Args:
         seed: of the signs.
@@ -35,14 +36,14 @@ class Halves:
     def watch(
         self, model: nn.Module, output: Any, size: int, parameters: Sequence[Tensor], deliver: Deliver
     ) -> None:
-        """Split the gradient that will come back to ``output``; ``deliver`` d and what is known of the halves.
+        """Split the gradient that will come back to ``output``; ``deliver`` what else is known of the halves.
 
         Args:
             model: what gave the output.
             output: of ``size`` samples.
             size: two at least; nothing is done for fewer.
             parameters: whose gradient it is, each with one hook, the caller's.
-            deliver: takes d in the order of ``parameters``.
+            deliver: called when the hooks have seen d.
         """
         if self.refusal is not None or size < 2:
             return
@@ -71,16 +72,14 @@ class Halves:
         signs = signs.to(gradient).view(size, *(1,) * (gradient.ndim - 1))
         self.at_work = True
         try:
-            contrast = torch.autograd.grad(
-                row, list(parameters), gradient * signs, retain_graph=True, allow_unused=True
-            )
+            torch.autograd.grad(row, list(parameters), gradient * signs, retain_graph=True, allow_unused=True)
         except RuntimeError as error:  # compiled, or a reentrant checkpoint
             self.refusal = f"its backward pass can be run once only ({str(error).splitlines()[0]})"
             return
         finally:
             self.at_work = False
         counts = [size - minus, minus]
-        deliver(contrast, Weights.of(counts, [count / size for count in counts]))
+        deliver(Weights.of(counts, [count / size for count in counts]))
 
     def state_dict(self) -> dict[str, Any]:
         """Where the signs are."""

@@ -66,8 +66,8 @@ class Monitor:
             Call it once for each backward pass.
         optimizer: any torch optimiser but LBFGS; its parameters are looked at.
         every: optimiser steps between reports.
-        measure_every: optimiser steps between measured ones; None: every tenth, and every fiftieth while a step
-            is one piece, which costs a backward pass more.
+        measure_every: optimiser steps between measured ones; None: 20, and 60 while a step is one piece, which
+            costs a backward pass more.
         window: measured steps that are averaged over.
         accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is
             not. The noise scale does not depend on it.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -81,7 +81,8 @@ class _Step:
     Attributes:
         pieces: the last of them is the present one.
         sums: norms of the accumulated gradients, when the last backward pass had ended.
-        contrast: norms of the difference of two halves, with their weights.
+        contrast: norms of the difference of two halves.
+        halves: what else is known of these.
         carried: the norm of what the gradients held before the first piece.
         before: a parameter's gradient before the present backward pass.
         after: the same when the last one had ended.
@@ -92,7 +93,8 @@ class _Step:
         self.groups = groups
         self.pieces: list[_Piece] = []
         self.sums: Norms | None = None
-        self.contrast: tuple[Norms, Weights] | None = None
+        self.contrast = _empty(groups)
+        self.halves: Weights | None = None
         self.carried: Tensor | None = None
         self.before: _Gradient | None = None
         self.after: _Gradient | None = None
@@ -230,7 +232,7 @@ class PieceRecorder:
             return
         if self._last_count == 1 and len(step.pieces) == 1:
             watched = [parameter for _, parameter in self._trainable()]
-            self._halves.watch(module, output, step.pieces[0].size, watched, self._note_contrast)
+            self._halves.watch(module, output, step.pieces[0].size, watched, self._note_halves)
 
     def _refuse(self, reason: str) -> None:
         if self._step is not None:
@@ -246,13 +248,20 @@ class PieceRecorder:
     def _trainable(self) -> Iterator[tuple[int, Tensor]]:
         return (pair for pair in self._parameters() if pair[1].requires_grad)
 
-    def _hook(self, group: int, parameter: Tensor, held: Tensor) -> Callable[[Tensor], None]:
+    def _hook(self, group: int, parameter: Tensor, held: Tensor) -> Callable[[Tensor], Tensor | None]:
         """What sees a parameter's new gradient; ``held`` is the tensor that the optimiser has of it."""
         key = id(parameter)
 
-        def see(gradient: Tensor) -> None:
-            if self._step is not None and not (self._halves is not None and self._halves.at_work):
-                self._see(self._step, gradient.detach(), key, group, held)
+        def see(gradient: Tensor) -> Tensor | None:
+            step = self._step
+            if step is None:
+                return None
+            if self._halves is None or not self._halves.at_work:
+                self._see(step, gradient.detach(), key, group, held)
+                return None
+            step.contrast[0][group].append(norm(gradient))
+            step.contrast[1][group] += self._metric_norm(group, held, gradient)
+            return gradient.new_zeros(()).expand(gradient.shape)  # or all would be held until the pass has ended
 
         return see
 
@@ -335,15 +344,9 @@ class PieceRecorder:
             if metric:
                 step.sums[1][index] += self._metric_norm(index, parameter, gradient)
 
-    def _note_contrast(self, contrast: Sequence[Tensor | None], weights: Weights) -> None:
-        if self._step is None:
-            return
-        norms = _empty(self._step.groups)
-        for (index, parameter), gradient in zip(self._trainable(), contrast, strict=True):
-            if gradient is not None:
-                norms[0][index].append(norm(gradient))
-                norms[1][index] += self._metric_norm(index, parameter, gradient)
-        self._step.contrast = norms, weights
+    def _note_halves(self, halves: Weights) -> None:
+        if self._step is not None:
+            self._step.halves = halves
 
     # ------------------------------------------------------------------ records
 
@@ -362,9 +365,9 @@ class PieceRecorder:
             nothing = torch.full((2, 2, step.groups), torch.nan, device=device)
             return StepRecord(nothing, weights, count, fault)
         sums = _squared(step.sums, device)
-        if step.contrast is not None and count == 1:
-            contrast, weights = step.contrast
-            pieces = (sums + _squared(contrast, device)) / 2
+        if step.halves is not None and count == 1:
+            weights = step.halves
+            pieces = (sums + _squared(step.contrast, device)) / 2
         else:
             pieces = torch.stack([_squared(piece.norms, device) for piece in step.pieces]).sum(0) / ranks**2
         norms = torch.stack([pieces, sums], 1) / torch.as_tensor(scale, device=device) ** 2

@@ -755,16 +755,16 @@ def test_it_reports_when_due_and_only_after_a_step():
     assert [index for index, report in enumerate(reports) if report] == [5, 11]
 
 
-def test_the_default_reads_every_tenth_step():
+def test_the_default_reads_every_twentieth_step():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     monitor = ns.Monitor(model, optimizer)
     _, report = train(model, optimizer, micro_batches(100, 2, 3), monitor=monitor)
-    assert report["noise/measured_steps"] == 10
+    assert report["noise/measured_steps"] == 5
     assert report["noise/step"] == 100
 
 
-def test_steps_of_one_piece_are_split_every_fiftieth_time():
+def test_steps_of_one_piece_are_split_every_sixtieth_time():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     monitor = ns.Monitor(model, optimizer)
