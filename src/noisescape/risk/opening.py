@@ -70,7 +70,7 @@ def open_data(
             UserWarning,
             stacklevel=4,
         )
-    function = _normalised(function, samples)
+    function = normalised(function, samples)
     for batch in tried:
         function.check_reduction(parameters(), batch.head(TRIAL.compared))
     return Opened(function, samples, tried)
@@ -93,7 +93,7 @@ def _unlike_samples(function: ModelLoss, samples: Samples, chunk_size: int | Non
     return [batch.head(min(size, chunk_size or size)) for batch in found]
 
 
-def _normalised(function: ModelLoss, samples: Samples) -> ModelLoss:
+def normalised(function: ModelLoss, samples: Samples) -> ModelLoss:
     """The loss with the N/W of these samples, where it is a weighted mean of its values.
 
     Warns:

@@ -1,7 +1,11 @@
 from .batch_size import BatchSizeAdvice, Interval, LearningRateRule, batch_size_advice
 from .branches import Branch, BranchedCheck, branched_check
+from .edge_of_stability import StabilityEdge, stability_edge
 from .log import NoiseLog, read_log
 from .monitor import Monitor
+from .probe import Probe, ProbeWarning
+from .probe_schedule import ProbeSchedule
+from .time_budget import TimeBudget
 
 __all__ = [
     "BatchSizeAdvice",
@@ -11,7 +15,13 @@ __all__ = [
     "LearningRateRule",
     "Monitor",
     "NoiseLog",
+    "Probe",
+    "ProbeSchedule",
+    "ProbeWarning",
+    "StabilityEdge",
+    "TimeBudget",
     "batch_size_advice",
     "branched_check",
     "read_log",
+    "stability_edge",
 ]
