@@ -22,6 +22,7 @@ from noisescape.risk.trees import Tree
 def restricted(risk: EmpiricalRisk, indices: Tensor) -> EmpiricalRisk:
     """The mean of ℓ_n over the samples at ``indices``, (n,), as a risk; each ℓ_n is what it is in ``risk``.
 
+    >>> import torch
     >>> whole = EmpiricalRisk(torch.nn.Linear(2, 1), torch.nn.MSELoss(), (torch.randn(9, 2), torch.randn(9, 1)))
     >>> some = restricted(whole, torch.tensor([0, 4, 8]))
     >>> torch.equal(some.losses(whole.parameters()), whole.losses(whole.parameters())[[0, 4, 8]])

@@ -33,7 +33,7 @@ TOLERANCE = 1e-2
 """Of the residual of λ₁, relative; λ₁ itself is off by about its square."""
 SUBSPACE = 12
 """Lanczos vectors, each of D numbers in the main memory."""
-MOST_PRODUCTS = 200
+MOST_PRODUCTS = 100
 """Hessian products for λ₁, at most."""
 FEWEST = 8
 """Samples that a probe takes at least: from fewer there is no standard error to speak of."""
@@ -254,7 +254,7 @@ class Probe:
 
         Args:
             optimizer: of the training, for the stability edge.
-            batch: the present ``(inputs, targets)``; not looked at where there is held-out data.
+            batch: the present ``(inputs, targets)``; with held-out data it says no more than B.
             batch_size: B, samples per optimiser step over all micro-steps and processes. Default: the present
                 batch's.
             samples: n, default all there are, up to the ``samples`` of the probe.
@@ -263,8 +263,9 @@ class Probe:
         count = count if samples is None else min(count, max(FEWEST, samples))
         if not count:
             return {}
-        if batch_size is None and batch is not None and self._held is None:
-            batch_size = self._batch(batch).count
+        if batch_size is None and batch is not None:
+            with contextlib.suppress(Exception):  # not looked at otherwise where there is held-out data
+                batch_size = TensorSamples(*as_pair(batch)).count
         self.synchronise()
         start = time.perf_counter()
         found: dict[str, float] = {}
@@ -456,7 +457,9 @@ def _batches(data: Any, most: int, seed: int) -> Iterator[TensorSamples]:
     indexed = (
         hasattr(data, "__getitem__") and hasattr(data, "__len__") and not isinstance(data, (list, tuple, dict))
     )
-    if indexed and not isinstance(data, DataLoader):
+    if isinstance(data, DataLoader):  # asked for an iterator, it would draw
+        source = data
+    elif indexed:
         order = torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))[:most]
         source = DataLoader(Subset(data, order.tolist()), batch_size=64, shuffle=False)
     elif isinstance(data, Iterable) and not isinstance(data, dict) and iter(data) is not data:
