@@ -13,9 +13,10 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradients import factored_chunks
 from noisescape.risk.subsets import restricted
 
-PAIRS = 8
-"""Pairs of groups: their spread has 7 degrees of freedom, and each costs two calls of its own."""
-COLUMNS = 4
+PAIRS = 6
+"""Pairs of groups: their spread has 5 degrees of freedom. Where a Hessian product costs the same for few samples as
+for many, as with many parameters, each pair costs ten of them, all together about what two top eigenvalues do."""
+COLUMNS = 2
 """Random directions for each group, of either kind."""
 
 
@@ -29,6 +30,9 @@ class PairedTraces:
         hessian_noise: an estimate of Tr(HC) from each pair, (P,), or none.
         isotropic: an estimate of Tr H·Tr C/D from each pair, (P,), or none.
         trace_h: an estimate of Tr H from each group, (2P,), or none.
+
+    Where few samples carry most of a trace, its law is skewed and its error uncertain: over 300 repetitions on a
+    trained classifier Student's 95 % interval over pairs covered 88 to 95 %.
     """
 
     squares: Tensor
@@ -55,7 +59,7 @@ def paired_traces(
     the spread over pairs has all that is random in it: samples and directions.
 
     C_b is met through w = Σ_{i∈b} e_i g_i, with contrasts e (Σe_i = 0) for which E[wwᵀ] is the unbiased C_b: all
-    there are, where that is at most four, else random ones. Tr H_a is by random signs, off ``top`` alone, any unit
+    there are, where that is at most two, else random ones. Tr H_a is by random signs, off ``top`` alone, any unit
     vector that carries much of it.
 
     Args:
@@ -101,26 +105,27 @@ class _Group:
         self, risk: EmpiricalRisk, theta: Tensor, directions: Tensor, generator: torch.Generator | None
     ) -> None:
         self.risk = risk
-        weights = contrasts(risk.sample_count, theta, generator) if generator is not None else theta.new_empty(0, 0)
+        count = risk.sample_count
+        weights = theta.new_full((count, 1), 1 / count)
+        if generator is not None:
+            weights = torch.cat([weights, contrasts(count, theta, generator)], dim=1)
         squares, along = [], []
         total = theta.new_zeros(len(theta), weights.shape[1])
-        mean = torch.zeros_like(theta)
         start = 0
         for part in factored_chunks(risk, theta):
             squares.append(part.square_norms().double())
             along.append((part @ directions).double())
             if generator is not None:
                 total += part.weighted(weights[start : start + len(part)])
-                mean += part.weighted(theta.new_full((len(part), 1), 1 / risk.sample_count))[:, 0]
             start += len(part)
         self.squares, self.along = torch.cat(squares), torch.cat(along)
-        self.contrasts = total
-        deviations = self.squares.sum() - risk.sample_count * torch.linalg.vector_norm(mean.double()).square()
-        self.trace = float(deviations) / max(1, risk.sample_count - 1)
+        mean, self.contrasts = total[:, 0], total[:, 1:]
+        deviations = self.squares.sum() - count * torch.linalg.vector_norm(mean.double()).square()
+        self.trace = float(deviations) / max(1, count - 1)
 
 
 def contrasts(count: int, like: Tensor, generator: torch.Generator) -> Tensor:
-    """Columns e, (n, K), with Σ_i e_i = 0 and E[Σ_k eeᵀ] = (I − 11ᵀ/n)/(n − 1): all n − 1, or four random ones.
+    """Columns e, (n, K), with Σ_i e_i = 0 and E[Σ_k eeᵀ] = (I − 11ᵀ/n)/(n − 1): all n − 1, or two random ones.
 
     >>> e = contrasts(3, torch.zeros(1, dtype=torch.float64), torch.Generator())
     >>> (e @ e.T * 2).round(decimals=6)[0].tolist()

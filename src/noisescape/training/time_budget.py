@@ -17,7 +17,7 @@ RECENT = 64
 """Steps that say how long a step takes now."""
 REMEMBERED = 4
 """Costs of one kind and size that are remembered; the dearest counts."""
-START_SECONDS = 1.0
+START_SECONDS = 0.5
 START_STEPS = 150
 """What work of which nothing is known is taken to cost: so many seconds, for libraries that load when they are
 first used, and training steps. Measured for the trial of five models: 9 to 131 steps, and 0.4 s once a process."""
@@ -47,7 +47,7 @@ class TimeBudget:
 
     Predicted is what work of that kind has cost: of the sizes seen, the largest that is not over the one asked for,
     in proportion to size, else the smallest, undiminished; the dearest of the last four times, and dearer if steps
-    have become slower since. Before any is known it is 1 second and 150 training steps.
+    have become slower since. Before any is known it is half a second and 150 training steps.
 
     Args:
         overhead: the share; None: all is affordable, and only accounted for.

@@ -73,7 +73,7 @@ def test_a_model_that_cannot_be_probed_is_tried_ever_less():
     model, optimizer, batch = training(Coupled())
     probe = Probe(model, F.cross_entropy)
     schedule = ProbeSchedule(probe, TimeBudget(None))
-    tried = []
+    tried, number = [], 0
     opened = probe.open
 
     def counted(batch: object = None) -> bool:
@@ -81,11 +81,12 @@ def test_a_model_that_cannot_be_probed_is_tried_ever_less():
         return opened(batch)
 
     probe.open = counted  # type: ignore[method-assign]
-    with pytest.warns(ProbeWarning) as said:
-        for number in range(20):
-            assert schedule.step(optimizer, batch=batch) == {}
+    with pytest.warns(ProbeWarning, match="influence each other"):
+        assert schedule.step(optimizer, batch=batch) == {}
+    while number < 19:  # without another warning, which would be an error
+        number += 1
+        assert schedule.step(optimizer, batch=batch) == {}
     assert tried == [0, 2, 5, 10, 19]
-    assert len(said) == 1
 
 
 def test_a_schedule_goes_on_from_its_state():
