@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noisescape.errors import InvalidValueError
+from noisescape.training.preconditioner import preconditioner
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ def stability_edge(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
 
     Weight decay μ that is added to the gradient makes h = λ + μ. Decoupled decay (AdamW) contracts each step by
     1 − ημ and makes Adam's limit (2 − ημ)(1 + β₁)/(1 − β₁). Groups of different η, β or μ are put into P: all
-    these are conditions on a root z = −1, at which (h-part) = (limit/η)·(θ-part) coordinate by coordinate, so the
+    these are conditions on a root z = −1, where the recurrence is a generalised symmetric eigenproblem, so the
     edge is the top eigenvalue of P^{1/2}(H + M)P^{1/2} with P_i = D_i·(η_i/limit_i)/(η_r/limit_r), r the group
     with the largest step. With one group P is D (for SGD the identity), as in the literature.
 
@@ -82,10 +83,10 @@ def stability_edge(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
     12.0
     """
     optimizer = unwrapped(optimizer)
-    reading = _KINDS.get(type(optimizer))
-    if reading is None:
+    group_of = _KINDS.get(type(optimizer))
+    if group_of is None:
         return None
-    group_of, metric_of = reading
+    adaptive = group_of is not _sgd
     if any(group.get("maximize") for group in optimizer.param_groups):
         raise InvalidValueError(
             "the optimiser maximises (maximize=True), so large curvature of the loss sets it no edge; minimise "
@@ -118,16 +119,12 @@ def stability_edge(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Par
         if id(parameter) in moving:
             group, options = moving[id(parameter)]
             decay = like + group.decay
-            found = like + 1 if metric_of is None else metric_of(options, optimizer.state.get(parameter, {}))
+            found = _metric(optimizer, options, parameter) if adaptive else like + 1
             if found is not None:
                 like = found.reshape(-1).to(like) * (edge * group.rate / group.limit)
         metrics.append(like)
         decays.append(decay)
-    if (
-        metric_of is None
-        and len(groups) == len(parameters)
-        and len({(g.rate / g.limit, g.decay) for g in groups}) == 1
-    ):
+    if not adaptive and len(groups) == len(parameters) and len({(g.rate / g.limit, g.decay) for g in groups}) == 1:
         return StabilityEdge(edge, hessian_edge=edge - largest.decay)
     preconditioner = torch.cat(metrics)
     if not bool(preconditioner.any()):
@@ -173,44 +170,23 @@ def _adagrad(options: dict[str, Any]) -> _Group:
     return _Group(float(options["lr"]), 2.0, float(options["weight_decay"]))
 
 
-def _adam_metric(options: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-    if "exp_avg_sq" not in state:
+def _metric(optimizer: torch.optim.Optimizer, options: dict[str, Any], parameter: Tensor) -> Tensor | None:
+    """D, 0 where the second moment is 0: nothing is known of the step of what has had no gradient."""
+    found = preconditioner(optimizer, options, parameter)
+    if found is None:
         return None
-    second = state["max_exp_avg_sq"] if options["amsgrad"] else state["exp_avg_sq"]
-    correction = 1 - float(options["betas"][1]) ** float(state["step"])
-    return _inverse_root(second / correction, float(options["eps"]))
+    state = optimizer.state[parameter]
+    if "lr_decay" in options:
+        found = found / (1 + float(state["step"]) * float(options["lr_decay"]))
+    second = next(state[name] for name in ("max_exp_avg_sq", "exp_avg_sq", "square_avg", "sum") if name in state)
+    return torch.where(second > 0, found, 0)
 
 
-def _rmsprop_metric(options: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-    if "square_avg" not in state:
-        return None
-    second = state["square_avg"]
-    if options["centered"]:
-        second = second - state["grad_avg"].square()
-    return _inverse_root(second, float(options["eps"]))
-
-
-def _adagrad_metric(options: dict[str, Any], state: dict[str, Any]) -> Tensor | None:
-    steps = float(state.get("step", 0))
-    if not steps:
-        return None
-    return _inverse_root(state["sum"], float(options["eps"])) / (1 + steps * float(options["lr_decay"]))
-
-
-def _inverse_root(second: Tensor, eps: float) -> Tensor:
-    """1/(√v + ε), and 0 where v is 0: that coordinate has had no gradient, so nothing is known of its step."""
-    second = second.float() if second.dtype.itemsize < 4 else second
-    return torch.where(second > 0, 1 / (second.clamp_min(0).sqrt() + eps), 0)
-
-
-_Reading = tuple[
-    Callable[[dict[str, Any]], _Group], Callable[[dict[str, Any], dict[str, Any]], Tensor | None] | None
-]
-_KINDS: dict[type, _Reading] = {
-    torch.optim.SGD: (_sgd, None),
-    torch.optim.Adam: (_adam, _adam_metric),
-    torch.optim.AdamW: (_adamw, _adam_metric),
-    torch.optim.RMSprop: (_rmsprop, _rmsprop_metric),
-    torch.optim.Adagrad: (_adagrad, _adagrad_metric),
+_KINDS: dict[type, Callable[[dict[str, Any]], _Group]] = {
+    torch.optim.SGD: _sgd,
+    torch.optim.Adam: _adam,
+    torch.optim.AdamW: _adamw,
+    torch.optim.RMSprop: _rmsprop,
+    torch.optim.Adagrad: _adagrad,
 }
 """Exactly these classes: a subclass may step otherwise."""

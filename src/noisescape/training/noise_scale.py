@@ -125,7 +125,7 @@ def smooth(traces: Sequence[float] | Array, squared_norms: Sequence[float] | Arr
     differences = np.diff(values, axis=1)
     covariance = differences @ differences.T / (2 * count * (count - 1))
     quantile = float(stats.t.ppf((1 + LEVEL) / 2, 2 * (count - 1) ** 2 / (3 * count - 4)))
-    low, high = _fieller(trace, squared_norm, quantile**2 * covariance)
+    low, high = fieller(trace, squared_norm, quantile**2 * covariance)
     if squared_norm > 0:
         scale = trace / squared_norm
         slope = np.array([1.0, -scale]) / squared_norm
@@ -136,7 +136,7 @@ def smooth(traces: Sequence[float] | Array, squared_norms: Sequence[float] | Arr
     return Smoothed(trace, float(trace_stderr), squared_norm, float(norm_stderr), scale, stderr, low, high)
 
 
-def _fieller(numerator: float, denominator: float, spread: Array) -> tuple[float, float]:
+def fieller(numerator: float, denominator: float, spread: Array) -> tuple[float, float]:
     """All r ≥ 0 with (numerator − r·denominator)² ≤ (1, −r) spread (1, −r)ᵀ, as one interval that holds them."""
     a = denominator**2 - float(spread[1, 1])
     half_b = -(numerator * denominator - float(spread[0, 1]))
@@ -144,7 +144,9 @@ def _fieller(numerator: float, denominator: float, spread: Array) -> tuple[float
     discriminant = half_b**2 - a * c
     if a > 0:
         root = math.sqrt(max(0.0, discriminant))
-        return max(0.0, (-half_b - root) / a), max(0.0, (-half_b + root) / a)
+        low, high = (-half_b - root) / a, (-half_b + root) / a
+        # below 0 altogether: the denominator is negative beyond its error, which no squared norm is
+        return (max(0.0, low), high) if high > 0 else (0.0, math.inf)
     if a == 0 or discriminant <= 0:
         return 0.0, math.inf
     # what lies outside of the two roots: with no root below, the values up to the lower one count too

@@ -26,6 +26,7 @@ from noisescape.risk.stateless import bare
 from noisescape.risk.subsets import on_samples_alike, restricted
 from noisescape.risk.trees import map_tensors, plain
 from noisescape.training.edge_of_stability import StabilityEdge, stability_edge
+from noisescape.training.hooks import ModuleHook
 from noisescape.training.paired_traces import paired_traces
 from noisescape.training.sample_moments import sample_moments
 
@@ -84,8 +85,8 @@ class Probe:
     see :func:`noisescape.measure`. Those with an error have it as ``…_stderr``, of samples and random directions
     together; ``probe/scale_low`` and ``probe/scale_high`` are the ends of a 95 % interval. λ₁ and the projection
     coefficient are of the n samples, for few of which λ₁(H_n) is over λ₁(H); the coefficient's error is that of
-    the directions that Tr H_n takes. Of a single minibatch, batch sharpness is that batch's own, without error; with
-    momentum its plateau is 2(1 − β)/η for small batches, rising to 2(1 + β)/η for large ones (2604.14108).
+    the directions that Tr H_n takes. Of a single minibatch, batch sharpness is that batch's own, without error;
+    with momentum its plateau is 2(1 − β)/η for small batches, rising to 2(1 + β)/η for large ones (2604.14108).
 
     What cannot be had is left out, with one :class:`ProbeWarning` that says why, and never stops the training.
 
@@ -364,6 +365,7 @@ class Probe:
             torch.inference_mode(False),
             torch.enable_grad(),
             _evaluation_mode(self._modules),
+            _unheard(self._modules),
             Generators(self._modules, self._loss).kept(),
         ):
             yield
@@ -443,6 +445,24 @@ def _evaluation_mode(modules: list[nn.Module]) -> Iterator[None]:
     finally:
         for module, training in modes:
             module.training = training
+
+
+@contextlib.contextmanager
+def _unheard(modules: list[nn.Module]) -> Iterator[None]:
+    """Within, this package's own hooks on modules are off: a monitor that listens hears training only."""
+    kept: list[tuple[dict[str, Any], str, Any]] = []
+    for module in modules:
+        for name in ("_forward_pre_hooks", "_forward_hooks"):
+            hooks = vars(module)[name]
+            if any(isinstance(hook, ModuleHook) for hook in hooks.values()):
+                kept.append((vars(module), name, hooks))
+                others = {key: hook for key, hook in hooks.items() if not isinstance(hook, ModuleHook)}
+                vars(module)[name] = type(hooks)(others)
+    try:
+        yield
+    finally:
+        for held, name, hooks in kept:
+            held[name] = hooks
 
 
 def _refuse_sharded(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from noisescape.training.time_budget import START_SECONDS, START_STEPS, TimeBudg
 FIRST_SAMPLES = 16
 """Samples of the first probe; each next one takes twice as many, up to all there are."""
 TRIALS = 2
-"""What a first probe of 16 samples is taken to cost, in trials of the model. Measured: 0.3 to 1.6."""
+"""What a first probe of 16 samples is taken to cost, in trials of the model. Measured: 0.1 to 1.5."""
 OPENING, MEASURING = "opening", "measuring"
 
 
@@ -24,6 +24,9 @@ class ProbeSchedule:
     all of the probe's: so the first figures come early, and then each is as good as it can be. The trial of the
     model that the first needs is paid for, too. Where the model cannot be probed, it is tried again
     after 1, 2, 4, … intervals.
+
+    With several processes, probe in one of them: the others wait for it, and what they wait for is no probe of
+    theirs, so that probes in all of them would add up.
 
     Args:
         probe: what is measured.

@@ -6,10 +6,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-from scipy.special import stdtrit
+from scipy import stats
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
+from noisescape.training.noise_scale import LEVEL, fieller
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def sample_moments(squares: Tensor, along_mean: Tensor, squared_mean: Tensor) ->
     # leaving out one sample at a time
     traces, norms = _unbiased(total - squares, whole - 2 * n * along_mean + squares, n - 1)
     spread = torch.cov(torch.stack([traces, norms]), correction=0) * (n - 1)
-    low, high = fieller_interval(float(trace), float(norm), spread.tolist(), n - 1)
+    quantile = float(stats.t.ppf((1 + LEVEL) / 2, n - 1))
+    low, high = fieller(float(trace), float(norm), quantile**2 * spread.numpy())
     return SampleMoments(
         float(trace),
         math.sqrt(max(0.0, float(spread[0, 0]))),
@@ -75,29 +77,3 @@ def sample_moments(squares: Tensor, along_mean: Tensor, squared_mean: Tensor) ->
 def _unbiased(total: Tensor, whole: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Tr C and ‖ḡ‖² from Σ‖g_i‖² and ‖Σ g_i‖²."""
     return (total - whole / n) / (n - 1), (whole - total) / (n * (n - 1))
-
-
-def fieller_interval(
-    numerator: float, denominator: float, covariance: list[list[float]], dof: float, level: float = 0.95
-) -> tuple[float, float]:
-    """All ratios ρ ≥ 0 for which numerator − ρ·denominator is within its own error of 0, as (low, high).
-
-    Where the denominator's sign is not known, high is infinite; where nothing is known, (0, ∞).
-
-    >>> low, high = fieller_interval(10.0, 2.0, [[0.01, 0.0], [0.0, 0.01]], 1000)
-    >>> round(low, 2), round(high, 2)
-    (4.54, 5.55)
-    """
-    bound = float(stdtrit(dof, 0.5 + level / 2)) ** 2
-    square = denominator**2 - bound * covariance[1][1]
-    linear = numerator * denominator - bound * covariance[0][1]
-    constant = numerator**2 - bound * covariance[0][0]
-    root = linear**2 - square * constant
-    if square > 0:
-        half = math.sqrt(max(0.0, root))
-        low, high = (linear - half) / square, (linear + half) / square
-        # below 0 altogether: the denominator is negative beyond its error, which no squared norm is
-        return (max(0.0, low), high) if high > 0 else (0.0, math.inf)
-    if root <= 0 or constant <= 0 or square == 0:
-        return 0.0, math.inf
-    return max(0.0, (linear - math.sqrt(root)) / square), math.inf

@@ -20,7 +20,7 @@ REMEMBERED = 4
 START_SECONDS = 0.5
 START_STEPS = 150
 """What work of which nothing is known is taken to cost: so many seconds, for libraries that load when they are
-first used, and training steps. Measured for the trial of five models: 9 to 131 steps, and 0.4 s once a process."""
+first used, and training steps. Measured for the trial of five models: docs/decisions/0017-probes.md."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from cases import F64, classes, normal
 from noisescape.risk.trees import map_tensors
-from noisescape.training import Probe, ProbeWarning
+from noisescape.training import Monitor, Probe, ProbeWarning
 from snapshots import Snapshot
 from whole_modules import SUBJECTS
 
@@ -146,3 +146,27 @@ def test_the_surrounding_mode_does_not_matter(context):
         found = Probe(model, F.cross_entropy).measure(optimizer, batch=(X, Y))
         assert not torch.is_grad_enabled()
     assert found["probe/top_eigenvalue"] == expected["probe/top_eigenvalue"]
+
+
+@pytest.mark.parametrize("pieces", [1, 4])
+def test_a_monitor_that_listens_hears_nothing_of_it(pieces):
+    """In the midst of a step, after its first piece, and between steps."""
+    reports = []
+    for probed in (False, True):
+        model, optimizer = subject()
+        optimizer.zero_grad()
+        probe = Probe(model, F.cross_entropy)
+        monitor = Monitor(model, optimizer, every=6, measure_every=1)
+        torch.manual_seed(5)
+        for _ in range(6):
+            for some in range(pieces):
+                F.cross_entropy(model(X), Y).backward()
+                if probed and some == 0:
+                    assert probe.measure(optimizer, batch=(X, Y))
+            optimizer.step()
+            if probed:
+                assert probe.measure(optimizer, batch=(X, Y))
+            optimizer.zero_grad()
+        reports.append(monitor.step())
+    assert reports[0] == reports[1]
+    assert reports[0]["noise/skipped_steps"] == 0

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from cases import F64, generator, normal
 from noisescape.errors import InvalidValueError
-from noisescape.training.sample_moments import SampleMoments, fieller_interval, sample_moments
+from noisescape.training.noise_scale import fieller
+from noisescape.training.sample_moments import SampleMoments, sample_moments
 
 
 def of_gradients(gradients: Tensor) -> SampleMoments:
@@ -73,7 +74,7 @@ def test_the_scale_is_infinite_where_the_gradient_may_be_zero():
     ],
 )
 def test_fiellers_interval_holds_the_ratios_that_cannot_be_told_apart(numerator, denominator, covariance):
-    low, high = fieller_interval(numerator, denominator, covariance, 1e9)
+    low, high = fieller(numerator, denominator, 1.959964**2 * np.array(covariance))
     ratios = np.linspace(0, 400, 400_001)
     off = numerator - ratios * denominator
     variance = covariance[0][0] - 2 * ratios * covariance[0][1] + ratios**2 * covariance[1][1]
