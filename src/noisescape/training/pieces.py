@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 
 from noisescape.training.data_parallel import DataParallel
 from noisescape.training.halves import Halves
-from noisescape.training.hooks import ModuleHook, when_backward_ends
+from noisescape.training.hooks import GradientHook, ModuleHook, when_backward_ends
 from noisescape.training.loss_scale import scale_of_step
 from noisescape.training.nested import tensors
 from noisescape.training.noise_scale import Weights
@@ -248,7 +248,7 @@ class PieceRecorder:
     def _trainable(self) -> Iterator[tuple[int, Tensor]]:
         return (pair for pair in self._parameters() if pair[1].requires_grad)
 
-    def _hook(self, group: int, parameter: Tensor, held: Tensor) -> Callable[[Tensor], Tensor | None]:
+    def _hook(self, group: int, parameter: Tensor, held: Tensor) -> GradientHook:
         """What sees a parameter's new gradient; ``held`` is the tensor that the optimiser has of it."""
         key = id(parameter)
 
@@ -263,7 +263,7 @@ class PieceRecorder:
             step.contrast[1][group] += self._metric_norm(group, held, gradient)
             return gradient.new_zeros(()).expand(gradient.shape)  # or all would be held until the pass has ended
 
-        return see
+        return GradientHook(see)
 
     def _hook_unsharded(self, module: nn.Module, args: Any) -> None:
         """Sharded parameters are whole from here to their backward pass, in tensors that live on."""

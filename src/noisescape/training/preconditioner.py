@@ -13,24 +13,25 @@ def preconditioner(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
     """The diagonal D, such that the step of a steady gradient g is −η·D·g; of the parameter's shape.
 
     From the second moments of the steps before, so that it is independent of the present gradients:
-    D = 1/(√v̂ + ε) for Adam, AdamW and NAdam (v̂ = v/(1 − β₂^t), or its running maximum with ``amsgrad``), the same
-    of ``square_avg`` for RMSprop and of ``sum`` for Adagrad. RAdam's differs from step to step, and is not taken.
+    D = 1/(√v̂ + ε) for Adam, AdamW and NAdam (v̂ = v/(1 − β₂^t), or its running maximum with ``amsgrad``), the
+    same of ``square_avg`` for RMSprop and of ``sum`` for Adagrad. RAdam's differs from step to step, and is not taken.
 
     Returns:
-        D, or None where the optimiser is not one of these or has not stepped yet.
+        D, or None where the optimiser is not exactly one of these (a subclass may step otherwise), or has not
+        stepped yet.
     """
     state = optimizer.state.get(parameter, {})
-    if isinstance(optimizer, torch.optim.RMSprop):
+    if type(optimizer) is torch.optim.RMSprop:
         if "square_avg" not in state:
             return None
         second: Tensor = state["square_avg"]
         if group["centered"]:
             second = second.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
-    elif isinstance(optimizer, torch.optim.Adagrad):
+    elif type(optimizer) is torch.optim.Adagrad:
         if "sum" not in state or not float(state["step"]) > 0:
             return None
         second = state["sum"]
-    elif isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam)):
+    elif type(optimizer) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam):
         if "exp_avg_sq" not in state:
             return None
         second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]

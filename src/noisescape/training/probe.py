@@ -41,7 +41,6 @@ TRACE_PROBES = 12
 FEWEST = 8
 """Samples that a probe takes at least: from fewer there is no standard error to speak of."""
 SHARDED = ("DTensor", "FlatParameter")
-HOOKED = "parameters have gradient hooks"
 
 
 class ProbeWarning(UserWarning):
@@ -200,8 +199,7 @@ class Probe:
         """
         self._risk = None
         with self._leaving_out("all figures"), self._aside(), warnings.catch_warnings():
-            # of the hooks that read gradients for a monitor; those of others are warned of at construction
-            warnings.filterwarnings("ignore", message=HOOKED)
+            warnings.filterwarnings("ignore", message="parameters have gradient hooks")  # said at construction
             _refuse_sharded(self._model)
             data = self._held
             if data is None:
