@@ -96,6 +96,17 @@ def test_pieces_that_are_averaged_take_their_share_of_the_batch_size(
     assert_close(covariance(averaged), covariance(POPULATION[:2]) / batch_size, rtol=1e-12, atol=1e-12)
 
 
+def test_equal_draws_on_all_ranks_leave_the_covariance_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Σ(z_i − z̄) = 0, so between independent samples nothing adds up."""
+    ranks, batch_size = 2, 1.5
+    found = [
+        torch.stack([gradient(POPULATION[[*batch]], batch_size / ranks) for batch in pieces]).mean(0)
+        for pieces in itertools.product(itertools.product(range(3), repeat=2), repeat=ranks)
+        for _ in each_design_point(2, monkeypatch)
+    ]
+    assert_close(covariance(torch.stack(found)), covariance(POPULATION[:3]) / batch_size, rtol=1e-12, atol=1e-12)
+
+
 def test_given_the_batch_the_mean_over_the_noise_is_the_batchs_own(monkeypatch: pytest.MonkeyPatch) -> None:
     found = enumerated([(0, 3, 3)], 0.5, monkeypatch)
     assert_close(found.mean(0), POPULATION[[0, 3, 3]].mean(0), rtol=0, atol=1e-12)
