@@ -120,6 +120,12 @@ def test_a_report_is_self_contained_and_has_the_ledger(run: Run) -> None:
         "whatever its batch size",
     ):
         assert text in page
+    means = {
+        step: np.mean([recorded(run, seed, "isotropic", "test_accuracy")[step] for seed in range(2)])
+        for step in recorded(run, 0, "isotropic", "test_accuracy")
+    }
+    best = max(means, key=means.__getitem__)
+    assert f"isotropic noise {means[best]:.1%} at step {best}" in page
     console = Console(width=120)
     with console.capture() as capture:
         console.print(NOISE_KNOB.summary_table(run.summary()))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -28,7 +29,7 @@ def noise_knob_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section(
             "Learning curves",
-            "Thin lines are seeds, thick ones their mean.",
+            f"Thin lines are seeds, thick ones their mean. {_on_the_way(curves, names)}",
             [saved("learning_curves", draw_curves(curves, names), "Training loss and test accuracy.")],
         ),
         Section(
@@ -61,6 +62,18 @@ def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "that of the small batch. Micro-gradient penalty: no noise added, but in the loss the mean of the squared "
         f"gradient norms of the large batch's parts of {small}, with strength {config['penalty']:g} × η/4."
     )
+
+
+def _on_the_way(curves: Curves, names: Sequence[str]) -> str:
+    """Where each arm's mean test accuracy was highest: the comparison at the last step does not see it."""
+    highest = []
+    for name in names:
+        by_seed = [curve for curve in curves.of("training", name, "test_accuracy") if curve]
+        common = set(by_seed[0]).intersection(*by_seed)
+        means = {step: sum(curve[step] for curve in by_seed) / len(by_seed) for step in sorted(common)}
+        step = max(means, key=lambda step: (math.isfinite(means[step]), means[step]))
+        highest.append(f"{LABELS[name]} {means[step]:.1%} at step {step:,}")
+    return f"Highest mean test accuracy on the way, seen with hindsight and on the test set: {', '.join(highest)}."
 
 
 def _lead(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
