@@ -216,6 +216,23 @@ def test_the_generator_decides_and_torchs_own_is_the_default() -> None:
     assert torch.equal(torch.get_rng_state(), before), "a generator of one's own leaves torch's alone"
 
 
+def test_a_generator_may_be_of_another_device_than_the_losses() -> None:
+    drawn = torch.Generator().manual_seed(0)
+    found = ns.as_if_batch(torch.rand(4, device="meta"), 2, generator=drawn)
+    assert found.device.type == "meta"
+    assert not torch.equal(drawn.get_state(), torch.Generator().manual_seed(0).get_state())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_a_gpus_own_generator_draws_there() -> None:
+    losses = torch.rand(6, device="cuda", dtype=torch.float64)
+    one, again = (ns.as_if_batch(losses, 2, generator=torch.Generator("cuda").manual_seed(3)) for _ in range(2))
+    assert one.device == losses.device
+    assert torch.equal(one, again)
+    by_cpu = ns.as_if_batch(losses, 2, generator=torch.Generator().manual_seed(3))
+    assert_close(by_cpu.cpu(), ns.as_if_batch(losses.cpu(), 2, generator=torch.Generator().manual_seed(3)))
+
+
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_compiled_it_is_traced_whole_and_draws_anew_each_time(dynamic: bool | None) -> None:
     step = torch.compile(
