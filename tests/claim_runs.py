@@ -143,6 +143,7 @@ SAME = {
     "undecided": (0.01, -0.005, 0.004),
 }
 LOSS_SAME = {verdict: tuple(5 * value for value in values) for verdict, values in SAME.items()}
+DOUBLE_SAME = {verdict: tuple(2 * value for value in values) for verdict, values in SAME.items()}
 LARGE_SAME = {verdict: tuple(10 * value for value in values) for verdict, values in SAME.items()}
 
 
@@ -239,6 +240,40 @@ def hidden(seed: int, value: float, _: float) -> Rows:
     ]
 
 
+def knob_arms(seed: int, ends: dict[str, float], ratio: float, off: str = "") -> Rows:
+    """Test accuracies at the end; every arm's noise of its trace, but that of ``off``."""
+    return [
+        entry
+        for name, value in ends.items()
+        for entry in accuracy("training", seed, name, value, ratio if name == off else 1.0)
+        if name != "gradient-penalty" or entry["metric"] == "test_accuracy"
+    ]
+
+
+def knob_trace(seed: int, value: float, _: float) -> Rows:
+    return traces("training", seed, "as-if-small", 1 + value)
+
+
+def beside_a_gap(claim: str, arm: str, verdicts: dict[str, Any], share: float, *, noisy: bool = True) -> Case:
+    """What an arm ends at over large plus a share of the gap of about 8 points between large and small."""
+
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        large = 0.5 + 0.1 * seed
+        small = large + 0.08 + 0.01 * seed
+        own = large + share * (small - large) + value
+        return knob_arms(seed, {arm: own, "large-batch": large, "small-batch": small}, ratio, arm)
+
+    return Case(claim, (arm, "large-batch", "small-batch"), rows, verdicts, experiment="noise-knob", noisy=noisy)
+
+
+def knob_gain(claim: str, one: str, other: str, *, noisy: bool) -> Case:
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        base = 0.5 + 0.1 * seed
+        return knob_arms(seed, {one: base + value, other: base}, ratio, one)
+
+    return Case(claim, (one, other), rows, RISES, experiment="noise-knob", noisy=noisy)
+
+
 LOGS = {"supported": (1.0, 1.2, 0.9), "contradicted": (-1.0, -1.2, -0.9), "undecided": (1.0, -0.3, 0.2)}
 CASES = [
     Case(
@@ -287,6 +322,12 @@ CASES = [
     flattening("shuffled-does-not-flatten", "gld-shuffled", STAYS),
     flattening("noise-is-needed", "gd-gradient-penalty", STAYS),
     accuracies("gaussian-generalises-as-sgd", "gld-full", "sgd", SAME, "and"),
+    Case("knob-trace", ("as-if-small",), knob_trace, LARGE_SAME, experiment="noise-knob", noisy=False),
+    knob_gain("batch-gap", "small-batch", "large-batch", noisy=False),
+    knob_gain("knob-over-large", "as-if-small", "large-batch", noisy=True),
+    beside_a_gap("knob-as-small", "as-if-small", DOUBLE_SAME, 1.0),
+    beside_a_gap("isotropic-does-not-recover", "isotropic", FALLS, 0.5),
+    beside_a_gap("penalty-recovers", "gradient-penalty", RISES, 0.5, noisy=False),
 ]
 
 

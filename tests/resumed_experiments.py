@@ -12,8 +12,9 @@ import pytest
 
 from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
 from noisescape.experiments.digits import DigitsConfig
+from noisescape.experiments.noise_knob import NOISE_KNOB, NoiseKnobConfig
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
-from noisescape.experiments.protocols import comparison, escape, one_hidden_layer, toy_2d
+from noisescape.experiments.protocols import comparison, escape, noise_knob, one_hidden_layer, toy_2d
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
 from noisescape.runs.run import Run
 from noisescape.simulation.loop import simulate
@@ -50,10 +51,25 @@ DIGITS = DigitsConfig(
 )
 
 
+KNOB = NoiseKnobConfig(
+    seeds=1,
+    clean=40,
+    corrupted=8,
+    steps=7,
+    batch_size=8,
+    small_batch_size=2,
+    measure_every=3,
+    sharpness_draws=3,
+    dynamics=("as-if-small", "isotropic", "gradient-penalty"),
+    seed=2,
+)
+
+
 EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
     "toy-2d": (TOY_2D.run, TOY, 18),
     "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
     "digits": (DIGITS_EXPERIMENT.run, DIGITS, 10),
+    "noise-knob": (NOISE_KNOB.run, KNOB, 3),
 }
 
 
@@ -61,6 +77,10 @@ every_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS)
 
 
 tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
+
+
+SIMULATING = {"toy-2d": (toy_2d,), "digits": (escape, comparison), "noise-knob": (noise_knob,)}
+"""The modules of an experiment that call `simulate`."""
 
 
 VARYING = ("run.json", "timing.json", ".lock")
@@ -132,5 +152,5 @@ def stop_within(patch: pytest.MonkeyPatch, experiment: str, task: int, step: int
         own = {"checkpoint_seconds": 0, "on_step": watch} if next(count) == task else {}
         return simulate(*arguments, **options, **own)
 
-    for module in (toy_2d,) if experiment == "toy-2d" else (escape, comparison):
+    for module in SIMULATING[experiment]:
         patch.setattr(module, "simulate", run)

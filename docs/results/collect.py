@@ -1,4 +1,6 @@
-"""Copy what a reader needs of complete runs beside this file: python docs/results/collect.py RUN…
+"""Copy what a reader needs of complete runs beside this file: python docs/results/collect.py RUN[=NAME]…
+
+A run goes into the directory NAME, by default that of its experiment.
 
 For every run: configuration, versions and machine (run.json), summary, timing, the ledger, the table of metrics and
 the figures as PNG. Reports, with their embedded figures, and checkpoints stay where they are.
@@ -10,25 +12,31 @@ from pathlib import Path
 
 from noisescape.experiments.claims import ledger
 from noisescape.runs.places import open_runs
-from noisescape.runs.run import strict_json
+from noisescape.runs.run import Run, strict_json
 from noisescape.runs.storage import write_text
 
 HERE = Path(__file__).parent
 
 
-def main(paths: list[Path]) -> None:
+def main(arguments: list[str]) -> None:
     """Copy them."""
-    for run in open_runs(paths):
-        target = HERE / run.info["experiment"]
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir()
-        for name in ("run.json", "summary.json", "timing.json", "metrics.parquet"):
-            shutil.copyfile(run.path / name, target / name)
-        for picture in sorted((run.path / "figures").glob("*.png")):
-            shutil.copyfile(picture, target / picture.name)
-        findings = [finding.to_dict() for finding in ledger([run])]
-        write_text(target / "ledger.json", strict_json({"findings": findings}))
+    for argument in arguments:
+        path, _, name = argument.partition("=")
+        for run in open_runs([Path(path)]):
+            collect(run, HERE / (name or run.info["experiment"]))
+
+
+def collect(run: Run, target: Path) -> None:
+    """Copy one of them."""
+    shutil.rmtree(target, ignore_errors=True)
+    target.mkdir()
+    for name in ("run.json", "summary.json", "timing.json", "metrics.parquet"):
+        shutil.copyfile(run.path / name, target / name)
+    for picture in sorted((run.path / "figures").glob("*.png")):
+        shutil.copyfile(picture, target / picture.name)
+    findings = [finding.to_dict() for finding in ledger([run])]
+    write_text(target / "ledger.json", strict_json({"findings": findings}))
 
 
 if __name__ == "__main__":
-    main([Path(argument) for argument in sys.argv[1:]])
+    main(sys.argv[1:])

@@ -33,7 +33,7 @@ from .measurement import Measurement, Sharpness, expected_sharpness, forecast_me
 from .risk import DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
-from .training import BatchSizeAdvice, BranchedCheck, Monitor, batch_size_advice, branched_check
+from .training import BatchSizeAdvice, BranchedCheck, Monitor, as_if_batch, batch_size_advice, branched_check
 
 __version__: str
 
@@ -68,6 +68,7 @@ __all__ = [
     "SpectralDensity",
     "SymmetricOperator",
     "Trajectory",
+    "as_if_batch",
     "batch_size_advice",
     "branched_check",
     "diagonal",

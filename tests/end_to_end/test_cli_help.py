@@ -30,7 +30,7 @@ from cli_calls import COMMON, Result
         ),
         (
             ["reproduce"],
-            ["toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "all"],
+            ["toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "noise-knob", "all"],
         ),
         (["reproduce", "toy-2d"], [*COMMON, "--preset", "--replicas", "--control-replicas", "--steps"]),
         (["reproduce", "one-hidden-layer"], [*COMMON, "--preset", "--seeds"]),
@@ -41,6 +41,10 @@ from cli_calls import COMMON, Result
         (["reproduce", "svhn"], [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--train"]),
         (["reproduce", "cifar10"], [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--train"]),
         (["reproduce", "digits"], [*COMMON, "--preset", "--seeds", "--dynamics", "--batch-size"]),
+        (
+            ["reproduce", "noise-knob"],
+            [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--batch-size", "--small-batch-size"],
+        ),
         (["reproduce", "all"], [*COMMON, "--preset", "--seeds", "--data-dir"]),
         (["claims"], ["--verbose", "--out", "--json"]),
         (

@@ -21,11 +21,12 @@ KEPT = sorted(path.parent.name for path in RESULTS.glob("*/run.json"))
 @pytest.mark.parametrize("name", KEPT)
 def test_an_earlier_run_has_its_table_and_the_verdicts_it_had(name: str) -> None:
     run = Run.open(RESULTS / name)
+    experiment = run.info["experiment"]
     console = Console(width=80)
     with console.capture() as capture:
-        console.print(EXPERIMENTS[name].summary_table(run.summary()))
+        console.print(EXPERIMENTS[experiment].summary_table(run.summary()))
     lines = capture.get().splitlines()
-    assert lines[0].startswith(f"{name} ({run.summary()['preset']})")
+    assert lines[0].startswith(f"{experiment} ({run.summary()['preset']})")
     findings = json.loads((RESULTS / name / "ledger.json").read_text(encoding="utf-8"))["findings"]
     known = [(found["name"], found["case"], found["verdict"]) for found in findings]
     assert [(found.claim.name, found.result.case, found.result.verdict) for found in ledger([run])] == known

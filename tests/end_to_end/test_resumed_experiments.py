@@ -54,7 +54,12 @@ def test_an_experiment_leaves_the_same_bytes_each_time(
 @tolerant
 @pytest.mark.parametrize("named", [False, True], ids=["before it has its name", "after"])
 @pytest.mark.parametrize(
-    "experiment", ["toy-2d", "one-hidden-layer", pytest.param("digits", marks=pytest.mark.slow)]
+    "experiment",
+    [
+        "toy-2d",
+        "one-hidden-layer",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits", "noise-knob")),
+    ],
 )
 def test_stopped_at_any_file_it_goes_on_to_the_same_bytes(
     experiment: str,
@@ -97,6 +102,7 @@ WITHIN = [
     *itertools.product(["toy-2d"], [0, 3, 10, 17], [2, 12]),
     *itertools.product(["one-hidden-layer"], range(4), [0, 1, 2]),
     *[("digits", 0, 3), ("digits", 3, 6), ("digits", 5, 3)],
+    *[("noise-knob", 0, 3), ("noise-knob", 1, 2), ("noise-knob", 2, 5)],
     *[
         pytest.param("digits", task, step, marks=pytest.mark.slow)
         for task, step in [(1, 11), (2, 2), (4, 5), (6, 6), (7, 3)]
@@ -210,6 +216,7 @@ def test_resuming_where_there_is_no_run_starts_one(
         ("toy-2d", {"control_replicas": 3}, "control_replicas = 2 there, 3 now"),
         ("one-hidden-layer", {"epochs": 4}, "epochs = 3 there, 4 now"),
         ("one-hidden-layer", {"widths": (6, 4)}, r"widths = \[4, 6\] there, \[6, 4\] now"),
+        ("noise-knob", {"penalty": 2.0}, r"penalty = 1\.0 there, 2\.0 now"),
         ("digits", {"gd_steps": 13}, "gd_steps = 12 there, 13 now"),
         ("digits", {"seeds": 3}, "seeds = 2 there, 3 now"),
         ("digits", {"rho": 0.1}, r"rho = None there, 0\.1 now"),

@@ -19,11 +19,13 @@ class Problem:
     """One repetition's risks, the network freshly initialised.
 
     Attributes:
+        model: the network, at its initialisation.
         risk: of the training images.
         test: of the test images.
         split: the images and where they are from.
     """
 
+    model: nn.Module
     risk: EmpiricalRisk
     test: EmpiricalRisk
     split: ImageSplit
@@ -36,8 +38,9 @@ MakeProblem = Callable[[Any, int], Problem]
 def classification(model: nn.Module, split: ImageSplit, device: str) -> Problem:
     """Cross-entropy of a network on a split."""
     train, test = ((images.to(device), labels.to(device)) for images, labels in (split.train, split.test))
-    risk = EmpiricalRisk(model.to(device), nn.functional.cross_entropy, train)
-    return Problem(risk, risk.with_data(test), split)
+    model = model.to(device)
+    risk = EmpiricalRisk(model, nn.functional.cross_entropy, train)
+    return Problem(model, risk, risk.with_data(test), split)
 
 
 def data_tensors(splits: Sequence[ImageSplit]) -> dict[str, Tensor]:

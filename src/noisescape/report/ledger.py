@@ -17,11 +17,12 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
         return []
     claims = [finding for finding in findings if not finding.claim.control]
     controls = [finding for finding in findings if finding.claim.control]
+    counted = tally(claims) if claims else tally(controls, "controls")
     items = [_table(claims, "The paper's claims."), _table(controls, "Controls beside them.")]
     return [
         Section(
             "What holds and what does not",
-            f"{tally(claims)} Every rule was written down before the run; it is given at the end of this page. "
+            f"{counted} Every rule was written down before the run; it is given at the end of this page. "
             "n counts seeds, or replicas for escape rates.",
             [item for item in items if item.rows],
         )
@@ -38,7 +39,7 @@ def rules_section(findings: Sequence[Finding]) -> list[Section]:
     return [Section("How the claims are judged", "", [table])]
 
 
-def tally(findings: Sequence[Finding]) -> str:
+def tally(findings: Sequence[Finding], on: str = "the paper's claims") -> str:
     """The verdicts counted, as a sentence.
 
     >>> tally([])
@@ -50,7 +51,7 @@ def tally(findings: Sequence[Finding]) -> str:
     parts = [
         f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided") if counts[verdict]
     ]
-    return f"Of {len(findings)} findings on the paper's claims: {', '.join(parts)}."
+    return f"Of {len(findings)} findings on {on}: {', '.join(parts)}."
 
 
 def _table(findings: Sequence[Finding], caption: str) -> Table:

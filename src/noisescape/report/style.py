@@ -37,6 +37,11 @@ LABELS = _Labels(
         "gld-full": "full covariance",
         "gld-shuffled": "shuffled directions",
         "gd-gradient-penalty": "gradient penalty",
+        "large-batch": "large batch",
+        "as-if-small": "large as if small",
+        "small-batch": "small batch",
+        "isotropic": "isotropic noise",
+        "gradient-penalty": "micro-gradient penalty",
     }
 )
 """Short names of the dynamics, for legends and tables; another's is its own."""
@@ -54,6 +59,11 @@ COLOURS = _Colours(
         "gld-full": "#5a9a3c",
         "gld-shuffled": "#8c6d46",
         "gd-gradient-penalty": "#999999",
+        "large-batch": "#444444",
+        "as-if-small": "#e58606",
+        "small-batch": "#d62728",
+        "isotropic": "#3b6fb6",
+        "gradient-penalty": "#5a9a3c",
     }
 )
 """Cool colours for noise without the landscape's directions, warm ones for noise with them."""
@@ -65,7 +75,10 @@ def in_order(names: Iterable[str]) -> list[str]:
     return sorted(names, key=lambda name: known.index(name) if name in known else len(known))
 
 
-ANISOTROPIC = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-full")
+ANISOTROPIC = (
+    *("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-full"),
+    *("large-batch", "as-if-small", "small-batch"),
+)
 """Dynamics whose noise knows the directions of the landscape; drawn with solid lines."""
 
 

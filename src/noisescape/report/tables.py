@@ -99,6 +99,27 @@ def training_table(summary: Mapping[str, Any]) -> Table:
     return Table(columns, rows, AT_THE_END, wide=["E|ΔL|"])
 
 
+def noise_knob_table(summary: Mapping[str, Any]) -> Table:
+    """Where each arm ended."""
+    rows = []
+    for name, found in summary["final"].items():
+        injected, target = (summary[key][name]["value"] for key in ("injected_trace", "target_trace"))
+        rows.append(
+            [
+                name,
+                estimate(found["loss"], ".3f"),
+                estimate(found["test_accuracy"], ".1f", 100),
+                estimate(found["test_loss"], ".3f"),
+                estimate(found["largest_eigenvalue"], ".1f"),
+                estimate(found["sharpness/signed"], ".1f", 1000),
+                f"{injected / target:.2f}" if injected and target else "–",
+            ]
+        )
+    sharpness = "E[ΔL] × 10³"
+    columns = ["arm", "training loss", "test acc., %", "test loss", "λ₁", sharpness, "trace / target"]
+    return Table(columns, rows, AT_THE_END, wide=[sharpness])
+
+
 def trace_table(summary: Mapping[str, Any], form: str) -> Table:
     """The trace that each noise had beside the one it should have had."""
     rows = []

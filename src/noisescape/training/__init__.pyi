@@ -3,6 +3,7 @@ from .branches import Branch, BranchedCheck, branched_check
 from .edge_of_stability import StabilityEdge, stability_edge
 from .log import NoiseLog, read_log
 from .monitor import Monitor
+from .noise_knob import as_if_batch
 from .probe import Probe, ProbeWarning
 from .probe_schedule import ProbeSchedule
 from .time_budget import TimeBudget
@@ -20,6 +21,7 @@ __all__ = [
     "ProbeWarning",
     "StabilityEdge",
     "TimeBudget",
+    "as_if_batch",
     "batch_size_advice",
     "branched_check",
     "read_log",

@@ -13,8 +13,8 @@ def preconditioner(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
     """The diagonal D, such that the step of a steady gradient g is −η·D·g; of the parameter's shape.
 
     From the second moments of the steps before, so that it is independent of the present gradients:
-    D = 1/(√v̂ + ε) for Adam, AdamW and NAdam (v̂ = v/(1 − β₂^t), or its running maximum with ``amsgrad``), the
-    same of ``square_avg`` for RMSprop and of ``sum`` for Adagrad. RAdam's differs from step to step, and is not taken.
+    D = 1/(√v̂ + ε) for Adam, AdamW and NAdam, with v̂ = v/(1 − β₂^t) or, with ``amsgrad``, its running maximum;
+    the same of ``square_avg`` for RMSprop and of ``sum`` for Adagrad. RAdam's differs from step to step: not taken.
 
     Returns:
         D, or None where the optimiser is not exactly one of these (a subclass may step otherwise), or has not

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from noisescape.experiments.claims.claim import Claim
 from noisescape.experiments.claims.evidence import SAME_TRACE
-from noisescape.experiments.claims.judges import networks, toy
-from noisescape.experiments.claims.rules import ALIGNED, SAME_ACCURACY, SAME_LOSS, SAME_RATE, SAME_SHARPNESS
+from noisescape.experiments.claims.judges import networks, noise_knob, toy
+from noisescape.experiments.claims.rules import (
+    ALIGNED,
+    CLOSE_ACCURACY,
+    SAME_ACCURACY,
+    SAME_LOSS,
+    SAME_NOISE,
+    SAME_RATE,
+    SAME_SHARPNESS,
+)
 
 ESCAPES = ("fashion-mnist", "digits")
 TRAININGS = ("svhn", "cifar10")
+KNOB = ("noise-knob",)
 _TRACE = (
     "Undecided unless the injected trace was measured and its interval over seeds lies within "
     f"{SAME_TRACE[0]:g} to {SAME_TRACE[1]:g} of its target."
 )
+_GAP = "Undecided unless the small batch is shown to generalise better than the large one, by 'batch-gap'."
 
 CLAIMS: tuple[Claim, ...] = (
     Claim(
@@ -245,6 +255,75 @@ CLAIMS: tuple[Claim, ...] = (
         f"Supported if the interval lies within ±{SAME_ACCURACY:.0%}, contradicted if outside. {_TRACE}",
         TRAININGS,
         networks.accuracy_same(("gld-full", "sgd")),
+        "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "knob-trace",
+        "The gradient of a large batch re-weighted as if small has noise of the small batch's trace.",
+        "the construction of the noise knob, measured in training",
+        "‖ε‖² injected under the re-weighted large batch over Tr C/b, exact at the same parameters, summed along "
+        "the trajectory, less 1; interval over seeds.",
+        f"Supported if the interval lies within ±{SAME_NOISE:.0%}, contradicted if outside.",
+        KNOB,
+        noise_knob.knob_trace,
+        "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "batch-gap",
+        "After equally many steps at equal learning rates the small batch generalises better than the large one.",
+        "the premise of the noise knob: without a gap there is nothing to recover",
+        "Test accuracy at the last step of the small batch minus that of the large one, within seeds.",
+        "Supported if the interval lies above 0, contradicted if below.",
+        KNOB,
+        noise_knob.gap,
+        "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "knob-over-large",
+        "A large batch re-weighted as if small generalises better than the plain large batch.",
+        "1906.07405, 1902.08234 and 2006.15081: the noise of SGD can be had in large batches",
+        "Difference of test accuracy at the last step, within seeds.",
+        f"Supported if the interval lies above 0, contradicted if below. {_TRACE}",
+        KNOB,
+        noise_knob.knob_over_large,
+        "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "knob-as-small",
+        "A large batch re-weighted as if small generalises as the small batch does.",
+        "1906.07405: mean and covariance of the noise are all that counts",
+        "Difference of test accuracy at the last step, within seeds.",
+        f"Supported if the interval lies within ±{CLOSE_ACCURACY:.0%}, contradicted if outside. {_TRACE} {_GAP}",
+        KNOB,
+        noise_knob.knob_as_small,
+        "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "isotropic-does-not-recover",
+        "Isotropic noise of the small batch's trace does not recover its advantage.",
+        "separates the directions of the noise from its size",
+        "Test accuracy at the last step minus the mean of the large and the small batch's, within seeds.",
+        "Supported if the interval lies below 0 (less than half of the gap is recovered), contradicted if above. "
+        f"{_TRACE} {_GAP}",
+        KNOB,
+        noise_knob.does_not_recover("isotropic"),
+        "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "penalty-recovers",
+        "Without added noise, a penalty on the norms of micro-gradients recovers the small batch's advantage.",
+        "2109.14119, against the noise knob: regularisation does what noise does",
+        "As for 'isotropic-does-not-recover'.",
+        "Supported if the interval lies above 0 (more than half of the gap is recovered), contradicted if below. "
+        f"{_GAP}",
+        KNOB,
+        noise_knob.recovers("gradient-penalty"),
         "{:+.1%}",
         control=True,
     ),

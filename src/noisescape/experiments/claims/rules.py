@@ -14,6 +14,10 @@ SAME_LOSS = 0.05
 """A mean excess of training loss below this counts as none."""
 SAME_ACCURACY = 0.01
 """A difference of test accuracy below this counts as none."""
+CLOSE_ACCURACY = 0.02
+"""The same beside a gap of several points that is to be made up for, in the noise-knob experiment."""
+SAME_NOISE = 0.1
+"""A trace of injected noise within this share of its target's is the target's, where that is itself the claim."""
 SAME_RATE = 0.05
 """A difference of escape rates below this counts as none."""
 ALIGNED = 0.1

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -94,10 +94,26 @@ def follow(
     return Outcome(list(trajectory.rows(phase=phase, seed=repetition)), {"theta": trajectory.theta})
 
 
+class Comparison(Protocol):
+    """The constants that a comparison's summary needs."""
+
+    @property
+    def seeds(self) -> int:
+        """Independent repetitions."""
+
+    @property
+    def steps(self) -> int:
+        """Of every dynamics."""
+
+    @property
+    def dynamics(self) -> tuple[str, ...]:
+        """Names of the compared ones."""
+
+
 class Compared:
     """What was recorded of the dynamics in one phase, for the summary."""
 
-    def __init__(self, config: ComparisonConfig, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
+    def __init__(self, config: Comparison, rows: Iterable[Mapping[str, Any]], phase: str) -> None:
         self.config = config
         self.phase = phase
         self.curves = Curves(rows, config.seeds)
