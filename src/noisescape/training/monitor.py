@@ -119,7 +119,7 @@ class Monitor:
         *,
         every: int = 100,
         measure_every: int | None = None,
-        window: int = 100,
+        window: int = 30,
         accumulation: Accumulation = "mean",
         batch_size: BatchSize | None = None,
         scaler: GradScaler | None = None,
