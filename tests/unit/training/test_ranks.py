@@ -33,15 +33,18 @@ AVERAGED = [
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
     """What each rank's monitor reported, by training."""
-    out = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    paths = [str(TESTS), *sys.path]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+    return of_ranks("rank_training.py", 2, tmp_path_factory.mktemp("ranks"))
+
+
+def of_ranks(program, ranks, out):
+    """What each rank of a program of the tests wrote."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [*command, str(TESTS / "rank_training.py"), str(out)], env=environment, capture_output=True, text=True
+        [*command, str(TESTS / program), str(out)], env=environment, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in (0, 1)]
+    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
 def sgd(model):
@@ -181,3 +184,11 @@ def test_a_state_that_one_rank_saved_goes_on_on_all(reported):
 def test_what_cannot_be_read_is_refused(reported, name, match):
     for rank in reported:
         assert match in rank[f"refuse_{name}"]["report"]["error"]
+
+
+@pytest.mark.slow
+def test_replicated_shards_on_four_processes(tmp_path):
+    reports = of_ranks("hybrid_training.py", 4, tmp_path)
+    assert all(report == reports[0] for report in reports)
+    assert_found(reports[0], by_autograd(pieces=4)[0].sum(1))
+    assert reports[0]["noise/pieces"] == 8
