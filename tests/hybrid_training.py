@@ -1,4 +1,4 @@
-"""A training sharded over two ranks and replicated twice: ``torchrun --nproc-per-node 4 hybrid_training.py OUT``."""
+"""Sharded over two ranks and replicated twice: ``torchrun --nproc-per-node 4 hybrid_training.py OUT``."""
 
 import json
 import sys
