@@ -30,6 +30,10 @@ class FailedError(NoisescapeError, RuntimeError):
     """A computation that could not be done as asked: no convergence, a divergence, a missing derivative."""
 
 
+class MissingPackageError(NoisescapeError, ImportError):
+    """Something that an optional package does, which is not installed."""
+
+
 class OccupiedPathError(NoisescapeError, FileExistsError):
     """Something is already where a run would be written."""
 

@@ -7,11 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge
+from torch.utils.hooks import RemovableHandle
 
 from noisescape.training.nested import tensors
-from noisescape.training.noise_scale import Weights
 
-Deliver = Callable[[Weights], None]
+Deliver = Callable[[list[int]], None]
 
 
 class Halves:
@@ -29,14 +30,15 @@ class Halves:
 
     def __init__(self, seed: int) -> None:
         self._generator = torch.Generator().manual_seed(seed)
-        self._row: Tensor | None = None
+        self._output: GradientEdge | None = None
+        self._handle: RemovableHandle | None = None
         self.at_work = False
         self.refusal: str | None = None
 
     def watch(
         self, model: nn.Module, output: Any, size: int, parameters: Sequence[Tensor], deliver: Deliver
     ) -> None:
-        """Split the gradient that will come back to ``output``; ``deliver`` what else is known of the halves.
+        """Split the gradient that will come back to ``output``; ``deliver`` the sizes of the halves.
 
         Args:
             model: what gave the output.
@@ -47,39 +49,51 @@ class Halves:
         """
         if self.refusal is not None or size < 2:
             return
+        if self._output is not None:
+            self.release()
+            self.refusal = "several of its outputs went into one backward pass"
+            return
         rows = [row for row in tensors(output) if row.requires_grad and row.ndim and row.shape[0] == size]
         if len(rows) != 1:
             self.refusal = f"its output has {len(rows)} tensors with a row for each of {size} samples, not one"
         elif _watched_by_others(model, parameters):
             self.refusal = "other backward hooks are on it, which would see the gradients of half batches"
         else:
-            self._row = rows[0]
-            self._row.register_hook(lambda gradient: self._split(gradient, parameters, deliver))
+            self._output = _unconverted(rows[0])
+            # what is called must not hold the output, which would keep its graph alive for ever
+            self._handle = self._output.node.register_prehook(
+                lambda gradients: self._split(gradients, size, parameters, deliver)
+            )
 
     def release(self) -> None:
         """Forget the output that is watched."""
-        self._row = None
+        self._output = None
+        if self._handle is not None:
+            self._handle.remove()
+            self._handle = None
 
-    def _split(self, gradient: Tensor, parameters: Sequence[Tensor], deliver: Deliver) -> None:
-        # the row is held here, not by its own hook, which would keep it and its graph alive for ever
-        row, self._row = self._row, None
-        if row is None or self.at_work:
+    def _split(
+        self, gradients: Sequence[Tensor | None], size: int, parameters: Sequence[Tensor], deliver: Deliver
+    ) -> None:
+        output = self._output
+        if output is None or self.at_work or (gradient := gradients[output.output_nr]) is None:
             return
-        size = len(row)
+        self.release()
         minus = size // 2
         signs = torch.ones(size)
         signs[torch.randperm(size, generator=self._generator)[:minus]] = -1
         signs = signs.to(gradient).view(size, *(1,) * (gradient.ndim - 1))
         self.at_work = True
         try:
-            torch.autograd.grad(row, list(parameters), gradient * signs, retain_graph=True, allow_unused=True)
+            torch.autograd.grad(
+                [output], list(parameters), [gradient * signs], retain_graph=True, allow_unused=True
+            )
         except RuntimeError as error:  # compiled, or a reentrant checkpoint
             self.refusal = f"its backward pass can be run once only ({str(error).splitlines()[0]})"
             return
         finally:
             self.at_work = False
-        counts = [size - minus, minus]
-        deliver(Weights.of(counts, [count / size for count in counts]))
+        deliver([size - minus, minus])
 
     def state_dict(self) -> dict[str, Any]:
         """Where the signs are."""
@@ -88,6 +102,21 @@ class Halves:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from there."""
         self._generator.set_state(state["generator"])
+
+
+def _unconverted(row: Tensor) -> GradientEdge:
+    """Where the gradient of an output comes back, before any change of its dtype.
+
+    What prepares a model for mixed precision converts its outputs, while a loss within the model has what was
+    converted.
+    """
+    edge = torch.autograd.graph.get_gradient_edge(row)
+    while edge.node.name() == "ToCopyBackward0":
+        node, number = edge.node.next_functions[0]
+        if node is None or node.name() == "torch::autograd::AccumulateGrad":
+            break
+        edge = GradientEdge(node, number)
+    return edge
 
 
 def _watched_by_others(model: nn.Module, parameters: Sequence[Tensor]) -> bool:

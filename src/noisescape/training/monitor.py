@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import warnings
 from collections import deque
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import LBFGS, Optimizer
 
@@ -85,6 +86,10 @@ class Monitor:
             None: the first dimension of the first tensor that the model is given.
         scaler: the gradient scaler; None: found when it steps.
         split: whether to split a step that is one piece. If not, such steps give no figures.
+        outputs: the modules whose output may have a row for each sample, by which such a step is split; where one
+            calls another, the outermost counts. None: the model itself.
+        announced: whether the loop says where each micro-step begins, with :meth:`begin_piece`, so that the model's
+            forward passes are not counted.
         alone: whether this process trains by itself although others run.
         loss: ``loss(outputs, targets)``, for probed figures; None: none. With several processes the first one
             probes.
@@ -124,6 +129,8 @@ class Monitor:
         batch_size: BatchSize | None = None,
         scaler: GradScaler | None = None,
         split: bool = True,
+        outputs: Sequence[nn.Module] | None = None,
+        announced: bool = False,
         alone: bool = False,
         loss: Loss | nn.Module | None = None,
         probe: Any = None,
@@ -141,6 +148,12 @@ class Monitor:
             raise InvalidValueError(f"batch_size is {batch_size}; a forward pass has one sample at least")
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"the model is of type {type(model).__name__}, not a torch module")
+        held = {id(parameter) for parameter in model.parameters()}
+        if not any(id(each) in held for group in self._optimizer.param_groups for each in group["params"]):
+            raise InvalidValueError(
+                "the optimiser has none of the model's parameters: make it from those of the model that trains"
+            )
+        self._announced = announced
         self._every = every
         self._measure_every = measure_every
         self._prefix = prefix
@@ -155,6 +168,8 @@ class Monitor:
             batch_size=batch_size,
             scaler=scaler,
             halves=self._halves,
+            outputs=outputs,
+            announced=announced,
         )
         self._window: deque[_Measured] = deque(maxlen=window)
         self._pending: list[StepRecord] = []
@@ -233,13 +248,23 @@ class Monitor:
     ) -> None:
         self.close()
 
-    def begin_piece(self, size: int, weight: float | None = None) -> None:
-        """Say that a forward pass of ``size`` samples begins, where the loop does not call the given module.
+    @property
+    def measuring(self) -> bool:
+        """Whether the present step is measured."""
+        return self._recorder.armed
+
+    def begin_piece(self, size: int, weight: float | Tensor | None = None) -> None:
+        """Say that a micro-step begins, in a loop for which the monitor was made with ``announced=True``.
 
         Args:
-            size: samples.
-            weight: of its mean gradient in the step's; None: as ``accumulation`` says.
+            size: samples of this process.
+            weight: of its mean gradient in the gradient of this process's step; None: as ``accumulation`` says.
+
+        Raises:
+            ValueError: a monitor that counts forward passes itself.
         """
+        if not self._announced:
+            raise InvalidValueError("the monitor counts forward passes: make it with announced=True, or announce none")
         self._recorder.begin_piece(size, weight)
 
     # ------------------------------------------------------------------ what it keeps

@@ -35,25 +35,39 @@ class StepRecord:
     Attributes:
         norms: (2 metrics, 2, groups): in each metric, Σ‖piece‖² and ‖P‖², in the units of the loss; NaN where the
             step cannot be used, and in the optimiser's metric where it has none. On the parameters' device.
-        weights: of this rank's pieces.
+        sizes: samples of each of this rank's pieces.
+        shares: each piece's weight in the step's gradient.
         micro_steps: how many of these training made, a split step being one.
         fault: why it cannot be used.
     """
 
     norms: Tensor
-    weights: Weights
+    sizes: Sequence[int]
+    shares: Sequence[float | Tensor]
     micro_steps: int
     fault: str | None
+
+    @property
+    def weights(self) -> Weights:
+        """What is known of the pieces; waits for the device where a share is there."""
+        return Weights.of(self.sizes, [float(share) for share in self.shares])
 
 
 @dataclass
 class _Piece:
-    """A forward pass of ``size`` samples, and the gradients that its backward pass brought so far."""
+    """A forward pass of ``size`` samples, and the gradients that its backward pass brought so far.
+
+    Attributes:
+        done: whether its backward pass has ended.
+        stray: whether it is a backward pass that no forward pass was seen for.
+    """
 
     size: int
-    weight: float | None
+    weight: float | Tensor | None
     norms: Norms
     forwards: int = 1
+    done: bool = False
+    stray: bool = False
     seen: set[int] = field(default_factory=set)
 
 
@@ -82,7 +96,9 @@ class _Step:
         pieces: the last of them is the present one.
         sums: norms of the accumulated gradients, when the last backward pass had ended.
         contrast: norms of the difference of two halves.
-        halves: what else is known of these.
+        contrasted: the parameters that it is of.
+        halves: their sizes.
+        depth: how many of the modules whose output can be split are being called.
         carried: the norm of what the gradients held before the first piece.
         before: a parameter's gradient before the present backward pass.
         after: the same when the last one had ended.
@@ -94,7 +110,9 @@ class _Step:
         self.pieces: list[_Piece] = []
         self.sums: Norms | None = None
         self.contrast = _empty(groups)
-        self.halves: Weights | None = None
+        self.contrasted: set[int] = set()
+        self.halves: list[int] | None = None
+        self.depth = 0
         self.carried: Tensor | None = None
         self.before: _Gradient | None = None
         self.after: _Gradient | None = None
@@ -117,6 +135,9 @@ class PieceRecorder:
         batch_size: samples of one forward pass; None: the first dimension of its first tensor.
         scaler: the gradient scaler; None: found when it steps.
         halves: how to split a step that is one piece; None: not at all.
+        outputs: the modules whose output may have a row for each sample, one within another; the outermost that is
+            called counts. None: the model's.
+        announced: whether the loop says where pieces begin, instead of the model's forward passes.
     """
 
     def __init__(
@@ -129,6 +150,8 @@ class PieceRecorder:
         batch_size: BatchSize | None,
         scaler: GradScaler | None,
         halves: Halves | None,
+        outputs: Sequence[nn.Module] | None,
+        announced: bool,
     ) -> None:
         self._model = model
         self._optimizer = optimizer
@@ -137,6 +160,8 @@ class PieceRecorder:
         self._batch_size = batch_size
         self._scaler = scaler
         self._halves = halves
+        self._outputs = list(outputs) if outputs is not None else [model]
+        self._announced = announced
         self._places = _places(model, optimizer) if parallel.sharded else {}
         self._handles: list[RemovableHandle] = []
         self._unsharded: set[int] = set()
@@ -153,12 +178,13 @@ class PieceRecorder:
         self._begin()
         if self._handles:
             return
-        before, after, sharded = (
-            ModuleHook(call) for call in (self._before_forward, self._after_forward, self._hook_unsharded)
+        before, enter, leave, sharded = (
+            ModuleHook(call) for call in (self._before_forward, self._enter, self._leave, self._hook_unsharded)
         )
         self._handles = [self._model.register_forward_pre_hook(before, with_kwargs=True)]
         if self._halves is not None:
-            self._handles.append(self._model.register_forward_hook(after))
+            for module in self._outputs:
+                self._handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
         if self._parallel.sharded:
             self._handles += [
                 module.register_forward_pre_hook(sharded)
@@ -170,6 +196,11 @@ class PieceRecorder:
                 parameter.register_hook(self._hook(group, parameter, parameter))
                 for group, parameter in self._trainable()
             ]
+
+    @property
+    def armed(self) -> bool:
+        """Whether the present step is measured."""
+        return self._step is not None
 
     def disarm(self) -> None:
         """Take every hook off."""
@@ -200,20 +231,32 @@ class PieceRecorder:
 
     # ------------------------------------------------------------------ pieces
 
-    def begin_piece(self, size: int, weight: float | None = None) -> None:
-        """Say that a forward pass of ``size`` samples begins, whose loss has this weight in the step's."""
+    def begin_piece(self, size: int, weight: float | Tensor | None = None) -> None:
+        """Say that a piece of ``size`` samples begins, with this weight in the step."""
         step = self._step
         if step is None:
             return
+        if step.pieces and not step.pieces[-1].seen:  # a micro-step without a backward pass
+            step.pieces.pop()
+        self._append(step, _Piece(size, weight, _empty(step.groups)))
+
+    def _append(self, step: _Step, piece: _Piece) -> None:
+        step.pieces.append(piece)
+        step.depth = 0
+        step.contrast, step.contrasted, step.halves = _empty(step.groups), set(), None
+        if self._halves is not None:
+            self._halves.release()
+
+    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        step = self._step
+        if step is None or self._announced or module is not self._model or not torch.is_grad_enabled():
+            return
+        size = self._size(args, kwargs)
         if step.pieces and not step.pieces[-1].seen:  # an earlier forward pass, with no backward pass since
             step.pieces[-1].forwards += 1
             step.pieces[-1].size = size
         else:
-            step.pieces.append(_Piece(size, weight, _empty(step.groups)))
-
-    def _before_forward(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        if module is self._model and torch.is_grad_enabled():
-            self.begin_piece(self._size(args, kwargs))
+            self._append(step, _Piece(size, None, _empty(step.groups)))
 
     def _size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
         if isinstance(self._batch_size, int):
@@ -226,13 +269,27 @@ class PieceRecorder:
             return 1
         return first.shape[0]
 
-    def _after_forward(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    def _may_be_split(self, module: nn.Module) -> bool:
+        return (
+            self._step is not None
+            and torch.is_grad_enabled()
+            and any(module is output for output in self._outputs)
+            and self._last_count == 1
+            and bool(self._step.pieces)
+        )
+
+    def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self._step is not None and self._may_be_split(module):
+            self._step.depth += 1
+
+    def _leave(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         step = self._step
-        if step is None or self._halves is None or module is not self._model or not torch.is_grad_enabled():
+        if step is None or self._halves is None or not self._may_be_split(module):
             return
-        if self._last_count == 1 and len(step.pieces) == 1:
+        step.depth -= 1
+        if step.depth == 0:
             watched = [parameter for _, parameter in self._trainable()]
-            self._halves.watch(module, output, step.pieces[0].size, watched, self._note_halves)
+            self._halves.watch(module, output, step.pieces[-1].size, watched, self._note_halves)
 
     def _refuse(self, reason: str) -> None:
         if self._step is not None:
@@ -259,6 +316,7 @@ class PieceRecorder:
             if self._halves is None or not self._halves.at_work:
                 self._see(step, gradient.detach(), key, group, held)
                 return None
+            step.contrasted.add(key)
             step.contrast[0][group].append(norm(gradient))
             step.contrast[1][group] += self._metric_norm(group, held, gradient)
             return gradient.new_zeros(()).expand(gradient.shape)  # or all would be held until the pass has ended
@@ -280,12 +338,8 @@ class PieceRecorder:
             self._awaited = True
             when_backward_ends(self._note_sum)
             step = self._continued(step, held)
-        if not step.pieces:
-            step.fault = (
-                "the loop does not call the module that the monitor was given (but one around it, a compiled one "
-                "say, or a part of it): give it the one it calls"
-            )
-            return
+            if not step.pieces or (self._announced and step.pieces[-1].done):
+                step.pieces.append(_Piece(1, 0.0, _empty(step.groups), stray=True))
         piece = step.pieces[-1]
         if key in piece.seen:
             step.fault = (
@@ -312,7 +366,8 @@ class PieceRecorder:
             # set to None or to 0, so what came before was thrown away, as of a step that a scaler skips
             self.discarded += 1
             anew = _Step(step.groups)
-            anew.pieces = step.pieces[-1:]
+            anew.pieces = [piece for piece in step.pieces[-1:] if not piece.done]
+            anew.contrast, anew.contrasted, anew.halves = step.contrast, step.contrasted, step.halves
             self._step = step = anew
         if step.after is None and len(step.pieces) <= 1:
             left = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
@@ -331,6 +386,14 @@ class PieceRecorder:
             step.pieces = step.pieces[:-1]  # gradients that were asked for, and not accumulated
             step.carried = step.carried if step.pieces else None
             return
+        if step.pieces[-1].stray:
+            step.fault = (
+                "gradients were accumulated beside those of the announced micro-steps"
+                if self._announced
+                else "the loop does not call the module that the monitor was given (but one around it, a compiled one "
+                "say, or a part of it): give it the one it calls"
+            )
+        step.pieces[-1].done = True
         step.after = None
         step.sums = _empty(step.groups)
         metric = any(any(piece.norms[1]) for piece in step.pieces)
@@ -344,9 +407,9 @@ class PieceRecorder:
             if metric:
                 step.sums[1][index] += self._metric_norm(index, parameter, gradient)
 
-    def _note_halves(self, halves: Weights) -> None:
+    def _note_halves(self, sizes: list[int]) -> None:
         if self._step is not None:
-            self._step.halves = halves
+            self._step.halves = sizes
 
     # ------------------------------------------------------------------ records
 
@@ -355,19 +418,32 @@ class PieceRecorder:
         if step.pieces and not step.pieces[-1].seen:  # a forward pass without a backward pass
             step.pieces.pop()
         ranks, count = self._parallel.ranks, len(step.pieces)
+        to_split = self._halves is not None and self._halves.refusal is None and self._last_count == count == 1
         self._last_count = count
         usual = 1 / (ranks * max(count, 1)) if self._accumulation == "mean" else 1 / ranks
         shares = [usual if piece.weight is None else piece.weight / ranks for piece in step.pieces]
-        weights = Weights.of([piece.size for piece in step.pieces], shares)
+        sizes = [piece.size for piece in step.pieces]
         device = next(parameter.device for _, parameter in self._parameters())
+        split = step.halves if count == 1 else None
+        if split is not None and not step.pieces[0].seen <= step.contrasted:
+            step.fault = (
+                "part of the gradient does not come through the model's output, so its batch cannot be split: "
+                "accumulate over two micro-steps or more"
+            )
+        if to_split and split is None and sizes[0] > 1:
+            step.fault = step.fault or (
+                "a step is one piece, and no gradient came back to an output of the whole model by which its batch "
+                "could be split: accumulate over two micro-steps or more"
+            )
         if step.fault is not None or step.sums is None:
             fault = step.fault or "no gradient arrived before the optimiser stepped"
             nothing = torch.full((2, 2, step.groups), torch.nan, device=device)
-            return StepRecord(nothing, weights, count, fault)
+            return StepRecord(nothing, sizes, shares, count, fault)
         sums = _squared(step.sums, device)
-        if step.halves is not None and count == 1:
-            weights = step.halves
+        if split is not None:
             pieces = (sums + _squared(step.contrast, device)) / 2
+            shares = [shares[0] * size / sum(split) for size in split]
+            sizes = split
         else:
             pieces = torch.stack([_squared(piece.norms, device) for piece in step.pieces]).sum(0) / ranks**2
         norms = torch.stack([pieces, sums], 1) / torch.as_tensor(scale, device=device) ** 2
@@ -375,7 +451,7 @@ class PieceRecorder:
             norms = torch.where(step.carried.to(device) == 0, norms, torch.nan)
         if not any(any(piece.norms[1]) for piece in step.pieces):
             norms[1] = torch.nan
-        return StepRecord(norms, weights, count, None)
+        return StepRecord(norms, sizes, shares, count, None)
 
 
 def norm(gradient: Tensor) -> Tensor:

@@ -387,6 +387,144 @@ def test_a_step_of_one_piece_that_cannot_be_split_says_why():
     assert reports == [{}, {}]
 
 
+@pytest.mark.parametrize("trap", ["a head outside", "two outputs"])
+def test_a_batch_that_the_output_does_not_tell_apart_is_not_split(trap):
+    model, head = small_net(), nn.Linear(2, 2).double()
+    optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
+    monitor = ns.Monitor(model, optimizer, every=2, measure_every=1, batch_size=5)
+    match = {
+        "a head outside": "part of the gradient does not come through the model's output",
+        "two outputs": "several of its outputs went into one backward pass",
+    }[trap]
+
+    def loop():
+        for ((inputs, targets),) in micro_batches(2, 1, 5):
+            optimizer.zero_grad()
+            outputs = model(inputs)
+            outputs = head(outputs) if trap == "a head outside" else outputs + model(inputs + 1)
+            nn.functional.cross_entropy(outputs, targets).backward()
+            optimizer.step()
+            assert monitor.step() == {}
+
+    with pytest.warns(UserWarning, match=match):
+        loop()
+
+
+def test_an_output_that_is_converted_after_the_loss_had_it():
+    class Converts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = small_net()
+
+        def forward(self, inputs, targets):
+            logits = self.inner(inputs)
+            return nn.functional.cross_entropy(logits, targets), logits.float().to(torch.bfloat16)
+
+    reports = []
+    for converts in (False, True):
+        model = Converts()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        monitor = ns.Monitor(model if converts else model.inner, optimizer, every=3, measure_every=1)
+        for ((inputs, targets),) in micro_batches(3, 1, 6):
+            optimizer.zero_grad()
+            (model(inputs, targets)[0] if converts else loss_of(model.inner, inputs, targets)).backward()
+            optimizer.step()
+            report = monitor.step()
+        reports.append(report)
+    assert reports[0] == reports[1]
+    assert reports[0]["noise/measured_steps"] == 3
+
+
+def test_where_a_step_of_one_piece_was_skipped_the_next_is_split():
+    model = small_net().float()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+    monitor = ns.Monitor(model, optimizer, every=3, measure_every=1)
+    report = {}
+    for number, ((inputs, targets),) in enumerate(micro_batches(4, 1, 6)):
+        loss = loss_of(model, inputs.float(), targets) * (torch.inf if number == 1 else 1)
+        optimizer.zero_grad()  # when the next forward pass is over
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        report = monitor.step() or report
+    assert report["noise/measured_steps"] == 3
+    assert report["noise/skipped_steps"] == 1
+
+
+# ---------------------------------------------------------------------- announced by the loop
+
+
+def test_announced_pieces_are_weighted_as_the_loop_says():
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = ns.Monitor(nn.ModuleList([model]), optimizer, every=4, measure_every=1, announced=True)
+    sizes, weights = (5, 3), (0.5, 0.2)
+    wanted, report = [], {}
+    for pieces in micro_batches(4, 2, 5):
+        cut = [(inputs[:size], targets[:size]) for (inputs, targets), size in zip(pieces, sizes, strict=True)]
+        wanted.append(of_weighted(piece_gradients(model, cut), sizes, weights))
+        optimizer.zero_grad()
+        monitor.begin_piece(99)  # a micro-step that came to nothing
+        for (inputs, targets), weight in zip(cut, weights, strict=True):
+            monitor.begin_piece(len(inputs), torch.tensor(weight, dtype=torch.float64))
+            (weight * loss_of(model, inputs, targets)).backward()
+        optimizer.step()
+        report = monitor.step() or report
+    assert_found(report, np.array(wanted))
+    assert report["noise/batch_size"] == 8
+
+
+def test_one_announced_piece_of_a_smaller_weight_is_split():
+    reports = []
+    for weight in (1.0, 0.25):
+        model = small_net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.05 / weight)
+        monitor = ns.Monitor(model, optimizer, every=4, measure_every=1, announced=True)
+        for ((inputs, targets),) in micro_batches(4, 1, 6):
+            optimizer.zero_grad()
+            monitor.begin_piece(6, weight)
+            (weight * loss_of(model, inputs, targets)).backward()
+            optimizer.step()
+            report = monitor.step()
+        reports.append(report)
+    for figure in FIGURES:
+        assert reports[0][f"noise/{figure}"] == pytest.approx(reports[1][f"noise/{figure}"], rel=1e-9)
+
+
+def test_gradients_beside_announced_pieces():
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = ns.Monitor(model, optimizer, every=4, measure_every=1, announced=True)
+    steps = micro_batches(4, 2, 5)
+
+    def loop():
+        report = {}
+        for number, pieces in enumerate(steps):
+            optimizer.zero_grad()
+            for inputs, targets in pieces:
+                torch.autograd.grad(loss_of(model, inputs, targets), list(model.parameters()))  # asked for only
+                monitor.begin_piece(5)
+                (loss_of(model, inputs, targets) / 2).backward()
+            if number == 2:
+                loss_of(model, inputs, targets).backward()
+            optimizer.step()
+            report = monitor.step() or report
+        return report
+
+    with pytest.warns(UserWarning, match="gradients were accumulated beside those of the announced micro-steps"):
+        report = loop()
+    assert report["noise/measured_steps"] == 3
+    assert report["noise/pieces"] == 2
+
+
+def test_a_monitor_that_counts_itself_takes_no_announcements():
+    model = small_net()
+    monitor = ns.Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1))
+    with pytest.raises(ValueError, match="make it with announced=True, or announce none"):
+        monitor.begin_piece(3)
+
+
 def test_others_backward_hooks_never_see_half_batches():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -847,6 +985,8 @@ def test_things_that_are_no_model_or_optimiser():
         ns.Monitor(torch.optim.SGD(model.parameters(), lr=0.1), torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(TypeError, match="LBFGS"):
         ns.Monitor(model, torch.optim.LBFGS(model.parameters()))
+    with pytest.raises(ValueError, match="the optimiser has none of the model's parameters"):
+        ns.Monitor(model, torch.optim.SGD(small_net().parameters(), lr=0.1))
     with pytest.raises(ValueError, match="DataParallel"):
         ns.Monitor(nn.DataParallel(model), torch.optim.SGD(model.parameters(), lr=0.1))
 
