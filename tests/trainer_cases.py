@@ -1,4 +1,4 @@
-"""Small real trainings, each through a plain loop, Lightning and transformers: same weights, batches and optimiser."""
+"""Small real trainings, each through a plain loop, Lightning and transformers, on the same batches."""
 
 from __future__ import annotations
 
@@ -33,9 +33,7 @@ class ConvNet(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10)
-        )
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(36, 10))
 
     def forward(self, pixel_values: Tensor, labels: Tensor) -> dict[str, Tensor]:
         logits = self.body(pixel_values)
@@ -176,7 +174,12 @@ LIGHTNING_SAYS = (
     "ignore:`isinstance.treespec, LeafSpec.` is deprecated",
     "ignore:.*does not have many workers",
 )
-QUIET = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False}
+QUIET = {
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
 
 
 def lightning_trainer(case: Case, **options: Any) -> pl.Trainer:

@@ -46,7 +46,9 @@ def transformers(case, out, steps, data=None, **options):
 
 def lightning(case, out, steps):
     callback = monitor("Lightning", steps)
-    trainer = lightning_trainer(case, callbacks=[callback], strategy="ddp", devices=2, use_distributed_sampler=False)
+    trainer = lightning_trainer(
+        case, callbacks=[callback], strategy="ddp", devices=2, use_distributed_sampler=False
+    )
     mine = DataLoader(case.batches[dist.get_rank() :: 2], batch_size=None)
     trainer.fit(Module(case.model(), case.optimizer), mine)
     return callback.report

@@ -15,6 +15,8 @@ def test_three_loops_report_the_same(name, tmp_path):
     assert report["noise/batch_size"] == case.size * case.pieces
     assert report["noise/trace_covariance"] > 0
     assert ("noise/preconditioned/scale" in report) == ("conv" not in name)
-    wanted = {key: pytest.approx(value, rel=1e-6 if "preconditioned" in key else 1e-9) for key, value in report.items()}
+    wanted = {
+        key: pytest.approx(value, rel=1e-6 if "preconditioned" in key else 1e-9) for key, value in report.items()
+    }
     assert by_lightning(case) == wanted
     assert by_transformers(case, tmp_path) == wanted

@@ -28,20 +28,21 @@ else:
 
 
 class LightningNoiseMonitor(Callback):
-    """:class:`~noisescape.training.monitor.Monitor` for Lightning: ``Trainer(callbacks=[LightningNoiseMonitor()])``.
+    """The monitor for Lightning, in one line: ``Trainer(callbacks=[LightningNoiseMonitor()])``.
 
-    The figures, with their names and units, are the monitor's: Tr C, ‖ḡ‖² and the simple noise scale of the gradient
-    of one sample, not divided by B. Pieces are the micro-batches of ``accumulate_grad_batches`` and the ranks of
-    ``ddp``; a step of one batch on one device is split at the output of the LightningModule, or else of the one child
-    that has all trainable parameters. The report goes to every logger of the Trainer, at ``trainer.global_step``,
-    and its state into the checkpoints, from which ``trainer.fit(ckpt_path=...)`` goes on exactly. The callback does for
-    Trainers of ``lightning`` and of ``pytorch_lightning``.
+    The figures are those of :class:`~noisescape.training.monitor.Monitor`: Tr C, ‖ḡ‖² and the simple noise scale of
+    one sample's gradient, not divided by B. Pieces are the micro-batches of ``accumulate_grad_batches`` and the
+    ranks of ``ddp``. A step of one batch on one device is split at the output of the LightningModule or, where its
+    training step does not call that, of the one child that has all trainable parameters. The report goes to every
+    logger of the Trainer at ``trainer.global_step``, the state into checkpoints, from which ``fit(ckpt_path=...)``
+    goes on exactly. For Trainers of ``lightning`` and of ``pytorch_lightning``.
 
     Args:
         every: optimiser steps between reports.
-        batch_size: samples of a batch, or a function of the batch that gives it; None: as Lightning finds it for its
-            own logs.
-        options: of the monitor: ``measure_every``, ``window``, ``split``, ``prefix``, ``seed`` and others.
+        batch_size: samples of a batch, or a function of the batch that gives it; None: as Lightning finds it for
+            its own logs.
+        options: of the monitor: ``measure_every``, ``window``, ``split``, ``prefix``, ``seed``; with ``loss``,
+            probed figures of ``probe``, or else of the present batch.
 
     Attributes:
         report: the last report; empty before the first.
@@ -77,8 +78,8 @@ class LightningNoiseMonitor(Callback):
             )
         if trainer.strategy.handles_gradient_accumulation:
             raise InvalidValueError(
-                f"{type(trainer.strategy).__name__} accumulates gradients in buffers of its own, which cannot be read: "
-                "use the strategy 'ddp'"
+                f"{type(trainer.strategy).__name__} accumulates gradients in buffers of its own, which cannot be "
+                "read: use the strategy 'ddp'"
             )
         if len(trainer.optimizers) != 1:
             raise InvalidValueError(
@@ -109,7 +110,7 @@ class LightningNoiseMonitor(Callback):
         """Log the report when it is due."""
         if self._monitor is None:
             return
-        if report := self._monitor.step():
+        if report := self._monitor.step(batch):
             self.report = report
             for logger in trainer.loggers:
                 logger.log_metrics(report, step=trainer.global_step)

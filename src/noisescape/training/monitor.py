@@ -175,6 +175,7 @@ class Monitor:
         self._pending: list[StepRecord] = []
         self._warned: set[str] = set()
         self._steps = self._reported = self._skipped = 0
+        self._single = 0  # measured steps of one piece in a row
         self._micro_steps = 1
         self._hook = self._optimizer.register_step_post_hook(self._after_step)
         self._recorder.arm()
@@ -264,7 +265,9 @@ class Monitor:
             ValueError: a monitor that counts forward passes itself.
         """
         if not self._announced:
-            raise InvalidValueError("the monitor counts forward passes: make it with announced=True, or announce none")
+            raise InvalidValueError(
+                "the monitor counts forward passes: make it with announced=True, or announce none"
+            )
         self._recorder.begin_piece(size, weight)
 
     # ------------------------------------------------------------------ what it keeps
@@ -352,6 +355,10 @@ class Monitor:
 
     def _take(self, norms: Any, weights: Weights, fault: str | None) -> None:
         if fault is None and not weights.informative:
+            self._single += 1
+            if self._window and self._single == 1:  # an epoch's last step, say: the others are of several pieces
+                self._skipped += 1
+                return
             refusal = self._halves.refusal if self._halves is not None else "split=False"
             fault = (
                 "a step is one piece, so nothing in it can be compared"
@@ -363,6 +370,7 @@ class Monitor:
         if fault is not None or not np.isfinite(norms[0]).all():
             self._skipped += 1
             return
+        self._single = 0
         noise, signal = moments(norms[:, 0], norms[:, 1], weights)
         self._window.append(_Measured(weights.samples, weights.pieces, np.stack([noise, signal], 1)))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -390,8 +390,8 @@ class PieceRecorder:
             step.fault = (
                 "gradients were accumulated beside those of the announced micro-steps"
                 if self._announced
-                else "the loop does not call the module that the monitor was given (but one around it, a compiled one "
-                "say, or a part of it): give it the one it calls"
+                else "the loop does not call the module that the monitor was given (but one around it, a compiled "
+                "one say, or a part of it): give it the one it calls"
             )
         step.pieces[-1].done = True
         step.after = None

@@ -33,22 +33,23 @@ DEPTH = 10
 
 
 class TransformersNoiseMonitor(TrainerCallback, ExportableState):
-    """:class:`~noisescape.training.monitor.Monitor` for transformers: ``Trainer(callbacks=[TransformersNoiseMonitor()])``.
+    """The monitor for transformers, in one line: ``Trainer(callbacks=[TransformersNoiseMonitor()])``.
 
-    The figures, with their names and units, are the monitor's: Tr C, ‖ḡ‖² and the simple noise scale of the gradient
-    of one sample (a row of the batch), not divided by B. Pieces are the micro-batches of ``gradient_accumulation_steps`` and
-    the ranks of distributed training; a step of one batch on one device is split at the model's output. A loss that
-    the Trainer normalises by the labels of the whole step gives each piece the weight of its own labels. The report
-    goes through ``Trainer.log``, so into ``log_history`` and to every integration, and the state into ``trainer_state.json``,
-    from which ``resume_from_checkpoint`` goes on exactly.
+    The figures are those of :class:`~noisescape.training.monitor.Monitor`: Tr C, ‖ḡ‖² and the simple noise scale of
+    one sample's gradient (a row of the batch), not divided by B. Pieces are the micro-batches of
+    ``gradient_accumulation_steps`` and the ranks of distributed training; where the Trainer normalises the loss by
+    the labels of the whole step, each weighs as many as it has. A step of one batch on one device is split at the
+    model's output. The report goes through ``Trainer.log``, so into ``log_history`` and to every integration, the
+    state into ``trainer_state.json``, from which ``train(resume_from_checkpoint=...)`` goes on exactly.
 
-    While training goes on, ``Trainer.training_step`` is wrapped to see where pieces begin.
+    While it trains, ``Trainer.training_step`` is wrapped, which shows where micro-batches begin.
 
     Args:
         every: optimiser steps between reports.
         batch_size: rows of a batch, or a function of the batch that gives them; None: the first dimension of the
             batch's first tensor.
-        options: of the monitor: ``measure_every``, ``window``, ``split``, ``prefix``, ``seed`` and others.
+        options: of the monitor: ``measure_every``, ``window``, ``split``, ``prefix``, ``seed``; with ``loss`` and
+            ``probe``, probed figures.
 
     Attributes:
         report: the last report; empty before the first.
@@ -153,7 +154,7 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
         for kind in ("tp", "cp", "sp"):
             if (getattr(parallelism, f"{kind}_size", None) or 1) > 1:
                 raise InvalidValueError(
-                    f"with {kind}_size above 1 ranks share samples, so their gradients are not independent: monitor "
+                    f"with {kind}_size above 1 ranks share samples, and their gradients are not independent: monitor "
                     "a data-parallel run"
                 )
 
@@ -199,9 +200,9 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
 
 
 def _weight(trainer: Trainer, inputs: Any, items: Tensor | int | None) -> Tensor | float:
-    """The weight of a micro-batch's mean gradient in the gradient of this process's step, as the Trainer has it.
+    """The weight of a micro-batch's mean gradient in that of this process's step, as the Trainer has it.
 
-    Where the loss is normalised by the labels of the whole step, it is n_k/n with the micro-batch's own n_k. Nothing
+    Where the loss is normalised by the labels of the whole step, it is n_k/n, with n_k labels of its own. Nothing
     waits for the device.
     """
     scaled = getattr(trainer, "loss_is_scaled_for_ga", None)

@@ -105,12 +105,11 @@ def test_a_shorter_last_window_is_divided_by_the_full_number(clip):
     assert callback.report["noise/pieces"] == 2.5
 
 
-def test_a_last_window_of_one_batch_has_its_own_weight():
-    """It is split only where the steps before were of one batch; so here, it is left out."""
+def test_a_last_window_of_one_batch_is_left_out():
+    """It is split only where the steps before were of one batch."""
     steps = micro_batches(1, 5, 4)
     callback = monitor(every=3)
-    with pytest.warns(UserWarning, match="a step is one piece"):
-        trainer(callback, accumulate_grad_batches=2).fit(Module(), loader(steps))
+    trainer(callback, accumulate_grad_batches=2).fit(Module(), loader(steps))
     assert_found(callback.report, by_autograd(steps, [[0.5] * 2] * 2))
     assert callback.report["noise/skipped_steps"] == 1
 
@@ -316,15 +315,15 @@ def test_loggers_receive_the_figures_at_the_global_step(tmp_path, monkeypatch):
         TensorBoardLogger(tmp_path, name="board"),
         WandbLogger(offline=True, save_dir=tmp_path),
     ]
-    reports = []
+    reports, unpatched = [], ns.Monitor.report
     monkeypatch.setattr(
-        ns.Monitor, "report", lambda self, kept=ns.Monitor.report: reports.append(kept(self)) or reports[-1]
+        ns.Monitor, "report", lambda self, batch=None: reports.append(unpatched(self, batch)) or reports[-1]
     )
     fit = trainer(callback, logger=loggers, accumulate_grad_batches=2, log_every_n_steps=1)
     fit.fit(Module(), loader(steps))
     loggers[2].experiment.finish()
     assert len(reports) == 2
-    with open(next((tmp_path / "csv").rglob("metrics.csv"))) as file:
+    with next((tmp_path / "csv").rglob("metrics.csv")).open() as file:
         rows = {int(row["step"]): row for row in csv.DictReader(file) if row.get("noise/scale")}
     assert sorted(rows) == [3, 6]
     events = EventAccumulator(str(next((tmp_path / "board").glob("version_*"))))
@@ -403,7 +402,12 @@ class Accumulates(SingleDeviceStrategy):
     [
         (Manual, {}, ValueError, "automatic optimisation only.*call noisescape.Monitor in training_step"),
         (SecondOrder, {}, TypeError, "LBFGS"),
-        (Module, {"strategy": Accumulates(device="cpu")}, ValueError, "Accumulates accumulates gradients in buffers"),
+        (
+            Module,
+            {"strategy": Accumulates(device="cpu")},
+            ValueError,
+            "Accumulates accumulates gradients in buffers",
+        ),
     ],
 )
 def test_trainings_that_cannot_be_read_are_refused(kind, options, error, match):

@@ -1,5 +1,6 @@
 """The monitor in plain loops: figures of every step against autograd, whatever the loop does to its gradients."""
 
+import contextlib
 import copy
 import io
 import math
@@ -523,6 +524,19 @@ def test_a_monitor_that_counts_itself_takes_no_announcements():
     monitor = ns.Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1))
     with pytest.raises(ValueError, match="make it with announced=True, or announce none"):
         monitor.begin_piece(3)
+
+
+@pytest.mark.parametrize("single", [1, 2])
+def test_one_step_of_one_piece_among_others_is_left_out_and_two_in_a_row_are_told(single):
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    monitor = ns.Monitor(model, optimizer, every=6, measure_every=1, split=False)
+    steps = micro_batches(3, 2, 4) + micro_batches(single, 1, 4) + micro_batches(3 - single, 2, 4)
+    told = pytest.warns(UserWarning, match="a step is one piece") if single == 2 else contextlib.nullcontext()
+    with told:
+        _, report = train(model, optimizer, steps, monitor=monitor)
+    assert report["noise/measured_steps"] == 6 - single
+    assert report["noise/skipped_steps"] == single
 
 
 def test_others_backward_hooks_never_see_half_batches():

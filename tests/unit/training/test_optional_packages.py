@@ -1,4 +1,4 @@
-"""Lightning and transformers are imported when their callback is used, and asked for by name where they are missing."""
+"""Lightning and transformers are imported when their callback is used, and asked for where they are missing."""
 
 import subprocess
 import sys

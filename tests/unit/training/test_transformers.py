@@ -99,7 +99,9 @@ def test_pieces_weigh_as_many_labels_as_they_have(tmp_path):
 
     wanted = by_autograd(model, sgd(model.parameters()), windows(case.batches, 2), of_mean, weights)
     assert_found(callback.report, wanted)
-    equal = by_autograd(language_model(), sgd(model.parameters()), windows(case.batches, 2), of_mean, lambda w: [0.5] * 2)
+    equal = by_autograd(
+        language_model(), sgd(model.parameters()), windows(case.batches, 2), of_mean, lambda w: [0.5] * 2
+    )
     with pytest.raises(AssertionError):
         assert_found(callback.report, equal)
 
@@ -203,9 +205,7 @@ def test_a_compiled_model(tmp_path):
 def test_a_compiled_model_without_accumulation_says_why(tmp_path):
     torch._dynamo.reset()
     callback = monitor(every=8)
-    trainer = transformers_trainer(
-        ONE, tmp_path, [callback], torch_compile=True, torch_compile_backend="inductor"
-    )
+    trainer = transformers_trainer(ONE, tmp_path, [callback], torch_compile=True, torch_compile_backend="inductor")
     with pytest.warns(UserWarning, match="a step is one piece, and no gradient came back to an output"):
         trainer.train()
     assert callback.report == {}
