@@ -1,4 +1,4 @@
-"""The gradient noise of a training loop of your own, in three lines; noise scale and batch size with an interval."""
+"""The gradient noise of a training loop of your own, in three lines: the noise scale with an interval."""
 
 import torch
 from sklearn.datasets import load_digits

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -14,6 +15,9 @@ from noisescape.training.nested import tensors
 
 Deliver = Callable[[list[int]], None]
 
+ROUNDING = 1e-2
+"""How much two backward passes through the same graph in half precision may differ in the squared norm."""
+
 
 class Halves:
     """Splits the gradient of a step that is one piece.
@@ -22,7 +26,8 @@ class Halves:
     backward pass, when the gradient of the output arrives, one more backward pass from there with random signs ±1,
     half of them each, gives d = Σ ±c_n: hooks on the parameters see it while ``at_work``. The two halves' squared
     norms add up to (‖P‖² + ‖d‖²)/2. The loss and the targets need not be known. The cost is one backward pass, and
-    at its peak the memory of the activations that a backward pass would have freed by then.
+    at its peak the memory of the activations that a backward pass would have freed by then. The first time a pass
+    without signs comes before it, which shows whether all of P comes through the output.
 
     Args:
         seed: of the signs.
@@ -33,6 +38,8 @@ class Halves:
         self._output: GradientEdge | None = None
         self._handle: RemovableHandle | None = None
         self.at_work = False
+        self.signed = True  # whether the pass at work is
+        self.checked = False  # whether all of the gradient was seen to come through the output
         self.refusal: str | None = None
 
     def watch(
@@ -85,15 +92,24 @@ class Halves:
         signs = signs.to(gradient).view(size, *(1,) * (gradient.ndim - 1))
         self.at_work = True
         try:
-            torch.autograd.grad(
-                [output], list(parameters), [gradient * signs], retain_graph=True, allow_unused=True
-            )
+            for signed in (True,) if self.checked else (False, True):
+                self.signed = signed
+                back = gradient * signs if signed else gradient
+                torch.autograd.grad([output], list(parameters), [back], retain_graph=True, allow_unused=True)
         except RuntimeError as error:  # compiled, or a reentrant checkpoint
             self.refusal = f"its backward pass can be run once only ({str(error).splitlines()[0]})"
             return
         finally:
             self.at_work = False
         deliver([size - minus, minus])
+
+    def check(self, through: float, whole: float) -> None:
+        """Compare what came through the output, without signs, to all of the gradient: squared norms."""
+        if not 0 < whole < math.inf or not math.isfinite(through):
+            return
+        self.checked = True
+        if abs(through - whole) > ROUNDING * whole:
+            self.refusal = "part of the gradient does not come through the model's output"
 
     def state_dict(self) -> dict[str, Any]:
         """Where the signs are."""

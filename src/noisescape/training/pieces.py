@@ -96,6 +96,7 @@ class _Step:
         pieces: the last of them is the present one.
         sums: norms of the accumulated gradients, when the last backward pass had ended.
         contrast: norms of the difference of two halves.
+        through: the same of all the gradient that comes through the output, where that is to be checked.
         contrasted: the parameters that it is of.
         halves: their sizes.
         depth: how many of the modules whose output can be split are being called.
@@ -110,6 +111,7 @@ class _Step:
         self.pieces: list[_Piece] = []
         self.sums: Norms | None = None
         self.contrast = _empty(groups)
+        self.through: list[Tensor] = []
         self.contrasted: set[int] = set()
         self.halves: list[int] | None = None
         self.depth = 0
@@ -243,7 +245,7 @@ class PieceRecorder:
     def _append(self, step: _Step, piece: _Piece) -> None:
         step.pieces.append(piece)
         step.depth = 0
-        step.contrast, step.contrasted, step.halves = _empty(step.groups), set(), None
+        step.contrast, step.through, step.contrasted, step.halves = _empty(step.groups), [], set(), None
         if self._halves is not None:
             self._halves.release()
 
@@ -316,9 +318,12 @@ class PieceRecorder:
             if self._halves is None or not self._halves.at_work:
                 self._see(step, gradient.detach(), key, group, held)
                 return None
-            step.contrasted.add(key)
-            step.contrast[0][group].append(norm(gradient))
-            step.contrast[1][group] += self._metric_norm(group, held, gradient)
+            if self._halves.signed:
+                step.contrasted.add(key)
+                step.contrast[0][group].append(norm(gradient))
+                step.contrast[1][group] += self._metric_norm(group, held, gradient)
+            else:
+                step.through.append(norm(gradient))
             return gradient.new_zeros(()).expand(gradient.shape)  # or all would be held until the pass has ended
 
         return GradientHook(see)
@@ -367,7 +372,8 @@ class PieceRecorder:
             self.discarded += 1
             anew = _Step(step.groups)
             anew.pieces = [piece for piece in step.pieces[-1:] if not piece.done]
-            anew.contrast, anew.contrasted, anew.halves = step.contrast, step.contrasted, step.halves
+            anew.contrast, anew.through = step.contrast, step.through
+            anew.contrasted, anew.halves = step.contrasted, step.halves
             self._step = step = anew
         if step.after is None and len(step.pieces) <= 1:
             left = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
@@ -406,6 +412,21 @@ class PieceRecorder:
             step.sums[0][index].append(norm(gradient))
             if metric:
                 step.sums[1][index] += self._metric_norm(index, parameter, gradient)
+
+        if step.through and step.halves is not None and len(step.pieces) == 1:
+            self._check_halves(step)
+
+    def _check_halves(self, step: _Step) -> None:
+        """Once in a training; waits for the device."""
+        if self._halves is None:
+            return
+        through, whole = (
+            float(torch.stack([one.to(norms[0].device) for one in norms]).square().sum())
+            for norms in (step.through, [one for of in step.pieces[0].norms[0] for one in of])
+        )
+        self._halves.check(through, whole)
+        if self._halves.refusal is not None:
+            step.halves = None
 
     def _note_halves(self, sizes: list[int]) -> None:
         if self._step is not None:

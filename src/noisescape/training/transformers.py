@@ -66,6 +66,11 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
             raise InvalidTypeError(
                 f"{fixed[0]} is what the Trainer does, which the callback looks up: leave it out"
             )
+        if options.get("loss") is not None and options.get("probe") is None:
+            raise InvalidValueError(
+                "with a loss, figures are probed, and a batch of the Trainer does not say what of it are targets: "
+                "give held-out samples too: probe=(inputs, targets)"
+            )
         self.report: Report = {}
         self._options = {"every": every, "batch_size": batch_size, **options}
         self._monitor: Monitor | None = None
@@ -154,8 +159,8 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
         for kind in ("tp", "cp", "sp"):
             if (getattr(parallelism, f"{kind}_size", None) or 1) > 1:
                 raise InvalidValueError(
-                    f"with {kind}_size above 1 ranks share samples, and their gradients are not independent: monitor "
-                    "a data-parallel run"
+                    f"with {kind}_size above 1 ranks share samples, and their gradients are not independent: "
+                    "monitor a data-parallel run"
                 )
 
     def _follow(self, trainer: Trainer, monitor: Monitor) -> None:

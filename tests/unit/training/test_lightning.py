@@ -344,6 +344,20 @@ def test_without_a_logger_the_report_is_on_the_callback():
     assert callback.report["noise/step"] == 2
 
 
+@pytest.mark.parametrize("held_out", [True, False])
+def test_probed_figures_of_held_out_samples_or_of_the_present_batch(held_out):
+    steps = micro_batches(2, 1, 12)
+    (samples,) = micro_batches(1, 1, 40, seed=5)[0]
+    callback = monitor(
+        every=2, loss=nn.functional.cross_entropy, overhead=None, **({"probe": samples} if held_out else {})
+    )
+    module = CallsItself()
+    trainer(callback).fit(module, loader(steps))
+    risk = ns.EmpiricalRisk(module.net, nn.functional.cross_entropy, samples if held_out else steps[1][0])
+    assert callback.report["noise/probe/samples"] == (40 if held_out else 12)
+    assert callback.report["noise/probe/loss"] == pytest.approx(float(risk.loss(risk.parameters())), rel=1e-6)
+
+
 # ---------------------------------------------------------------------- checkpoints
 
 

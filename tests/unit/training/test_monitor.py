@@ -388,7 +388,7 @@ def test_a_step_of_one_piece_that_cannot_be_split_says_why():
     assert reports == [{}, {}]
 
 
-@pytest.mark.parametrize("trap", ["a head outside", "two outputs"])
+@pytest.mark.parametrize("trap", ["a head outside", "two outputs", "an auxiliary loss"])
 def test_a_batch_that_the_output_does_not_tell_apart_is_not_split(trap):
     model, head = small_net(), nn.Linear(2, 2).double()
     optimizer = torch.optim.SGD([*model.parameters(), *head.parameters()], lr=0.1)
@@ -396,14 +396,19 @@ def test_a_batch_that_the_output_does_not_tell_apart_is_not_split(trap):
     match = {
         "a head outside": "part of the gradient does not come through the model's output",
         "two outputs": "several of its outputs went into one backward pass",
+        "an auxiliary loss": "part of the gradient does not come through the model's output",
     }[trap]
+    hidden = []
+    model[1].register_forward_hook(lambda module, args, output: hidden.append(output))
 
     def loop():
         for ((inputs, targets),) in micro_batches(2, 1, 5):
             optimizer.zero_grad()
             outputs = model(inputs)
-            outputs = head(outputs) if trap == "a head outside" else outputs + model(inputs + 1)
-            nn.functional.cross_entropy(outputs, targets).backward()
+            outputs = head(outputs) if trap == "a head outside" else outputs
+            outputs = outputs + model(inputs + 1) if trap == "two outputs" else outputs
+            auxiliary = hidden[-1].square().mean() if trap == "an auxiliary loss" else 0
+            (nn.functional.cross_entropy(outputs, targets) + auxiliary).backward()
             optimizer.step()
             assert monitor.step() == {}
 

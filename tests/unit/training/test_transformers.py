@@ -253,6 +253,28 @@ def test_the_trainers_own_log_and_tensorboard_receive_the_figures(tmp_path, monk
             assert scalar.value == pytest.approx(figures[scalar.step][key], rel=1e-6)
 
 
+def loss_of_logits(outputs, labels):
+    return nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
+
+
+def test_probed_figures_of_held_out_samples(tmp_path):
+    case = CASES["vision transformer, two micro-steps"]
+    (held_out,) = batched(digits(140)[120:], 20)
+    samples = ({"pixel_values": held_out["pixel_values"]}, held_out["labels"])
+    callback = monitor(every=8, loss=loss_of_logits, probe=samples, overhead=None)
+    trainer = transformers_trainer(case, tmp_path, [callback])
+    trainer.train()
+    with torch.no_grad():
+        loss = trainer.model.eval()(**held_out).loss
+    assert callback.report["noise/probe/samples"] == 20
+    assert callback.report["noise/probe/loss"] == pytest.approx(float(loss), rel=1e-6)
+
+
+def test_probes_need_held_out_samples():
+    with pytest.raises(ValueError, match="give held-out samples too: probe="):
+        monitor(every=8, loss=loss_of_logits)
+
+
 # ---------------------------------------------------------------------- checkpoints
 
 
