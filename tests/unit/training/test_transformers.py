@@ -70,6 +70,10 @@ def test_a_shorter_last_window_is_divided_by_its_own_number(tmp_path):
     assert callback.report["noise/pieces"] == 2.5
 
 
+def float_digits(count):
+    return [{**sample, "pixel_values": sample["pixel_values"].float()} for sample in digits(count)]
+
+
 def unequal_text(count):
     """Rows of which only a part is to be predicted, of unlike lengths."""
     rows = text(count)
@@ -188,6 +192,29 @@ def test_half_precision(tmp_path, pieces):
         reports.append(callback.report)
     for key in ("noise/trace_covariance", "noise/squared_gradient_norm"):
         assert reports[1][key] == pytest.approx(reports[0][key], rel=0.05), "the signs are the same"
+
+
+@pytest.mark.parametrize("pieces", [1, 2])
+def test_a_gradient_scaler(tmp_path, pieces):
+    """Accelerate makes one on accelerators only; here it is given one. The first step overflows: it is skipped."""
+    reports = []
+    for scaled in (False, True):
+        case = Case(lambda: conv_net().float(), float_digits, sgd, pieces=pieces)
+        data = case.data if scaled else case.data[case.size * pieces :]
+        callback = monitor(every=7)
+        trainer = transformers_trainer(case, tmp_path, [callback], data=data)
+        if scaled:
+            data[0]["pixel_values"] = torch.full((1, 8, 8), torch.inf)
+            trainer.accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10)
+        trainer.train()
+        reports.append(callback.report)
+    assert trainer.accelerator.scaler.get_scale() == 2.0**9
+    assert reports[1]["noise/skipped_steps"] == 1
+    if pieces == 1:  # other signs, since the skipped step drew some too
+        assert reports[1]["noise/measured_steps"] == 7
+        return
+    for key in ("noise/trace_covariance", "noise/squared_gradient_norm"):
+        assert reports[1][key] == pytest.approx(reports[0][key], rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
