@@ -50,6 +50,8 @@ def run(
         batches = mine(step)
         for index, (inputs, targets) in enumerate(batches):
             last = index == len(batches) - 1
+            if options.get("announced"):
+                monitor.begin_piece(len(inputs), 1 / len(batches))
             with no_sync() if no_sync is not None and not last else contextlib.nullcontext():
                 loss = nn.functional.cross_entropy(model(inputs.to(cast)), targets) / len(batches)
                 (scaler.scale(loss) if scaler is not None else loss).backward()
@@ -87,6 +89,11 @@ def train_ddp_one_piece():
 def train_ddp_no_sync():
     model = DistributedDataParallel(small_net())
     return run(model, sgd(model), no_sync=model.no_sync)
+
+
+def train_ddp_announced():
+    model = DistributedDataParallel(small_net())
+    return run(model, sgd(model), no_sync=model.no_sync, announced=True)
 
 
 def train_ddp_synchronised_each_time():
@@ -207,6 +214,11 @@ def train_fsdp_no_sync():
 def train_fsdp_synchronised_each_time():
     model = sharded(by_layer=False)
     return run(model, sgd(model))
+
+
+def train_fsdp_announced():
+    model = sharded()
+    return run(model, sgd(model), no_sync=functools.partial(unsynchronised, model), announced=True)
 
 
 def train_fsdp_groups():

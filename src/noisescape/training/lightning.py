@@ -86,7 +86,7 @@ class LightningNoiseMonitor(Callback):
                 f"configure_optimizers gave {len(trainer.optimizers)} optimisers; LightningNoiseMonitor follows one"
             )
         self._monitor = Monitor(
-            trainer.model or pl_module,
+            trainer.model if trainer.model is not None else pl_module,
             trainer.optimizers[0],
             scaler=getattr(trainer.precision_plugin, "scaler", None),
             outputs=_outputs(pl_module),

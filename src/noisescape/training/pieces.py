@@ -451,6 +451,9 @@ class PieceRecorder:
                 "part of the gradient does not come through the model's output, so its batch cannot be split: "
                 "accumulate over two micro-steps or more"
             )
+        if min(sizes, default=1) < 1:
+            step.fault = "a micro-step has no samples"
+            sizes = [max(size, 1) for size in sizes]
         if to_split and split is None and sizes[0] > 1:
             step.fault = step.fault or (
                 "a step is one piece, and no gradient came back to an output of the whole model by which its batch "

@@ -93,19 +93,23 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
         trainer = _trainer_that_calls()
         self._check(trainer)
         options = {name: value for name, value in self._options.items() if name != "batch_size"}
-        self._monitor = Monitor(
+        monitor = Monitor(
             trainer.model_wrapped,
             optimizer,
             scaler=getattr(trainer.accelerator, "scaler", None),
             announced=True,
             **options,
         )
+        self._follow(trainer, monitor)
         saved: Any = state.stateful_callbacks
         name = type(self).__name__
         if state.global_step and name in saved and saved[name]["attributes"]["_kept"]:
-            self._monitor.load_state_dict(_unpacked(saved[name]["attributes"]["_kept"]))
+            try:
+                monitor.load_state_dict(_unpacked(saved[name]["attributes"]["_kept"]))
+            except BaseException:
+                self._close()
+                raise
         saved.setdefault(name, self.state())  # the Trainer misses it where it resumes a run that had no monitor
-        self._follow(trainer, self._monitor)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -165,7 +169,7 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
 
     def _follow(self, trainer: Trainer, monitor: Monitor) -> None:
         """Have the Trainer say where each piece begins."""
-        self._trainer = trainer
+        self._trainer, self._monitor = trainer, monitor
         original = trainer.training_step
 
         @functools.wraps(original)
@@ -197,7 +201,7 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
 
     def _close(self) -> None:
         if self._trainer is not None:
-            del vars(self._trainer)["training_step"]
+            vars(self._trainer).pop("training_step", None)
             self._trainer = None
         if self._monitor is not None:
             self._monitor.close()

@@ -524,6 +524,27 @@ def test_gradients_beside_announced_pieces():
     assert report["noise/pieces"] == 2
 
 
+def test_a_micro_step_without_samples():
+    model = small_net()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    monitor = ns.Monitor(model, optimizer, every=3, measure_every=1, announced=True)
+
+    def loop():
+        for number, pieces in enumerate(micro_batches(3, 2, 5)):
+            optimizer.zero_grad()
+            for inputs, targets in pieces:
+                monitor.begin_piece(0 if number == 1 else 5)
+                (loss_of(model, inputs, targets) / 2).backward()
+            optimizer.step()
+            report = monitor.step()
+        return report
+
+    with pytest.warns(UserWarning, match="a micro-step has no samples"):
+        report = loop()
+    assert report["noise/measured_steps"] == 2
+    assert report["noise/skipped_steps"] == 1
+
+
 def test_a_monitor_that_counts_itself_takes_no_announcements():
     model = small_net()
     monitor = ns.Monitor(model, torch.optim.SGD(model.parameters(), lr=0.1))

@@ -19,6 +19,7 @@ TESTS = Path(__file__).resolve().parents[2]
 STEPS, SIZE = 5, 4
 AVERAGED = [
     "ddp_no_sync",
+    "ddp_announced",
     "ddp_synchronised_each_time",
     "ddp_bucket_views",
     "ddp_static_graph",
@@ -26,6 +27,7 @@ AVERAGED = [
     "ddp_compiled",
     "ddp_of_compiled",
     "fsdp_no_sync",
+    "fsdp_announced",
     "fsdp_synchronised_each_time",
 ]
 

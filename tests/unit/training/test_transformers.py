@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 import noisescape as ns
 from noisescape.training.noise_scale import smooth
+from noisescape.training.transformers import _packed, _unpacked
 from trainer_cases import CASES, Case, batched, conv_net, digits, language_model, sgd, text, transformers_trainer
 from training_loops import of_weighted
 
@@ -353,6 +354,23 @@ def test_an_option_that_a_checkpoint_cannot_hold(tmp_path):
     )
     with pytest.raises(ValueError, match="without its option batch_size, which a checkpoint cannot hold"):
         rebuilt.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+
+
+def test_a_state_of_other_parameter_groups_is_refused_and_nothing_is_left(tmp_path):
+    saving = {"save_strategy": "steps", "save_steps": 3}
+    transformers_trainer(TWO, tmp_path, [monitor(every=8)], **saving).train()
+    path = tmp_path / "checkpoint-3" / "trainer_state.json"
+    callback = monitor(every=2)
+    again = transformers_trainer(TWO, tmp_path, [callback], **saving)
+    state = json.loads(path.read_text())
+    kept = _unpacked(state["stateful_callbacks"]["TransformersNoiseMonitor"]["attributes"]["_kept"])
+    kept["window"] = [[samples, pieces, [[[1.0, 1.0]] * 2] * 2] for samples, pieces, _ in kept["window"]]
+    state["stateful_callbacks"]["TransformersNoiseMonitor"]["attributes"]["_kept"] = _packed(kept)
+    path.write_text(json.dumps(state))
+    with pytest.raises(ValueError, match="the monitor's state has 2 parameter groups, the optimiser 1"):
+        again.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
+    assert not hooks_of(again.model)
+    assert "training_step" not in vars(again)
 
 
 # ---------------------------------------------------------------------- what is refused
