@@ -47,30 +47,28 @@ class Monitor:
     but every ``every`` steps. Batch-norm and dropout are what they are in training: where samples see one
     another, a piece is its micro-batch.
 
-    ===============================
-    ================================================================================= ``noise/step``
-    optimiser steps so far ``noise/batch_size``            B, samples of a step over all micro-steps and ranks;
-    mean of the measured steps ``noise/pieces``                K, likewise ``noise/measured_steps``        steps
-    in the window ``noise/skipped_steps``         measured steps that could not be used, so far: not finite under
-    a gradient
+    =============================== ================================================================================
+    ``noise/step``                  optimiser steps so far
+    ``noise/batch_size``            B, samples of a step over all micro-steps and ranks; mean of the measured steps
+    ``noise/pieces``                K, likewise; of a split step, 2
+    ``noise/measured_steps``        steps in the window
+    ``noise/skipped_steps``         measured steps that could not be used, so far: not finite under a gradient
                                     scaler, thrown away, or not understood (a warning says why)
     ``noise/trace_covariance``      Tr C, with ``_stderr``; may be negative
     ``noise/squared_gradient_norm`` ‖ḡ‖², with ``_stderr``; may be negative
     ``noise/scale``                 Tr C/‖ḡ‖² in samples, with ``_stderr`` and an interval of 95 %, ``_low`` and
                                     ``_high``; infinite where ‖ḡ‖² cannot be told from 0
-    ``noise/preconditioned/…``      the last three in an adaptive optimiser's metric: Tr(DC), ḡᵀDḡ and their ratio
-                                    (:func:`~noisescape.training.preconditioner.preconditioner`; of adaptive ones,
-                                    Adam, AdamW, NAdam, RMSprop and Adagrad; not with sharded parameters)
+    ``noise/preconditioned/…``      the last three in an adaptive optimiser's metric: Tr(DC), ḡᵀDḡ and their ratio;
+                                    of Adam, AdamW, NAdam, RMSprop and Adagrad, not with sharded parameters. See
+                                    :func:`~noisescape.training.preconditioner.preconditioner`
     ``noise/group/NAME/…``          all of these of each parameter group, where there are several; NAME is its
                                     ``"name"``, or its number
     ``noise/lr``                    learning rate of the first group
     ``noise/probe/…``               with ``loss``, when the time budget allows: per-sample Tr C, Tr(HΣ_B), λ₁ and
-    the
-                                    edge of stability, batch sharpness, projection coefficient; see
+                                    the edge of stability, batch sharpness, projection coefficient. See
                                     :class:`~noisescape.training.Probe`
     ``noise/overhead``              share of the training's time that probes have taken
-    ===============================
-    =================================================================================
+    =============================== ================================================================================
 
     Args:
         model: the module that the loop calls, in its wrappers (compiled, DistributedDataParallel, fully_shard).
@@ -78,7 +76,7 @@ class Monitor:
         optimizer: any torch optimiser but LBFGS; its parameters are looked at.
         every: optimiser steps between reports.
         measure_every: optimiser steps between measured ones; None: 20, and 60 while a step is one piece, which
-            costs a backward pass more.
+            costs a backward pass more; or ``every``, where that is less.
         window: measured steps that are averaged over.
         accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is
             not. The noise scale does not depend on it.
@@ -329,7 +327,7 @@ class Monitor:
     def _schedule(self) -> None:
         split = self._halves is not None and self._micro_steps == 1
         usual = SPLIT_SHARE if split else MEASURED_SHARE
-        if self._steps % (self._measure_every or usual) == 0:
+        if self._steps % (self._measure_every or min(usual, self._every)) == 0:
             self._recorder.arm()
         else:
             self._recorder.disarm()
