@@ -19,7 +19,7 @@ from noisescape.measurement.memory import AllocationTracker
 STEPS = 300
 """A multiple of every period: of measured steps, of split ones, and of reports."""
 EVERY = 100
-REPEATS = 7
+REPEATS = 9
 FREE, PROBED, MEMORY = 1.02, 1.05, 1.1
 Step = Callable[[int], None]
 
@@ -132,6 +132,8 @@ def transformer() -> Training:
 
 
 TRAININGS = {"LeNet, SGD": convolutional, "small GPT, AdamW": transformer}
+LONG = {"LeNet, SGD": 12_000, "small GPT, AdamW": 5_000}
+"""Steps that take about a minute: before a twentieth of it is what a model's trial costs, nothing is probed."""
 
 
 def watched(**options: object) -> Callable[[nn.Module, torch.optim.Optimizer], Step]:
@@ -240,7 +242,6 @@ def run() -> Outcome:
             "monitor reading every step, 2 micro-steps": training.loop(2, watched(measure_every=1)),
             "bare": training.loop(1),
             "monitor splitting batches": training.loop(1, watched()),
-            "monitor with probes": training.loop(1, probed(training)),
             "gns-pytorch": training.loop(1, by_gns_pytorch(training)),
         }
         if training.model.__class__ is SmallGPT:
@@ -261,7 +262,6 @@ def run() -> Outcome:
             ("monitor, 2 micro-steps", FREE),
             ("monitor reading every step, 2 micro-steps", None),
             ("monitor splitting batches", FREE),
-            ("monitor with probes", PROBED),
             ("gns-pytorch", None),
             ("layer norms per sample", None),
             ("cockpit", None),
@@ -269,8 +269,20 @@ def run() -> Outcome:
             if side_name in sides:
                 against = "bare, 2 micro-steps" if "2 micro" in side_name else "bare"
                 outcome.compare(f"{name}: 300 steps", f"{name}: {side_name}", f"{name}: {against}", target=target)
+        with_probes(outcome, name, training)
         memory(outcome, name, training)
     return outcome
+
+
+def with_probes(outcome: Outcome, name: str, training: Training) -> None:
+    """Long trainings in turns, each from its start: a budget of wall time must not earn while others run."""
+    bare, side = f"{name}: bare, from the start", f"{name}: monitor with probes"
+    for _ in range(2):
+        for label, watch in ((bare, None), (side, probed(training))):
+            begun = time.perf_counter()
+            training.loop(1, watch)(LONG[name])
+            outcome.seconds.setdefault(label, []).append(time.perf_counter() - begun)
+    outcome.compare(f"{name}: {LONG[name]:,} steps", side, bare, target=PROBED)
 
 
 def memory(outcome: Outcome, name: str, training: Training) -> None:

@@ -942,7 +942,7 @@ def test_the_default_reads_every_twentieth_step():
     assert report["noise/step"] == 100
 
 
-def test_steps_of_one_piece_are_split_every_sixtieth_time():
+def test_steps_of_one_piece_are_split_every_eightieth_time():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     monitor = ns.Monitor(model, optimizer)
