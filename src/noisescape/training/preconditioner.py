@@ -17,24 +17,25 @@ def preconditioner(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
     the same of ``square_avg`` for RMSprop and of ``sum`` for Adagrad. RAdam's differs from step to step: not taken.
 
     Returns:
-        D, or None where the optimiser is not exactly one of these (a subclass may step otherwise), or has not
-        stepped yet.
+        D (with a last dimension for real and imaginary parts, where the parameter is complex), or None where the
+        optimiser is not exactly one of these (a subclass may step otherwise), or has not stepped yet.
     """
     state = optimizer.state.get(parameter, {})
     if type(optimizer) is torch.optim.RMSprop:
         if "square_avg" not in state:
             return None
-        second: Tensor = state["square_avg"]
+        second = _real(state["square_avg"])
         if group["centered"]:
-            second = second.addcmul(state["grad_avg"], state["grad_avg"], value=-1)
+            mean = _real(state["grad_avg"])
+            second = second.addcmul(mean, mean, value=-1)
     elif type(optimizer) is torch.optim.Adagrad:
         if "sum" not in state or not float(state["step"]) > 0:
             return None
-        second = state["sum"]
+        second = _real(state["sum"])
     elif type(optimizer) in (torch.optim.Adam, torch.optim.AdamW, torch.optim.NAdam):
         if "exp_avg_sq" not in state:
             return None
-        second = state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"]
+        second = _real(state["max_exp_avg_sq"] if group.get("amsgrad") else state["exp_avg_sq"])
         steps = state["step"]  # on the host, or it must not be waited for
         steps = steps.double() if isinstance(steps, Tensor) and steps.device.type != "cpu" else float(steps)
         correction = 1 - group["betas"][1] ** steps
@@ -42,3 +43,7 @@ def preconditioner(optimizer: Optimizer, group: dict[str, Any], parameter: Tenso
     else:
         return None
     return second.sqrt().add_(group["eps"]).reciprocal_()
+
+
+def _real(second: Tensor) -> Tensor:
+    return torch.view_as_real(second) if second.is_complex() else second
