@@ -12,6 +12,9 @@ from torch.nn.parallel import DistributedDataParallel
 
 from noisescape.errors import InvalidValueError
 
+MEANS = ("allreduce_hook", "fp16_compress_hook", "bf16_compress_hook", "_reducer_allreduce_and_upcast_hook")
+"""Communication hooks of DistributedDataParallel that give the mean, but for rounding."""
+
 
 @dataclass(frozen=True)
 class DataParallel:
@@ -21,11 +24,35 @@ class DataParallel:
         ranks: R; the step's gradient is the mean of theirs.
         copies: how many ranks hold each entry of it: R where it is replicated, 1 where it is sharded.
         group: the processes; None: the default ones, or one alone.
+        averager: what averages, where it is a module.
     """
 
     ranks: int = 1
     copies: int = 1
     group: dist.ProcessGroup | None = None
+    averager: nn.Module | None = None
+
+    @property
+    def joins(self) -> bool:
+        """Whether ranks may end at different steps (``model.join()``), so that they must exchange nothing."""
+        config = getattr(self.averager, "_join_config", None)
+        return bool(getattr(config, "enable", False))
+
+    @property
+    def fault(self) -> str | None:
+        """Why the averaged gradient is not the mean of the ranks'."""
+        for hook, _ in getattr(self.averager, "_comm_hooks", ()):
+            name = getattr(hook, "__name__", type(hook).__name__)
+            if name not in MEANS:
+                return (
+                    f"gradients are averaged by the communication hook {name}, whose result need not be their "
+                    "mean: train without it"
+                )
+        if isinstance(self.averager, nn.Module) and any(map(_divided, self.averager.modules())):
+            return (
+                "set_gradient_divide_factor makes averaged gradients other than the ranks' mean: train without it"
+            )
+        return None
 
     @property
     def sharded(self) -> bool:
@@ -85,7 +112,7 @@ def data_parallel(model: nn.Module, *, alone: bool = False) -> DataParallel:
     for module in layers:
         if isinstance(module, DistributedDataParallel):
             ranks = dist.get_world_size(module.process_group)
-            return DataParallel(ranks, ranks, module.process_group)
+            return DataParallel(ranks, ranks, module.process_group, module)
     if not alone and dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
         raise InvalidValueError(
             f"{dist.get_world_size()} processes run, but the model is neither DistributedDataParallel nor "
@@ -115,4 +142,13 @@ def _sharded(model: nn.Module) -> DataParallel:
     (copies,) = replicas if len(replicas) == 1 else (0,)
     if not copies:
         raise InvalidValueError("parameters have different numbers of replicas: use one mesh for the whole model")
-    return DataParallel(dist.get_world_size(), copies)
+    return DataParallel(dist.get_world_size(), copies, averager=model)
+
+
+def _divided(module: nn.Module) -> bool:
+    """Whether fully_shard was told to divide its sums over ranks by another number than theirs."""
+    if not isinstance(module, FSDPModule):
+        return False
+    state = module._get_fsdp_state()  # noqa: SLF001  torch has no public way
+    groups = getattr(state, "_fsdp_param_groups", None) or [getattr(state, "_fsdp_param_group", None)]
+    return any(getattr(group, "gradient_divide_factor", None) is not None for group in groups)
