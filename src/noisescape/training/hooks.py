@@ -50,6 +50,11 @@ def nothing(*called: Any) -> None:
     """What a saved hook does."""
 
 
+def backward_pass() -> int:
+    """A number for the backward pass that is going on; −1 where none is."""
+    return int(torch._C._current_graph_task_id())  # noqa: SLF001  torch has no public way
+
+
 def when_backward_ends(action: Callable[[], None]) -> None:
     """Call when the present backward pass has ended, after what wrappers do then: averaging over ranks."""
     engine = torch.autograd.Variable._execution_engine  # noqa: SLF001  torch has no public way

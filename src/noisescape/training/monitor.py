@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
+import weakref
 from collections import deque
 from collections.abc import Sequence
 from types import TracebackType
@@ -14,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import LBFGS, Optimizer
+from torch.utils.hooks import RemovableHandle
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk.criterion import Loss
@@ -72,18 +75,23 @@ class Monitor:
 
     Args:
         model: the module that the loop calls, in its wrappers (compiled, DistributedDataParallel, fully_shard).
-            Call it once for each backward pass.
+            Call it once for each backward pass. A gradient that reaches the parameters by another way, or is
+            changed by hooks, is refused.
         optimizer: any torch optimiser but LBFGS; its parameters are looked at.
         every: optimiser steps between reports.
         measure_every: optimiser steps between measured ones; None: 20, and 80 while a step is one piece, which
             costs a backward pass more; or ``every``, where that is less.
         window: measured steps that are averaged over.
-        accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is
-            not. The noise scale does not depend on it.
+        accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is not,
+            a number where it is divided by that, also in a step of fewer (an epoch's last). The noise scale of a
+            step does not depend on it. Of losses summed over b samples, Tr C and ‖ḡ‖² are b² times as large.
         batch_size: samples of one forward pass, or a function of the model's ``(args, kwargs)`` that gives it;
-            None: the first dimension of the first tensor that the model is given.
-        scaler: the gradient scaler; None: found when it steps.
-        split: whether to split a step that is one piece. If not, such steps give no figures.
+            None: the first dimension of the tensors that the model is given, if it is the same in all, and the
+            model has no layer with ``batch_first=False``.
+        scaler: the gradient scaler; None: found when it steps. Give it where the loop itself steps the optimiser
+            after ``unscale_``.
+        split: whether to split a step that is one piece. If not, such steps give no figures. The backward pass more
+            that this takes runs hooks on activations (``register_hook``, ``retain_grad``), too.
         outputs: the modules whose output may have a row for each sample, by which such a step is split; where one
             calls another, the outermost counts. None: the model itself.
         announced: whether the loop says where each micro-step begins, with :meth:`begin_piece`, so that the model's
@@ -140,8 +148,11 @@ class Monitor:
         for name, value, least in (("every", every, 1), ("measure_every", measure_every, 1), ("window", window, 2)):
             if value is not None and (not isinstance(value, int) or value < least):
                 raise InvalidValueError(f"{name} is {value!r}; give a whole number of steps, {least} at least")
-        if accumulation not in ("mean", "sum"):
-            raise InvalidValueError(f"accumulation is {accumulation!r}; it is 'mean' or 'sum'")
+        divisor = isinstance(accumulation, int) and not isinstance(accumulation, bool) and accumulation >= 1
+        if accumulation not in ("mean", "sum") and not divisor:
+            raise InvalidValueError(
+                f"accumulation is {accumulation!r}; it is 'mean' or 'sum', or what losses are divided by"
+            )
         if isinstance(batch_size, int) and batch_size < 1:
             raise InvalidValueError(f"batch_size is {batch_size}; a forward pass has one sample at least")
         if not isinstance(model, nn.Module):
@@ -170,12 +181,14 @@ class Monitor:
             announced=announced,
         )
         self._window: deque[_Measured] = deque(maxlen=window)
-        self._pending: list[StepRecord] = []
+        # bounded where nobody asks for reports any more
+        self._pending: deque[StepRecord] = deque(maxlen=max(window, every))
         self._warned: set[str] = set()
         self._steps = self._reported = self._skipped = 0
+        self._closed = False
         self._single = 0  # measured steps of one piece in a row
         self._micro_steps = 1
-        self._hook = self._optimizer.register_step_post_hook(self._after_step)
+        self._hook = _after_each_step(self._optimizer, self)
         self._recorder.arm()
 
     # ------------------------------------------------------------------ in the loop
@@ -183,7 +196,7 @@ class Monitor:
     def step(self, batch: Any = None) -> Report:
         """After the optimiser's step (or after any micro-step): the report when one is due, else an empty one.
 
-        With several processes each must call it as often as the others.
+        Any process may ask: what they exchange they exchange in the optimiser's step.
 
         Args:
             batch: the present ``(inputs, targets)``, for probed figures without held-out samples.
@@ -217,7 +230,7 @@ class Monitor:
             "skipped_steps": float(self._skipped + self._recorder.discarded),
             **_figures("", np.stack([measured.total for measured in self._window])),
         }
-        groups = self._optimizer.param_groups
+        groups = self._optimizer.param_groups[: self._window[-1].groups.shape[-1]]
         if len(groups) > 1:
             for index, group in enumerate(groups):
                 of_group = np.stack([measured.groups[..., index] for measured in self._window])
@@ -235,9 +248,14 @@ class Monitor:
         return None if self._parallel.ranks > 1 and dist.get_rank(self._parallel.group) else probes
 
     def close(self) -> None:
-        """Take every hook off; the monitor measures nothing more."""
+        """Take every hook off; the monitor measures nothing more. One that is dropped does so by itself."""
         self._recorder.disarm()
         self._hook.remove()
+
+    def __del__(self) -> None:
+        # the optimiser does not keep it, so one that is dropped (for another, say) stops listening
+        with contextlib.suppress(AttributeError):  # of one that was never finished
+            self.close()
 
     def __enter__(self) -> Self:
         return self
@@ -294,28 +312,48 @@ class Monitor:
         Raises:
             ValueError: a state of another number of parameter groups.
         """
-        window = [_Measured.from_list(saved) for saved in state["window"]]
+        try:
+            window = [_Measured.from_list(saved) for saved in state["window"]]
+            steps, reported, skipped, micro_steps = (
+                int(state[name]) for name in ("steps", "reported", "skipped", "micro_steps")
+            )
+            halves, probes = state["halves"], state["probes"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise InvalidValueError(
+                f"this is no state of a Monitor ({type(error).__name__}: {error}); pass what its state_dict() "
+                "returned"
+            ) from error
         groups = len(self._optimizer.param_groups)
         for measured in window:
-            if measured.groups.shape[-1] != groups:
+            if measured.groups.shape != (2, 2, groups):
                 raise InvalidValueError(
                     f"the monitor's state has {measured.groups.shape[-1]} parameter groups, the optimiser {groups}"
                 )
         self._window = deque(window, maxlen=self._window.maxlen)
-        self._steps, self._reported, self._skipped = state["steps"], state["reported"], state["skipped"]
-        self._micro_steps = state["micro_steps"]
-        self._pending = []
+        self._steps, self._reported, self._skipped = steps, reported, skipped
+        self._micro_steps = micro_steps
+        self._pending.clear()
         self._recorder.discarded = 0
-        if self._halves is not None and state["halves"] is not None:
-            self._halves.load_state_dict(state["halves"])
-        if self._probes is not None and state["probes"] is not None:
-            self._probes.load_state_dict(state["probes"])
+        if self._halves is not None and halves is not None:
+            self._halves.load_state_dict(halves)
+        if self._probes is not None and probes is not None:
+            self._probes.load_state_dict(probes)
         self._schedule()
 
     # ------------------------------------------------------------------ measured steps
 
-    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    def _after_step(self) -> None:
         self._steps += 1
+        if self._parallel.joins and not self._closed:
+            self._warn(
+                "ranks may end at different steps (join), so they cannot exchange what they saw: the "
+                "monitor is closed"
+            )
+            self._pending.clear()
+            self._recorder.disarm()
+            self._closed = True
+        if self._closed:
+            return
         if self._probes is not None:
             self._probes.tick()
         record = self._recorder.finish()
@@ -323,6 +361,8 @@ class Monitor:
             self._pending.append(record)
             self._micro_steps = record.micro_steps
         self._schedule()
+        if self._parallel.ranks > 1 and self._steps % self._every == 0:
+            self._take_in()  # here, where all ranks come by, whoever asks for the report
 
     def _schedule(self) -> None:
         split = self._halves is not None and self._micro_steps == 1
@@ -336,7 +376,12 @@ class Monitor:
         """Bring what was measured since the last report to the host, summed over ranks, and into the window."""
         if not self._pending:
             return
-        records, self._pending = self._pending, []
+        records = list(self._pending)
+        self._pending.clear()
+        count = records[-1].norms.shape[-1]
+        records = [record for record in records if record.norms.shape[-1] == count]
+        if self._window and self._window[-1].groups.shape[-1] != count:
+            self._window.clear()  # parameter groups were added, and with them the noise is another
         copies = torch.tensor([1.0, self._parallel.copies])
         norms = torch.stack([record.norms for record in records])
         norms = norms / copies.to(norms)[:, None]
@@ -345,7 +390,7 @@ class Monitor:
         )
         flat = self._parallel.sum(torch.cat([norms.flatten(1), known], 1))
         values = flat.cpu().double().numpy()
-        shape = (2, 2, len(self._optimizer.param_groups))
+        shape = (2, 2, count)
         size = int(np.prod(shape))
         for record, row in zip(records, values, strict=True):
             weights = Weights(*row[size:].tolist())
@@ -362,6 +407,11 @@ class Monitor:
                 "a step is one piece, so nothing in it can be compared"
                 + (f" ({refusal})" if refusal else "")
                 + ": accumulate over two micro-steps or more, or probe"
+            )
+        if fault is None and np.isneginf(norms[0]).any():
+            fault = (
+                "gradients were not what the backward passes of the step brought: others were there before (zero "
+                "them first), or a hook or a write to .data changed them"
             )
         if fault is not None:
             self._warn(fault)
@@ -427,15 +477,32 @@ def _named(place: str, smoothed: Smoothed) -> dict[str, float]:
     }
 
 
+def _after_each_step(optimizer: Optimizer, monitor: Monitor) -> RemovableHandle:
+    """Tell a monitor of each step, without keeping it alive."""
+    reference = weakref.ref(monitor)
+
+    def after(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        present = reference()
+        if present is not None:
+            present._after_step()  # noqa: SLF001
+
+    return optimizer.register_step_post_hook(after)
+
+
 def _bare(optimizer: Any) -> Optimizer:
     """The torch optimiser inside of what Lightning or accelerate wraps it in."""
     seen = optimizer
-    while not isinstance(seen, Optimizer) or type(seen).__module__.split(".")[0] in ("accelerate", "lightning"):
+    # one that never called Optimizer.__init__ has no hooks; it is a wrapper in an optimiser's clothes
+    while (
+        not isinstance(seen, Optimizer)
+        or type(seen).__module__.split(".")[0] in ("accelerate", "lightning")
+        or not hasattr(seen, "_optimizer_step_post_hooks")
+    ):
         inner = getattr(seen, "optimizer", None)
         if inner is None:
             break
         seen = inner
-    if not isinstance(seen, Optimizer):
+    if not isinstance(seen, Optimizer) or not hasattr(seen, "_optimizer_step_post_hooks"):
         raise InvalidTypeError(f"the optimiser is of type {type(optimizer).__name__}, not a torch optimiser")
     if isinstance(seen, LBFGS):
         raise InvalidTypeError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -16,16 +17,25 @@ from torch.utils.hooks import RemovableHandle
 
 from noisescape.training.data_parallel import DataParallel
 from noisescape.training.halves import Halves
-from noisescape.training.hooks import GradientHook, ModuleHook, when_backward_ends
+from noisescape.training.hooks import GradientHook, ModuleHook, backward_pass, when_backward_ends
 from noisescape.training.loss_scale import scale_of_step
 from noisescape.training.nested import tensors
 from noisescape.training.noise_scale import Weights
 from noisescape.training.preconditioner import preconditioner
 
-Accumulation = Literal["mean", "sum"]
+Accumulation = Literal["mean", "sum"] | int
 BatchSize = int | Callable[[tuple[Any, ...], Mapping[str, Any]], int]
 Norms = list[list[list[Tensor]]]
 """By metric (the Euclidean one, the optimiser's) and group: norms of the parameters' parts."""
+
+
+DISAGREE = -torch.inf
+"""In place of a squared norm: what the device found, which the host learns at the next report."""
+IN_VAIN = 100
+"""Times that gradients are thrown away, with no step between them, before that is said."""
+TOLERANCE = 1e-3
+"""Of squared norms that are equal but for rounding."""
+GIVE = "give batch_size="
 
 
 @dataclass(frozen=True)
@@ -34,7 +44,8 @@ class StepRecord:
 
     Attributes:
         norms: (2 metrics, 2, groups): in each metric, Σ‖piece‖² and ‖P‖², in the units of the loss; NaN where the
-            step cannot be used, and in the optimiser's metric where it has none. On the parameters' device.
+            step cannot be used, and in the optimiser's metric where it has none; ``DISAGREE`` where the gradients
+            are not what the backward passes brought. On the parameters' device.
         sizes: samples of each of this rank's pieces.
         shares: each piece's weight in the step's gradient.
         micro_steps: how many of these training made, a split step being one.
@@ -60,6 +71,7 @@ class _Piece:
     Attributes:
         done: whether its backward pass has ended.
         stray: whether it is a backward pass that no forward pass was seen for.
+        asked: whether gradients of it were asked for that were not accumulated.
     """
 
     size: int
@@ -68,6 +80,7 @@ class _Piece:
     forwards: int = 1
     done: bool = False
     stray: bool = False
+    asked: bool = False
     seen: set[int] = field(default_factory=set)
 
 
@@ -99,10 +112,14 @@ class _Step:
         through: the same of all the gradient that comes through the output, where that is to be checked.
         contrasted: the parameters that it is of.
         halves: their sizes.
+        split_in: the backward pass in which they were told apart.
+        split_elsewhere: whether that is another than the one that brought the gradients.
         depth: how many of the modules whose output can be split are being called.
         carried: the norm of what the gradients held before the first piece.
+        first_differs: whether the gradients after the first piece are not what hooks saw of it, on the device.
+        written_to: the same of a parameter's gradient between two pieces.
         before: a parameter's gradient before the present backward pass.
-        after: the same when the last one had ended.
+        after: the same when the last one had ended, with its norm.
         fault: why the step cannot be used.
     """
 
@@ -114,10 +131,15 @@ class _Step:
         self.through: list[Tensor] = []
         self.contrasted: set[int] = set()
         self.halves: list[int] | None = None
+        self.split_in = -1
+        self.split_elsewhere = False
         self.depth = 0
         self.carried: Tensor | None = None
+        self.first_differs: Tensor | None = None
+        self.written_to: list[Tensor] = []
         self.before: _Gradient | None = None
         self.after: _Gradient | None = None
+        self.after_norm: Tensor | None = None
         self.fault: str | None = None
 
 
@@ -133,7 +155,8 @@ class PieceRecorder:
         model: as the loop calls it.
         optimizer: whose parameters are looked at.
         parallel: how gradients are averaged.
-        accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is not.
+        accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is not,
+            a number where it is divided by that.
         batch_size: samples of one forward pass; None: the first dimension of its first tensor.
         scaler: the gradient scaler; None: found when it steps.
         halves: how to split a step that is one piece; None: not at all.
@@ -166,9 +189,11 @@ class PieceRecorder:
         self._announced = announced
         self._places = _places(model, optimizer) if parallel.sharded else {}
         self._handles: list[RemovableHandle] = []
+        self._hooked: dict[int, RemovableHandle] = {}
         self._unsharded: set[int] = set()
         self._awaited = False  # the end of the present backward pass
         self._last_count = 1
+        self._in_vain = 0
         self._step: _Step | None = None
         self.discarded = 0
         """Steps of which something was measured, and which were thrown away before the optimiser took them."""
@@ -193,11 +218,7 @@ class PieceRecorder:
                 for module in self._model.modules()
                 if isinstance(module, FSDPModule)
             ]
-        else:
-            self._handles += [
-                parameter.register_hook(self._hook(group, parameter, parameter))
-                for group, parameter in self._trainable()
-            ]
+        self._hook_parameters()
 
     @property
     def armed(self) -> bool:
@@ -206,9 +227,9 @@ class PieceRecorder:
 
     def disarm(self) -> None:
         """Take every hook off."""
-        for handle in self._handles:
+        for handle in (*self._handles, *self._hooked.values()):
             handle.remove()
-        self._handles = []
+        self._handles, self._hooked = [], {}
         self._unsharded = set()
         self._step = None
         if self._halves is not None:
@@ -221,15 +242,56 @@ class PieceRecorder:
         """
         if self._step is None:
             return None
+        self._in_vain = 0
         record = self._record(self._step)
         self._begin()
         return record
 
-    def _begin(self) -> None:
-        self._step = _Step(len(self._optimizer.param_groups))
+    def _begin(self) -> _Step:
+        self._step = step = _Step(len(self._optimizer.param_groups))
         self._awaited = False
         if self._halves is not None:
             self._halves.release()
+        return step
+
+    def _ready(self, step: _Step) -> _Step:
+        """The step to which a forward pass belongs, with what was changed since attended to.
+
+        Groups that were added, parameters that train now, others' hooks.
+        """
+        if self._awaited and backward_pass() < 0:  # its end never came, so it was stopped by an error
+            self._discard()
+            step = self._begin()
+        if not step.pieces:
+            if step.groups != len(self._optimizer.param_groups):
+                self._places = _places(self._model, self._optimizer) if self._parallel.sharded else {}
+                step = self._begin()
+            self._hook_parameters()
+        return step
+
+    def _hook_parameters(self) -> None:
+        """A hook on each, after those of others, which may return another gradient."""
+        if self._parallel.sharded:
+            return
+        for group, parameter in self._trainable():
+            handle = self._hooked.get(id(parameter))
+            hooks = parameter._backward_hooks or {}  # noqa: SLF001  torch has no public way
+            if handle is not None and next(reversed(hooks), None) == handle.id:
+                continue
+            if handle is not None:
+                handle.remove()
+            self._hooked[id(parameter)] = parameter.register_hook(self._hook(group, parameter, parameter))
+
+    def _discard(self) -> None:
+        self.discarded += 1
+        self._in_vain += 1
+        if self._in_vain == IN_VAIN:
+            warnings.warn(
+                f"gradients were thrown away {IN_VAIN} times and the monitor's optimiser never made a step: give "
+                "the monitor the one whose step() the loop calls (of a wrapper, the optimiser inside)",
+                UserWarning,
+                stacklevel=2,
+            )
 
     # ------------------------------------------------------------------ pieces
 
@@ -238,6 +300,7 @@ class PieceRecorder:
         step = self._step
         if step is None:
             return
+        step = self._ready(step)
         if step.pieces and not step.pieces[-1].seen:  # a micro-step without a backward pass
             step.pieces.pop()
         self._append(step, _Piece(size, weight, _empty(step.groups)))
@@ -253,7 +316,10 @@ class PieceRecorder:
         step = self._step
         if step is None or self._announced or module is not self._model or not torch.is_grad_enabled():
             return
+        step = self._ready(step)
         size = self._size(args, kwargs)
+        if step.pieces and step.pieces[-1].asked and not step.pieces[-1].seen:
+            step.pieces.pop()
         if step.pieces and not step.pieces[-1].seen:  # an earlier forward pass, with no backward pass since
             step.pieces[-1].forwards += 1
             step.pieces[-1].size = size
@@ -265,11 +331,15 @@ class PieceRecorder:
             return self._batch_size
         if self._batch_size is not None:
             return int(self._batch_size(args, kwargs))
-        first = next((tensor for tensor in tensors([args, kwargs]) if tensor.ndim), None)
-        if first is None:
-            self._refuse("the model is called without a tensor that has a batch dimension; give batch_size=")
+        sizes = [tensor.shape[0] for tensor in tensors([args, kwargs]) if tensor.ndim]
+        if not sizes:
+            self._refuse(f"the model is called without a tensor that has a batch dimension; {GIVE}")
             return 1
-        return first.shape[0]
+        if any(size not in (1, sizes[0]) for size in sizes):
+            self._refuse(f"the model is called with tensors of {sizes} rows; {GIVE}")
+        elif time_first := _time_first(self._model):
+            self._refuse(f"the model has {time_first}, so the batch may not be its input's first dimension; {GIVE}")
+        return sizes[0]
 
     def _may_be_split(self, module: nn.Module) -> bool:
         return (
@@ -324,6 +394,8 @@ class PieceRecorder:
                 step.contrast[1][group] += self._metric_norm(group, held, gradient)
             else:
                 step.through.append(norm(gradient))
+            if gradient.is_sparse:
+                return None
             return gradient.new_zeros(()).expand(gradient.shape)  # or all would be held until the pass has ended
 
         return GradientHook(see)
@@ -343,6 +415,7 @@ class PieceRecorder:
             self._awaited = True
             when_backward_ends(self._note_sum)
             step = self._continued(step, held)
+            step.split_elsewhere = step.split_in != backward_pass()
             if not step.pieces or (self._announced and step.pieces[-1].done):
                 step.pieces.append(_Piece(1, 0.0, _empty(step.groups), stray=True))
         piece = step.pieces[-1]
@@ -352,7 +425,7 @@ class PieceRecorder:
                 "a reentrant checkpoint shares)"
             )
         if piece.forwards > 1 and not isinstance(self._batch_size, int):
-            step.fault = f"{piece.forwards} forward passes came before one backward pass; give batch_size="
+            step.fault = f"{piece.forwards} forward passes came before one backward pass; {GIVE}"
         piece.seen.add(key)
         piece.norms[0][group].append(norm(gradient))
         if not self._parallel.sharded:
@@ -360,21 +433,30 @@ class PieceRecorder:
 
     def _metric_norm(self, group: int, held: Tensor, gradient: Tensor) -> list[Tensor]:
         """‖D^½ gradient‖, where the optimiser has a metric D."""
-        if gradient.is_sparse:
-            return []
         metric = preconditioner(self._optimizer, self._optimizer.param_groups[group], held)
-        return [] if metric is None else [norm(gradient * metric.sqrt_())]
+        if metric is None:
+            return []
+        gradient = gradient.detach()
+        if gradient.is_sparse:
+            gradient = gradient.coalesce()
+            return [norm(gradient.values() * metric[tuple(gradient.indices())].sqrt_())]
+        if gradient.is_complex():  # real and imaginary parts are parameters of their own to an optimiser
+            gradient = torch.view_as_real(gradient.resolve_conj())
+        return [norm(gradient * metric.sqrt_())]
 
     def _continued(self, step: _Step, held: Tensor) -> _Step:
         """The step to which this backward pass adds: the same one if the gradients are as its last piece left."""
         if step.after is not None and not step.after.untouched:
             # set to None or to 0, so what came before was thrown away, as of a step that a scaler skips
-            self.discarded += 1
+            self._discard()
             anew = _Step(step.groups)
             anew.pieces = [piece for piece in step.pieces[-1:] if not piece.done]
             anew.contrast, anew.through = step.contrast, step.through
-            anew.contrasted, anew.halves = step.contrasted, step.halves
+            anew.contrasted, anew.halves, anew.split_in = step.contrasted, step.halves, step.split_in
             self._step = step = anew
+        elif step.after is not None and step.after.gradient is not None and step.after_norm is not None:
+            # a write to .data leaves no other trace
+            step.written_to.append(_differ(norm(step.after.gradient).square(), step.after_norm.square()))
         if step.after is None and len(step.pieces) <= 1:
             left = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
             if left:
@@ -389,8 +471,13 @@ class PieceRecorder:
         if step is None:
             return
         if step.before is not None and step.before.untouched and not self._parallel.sharded:
-            step.pieces = step.pieces[:-1]  # gradients that were asked for, and not accumulated
+            # gradients that were asked for, not accumulated; the forward pass may have its backward pass yet
+            piece = step.pieces.pop()
             step.carried = step.carried if step.pieces else None
+            if not piece.stray:
+                step.pieces.append(
+                    _Piece(piece.size, piece.weight, _empty(step.groups), piece.forwards, asked=True)
+                )
             return
         if step.pieces[-1].stray:
             step.fault = (
@@ -407,12 +494,16 @@ class PieceRecorder:
             gradient = parameter.grad
             if gradient is None:
                 continue
+            found = norm(gradient)
             if step.after is None:
-                step.after = _Gradient.of(parameter)
-            step.sums[0][index].append(norm(gradient))
+                step.after, step.after_norm = _Gradient.of(parameter), found
+            step.sums[0][index].append(found)
             if metric:
                 step.sums[1][index] += self._metric_norm(index, parameter, gradient)
-
+        if len(step.pieces) == 1 and self._parallel.ranks == 1:
+            device = next(parameter.device for _, parameter in self._parameters())
+            seen, there = (_squared(norms, device)[0] for norms in (step.pieces[0].norms, step.sums))
+            step.first_differs = _differ(seen, there)
         if step.through and step.halves is not None and len(step.pieces) == 1:
             self._check_halves(step)
 
@@ -431,17 +522,24 @@ class PieceRecorder:
     def _note_halves(self, sizes: list[int]) -> None:
         if self._step is not None:
             self._step.halves = sizes
+            self._step.split_in = backward_pass()
 
     # ------------------------------------------------------------------ records
 
     def _record(self, step: _Step) -> StepRecord:
         scale = scale_of_step(self._optimizer, self._scaler)
+        step.fault = step.fault or self._parallel.fault
         if step.pieces and not step.pieces[-1].seen:  # a forward pass without a backward pass
             step.pieces.pop()
         ranks, count = self._parallel.ranks, len(step.pieces)
         to_split = self._halves is not None and self._halves.refusal is None and self._last_count == count == 1
         self._last_count = count
-        usual = 1 / (ranks * max(count, 1)) if self._accumulation == "mean" else 1 / ranks
+        divisor = 1
+        if isinstance(self._accumulation, int):
+            divisor = self._accumulation
+        elif self._accumulation == "mean":
+            divisor = max(count, 1)
+        usual = 1 / (ranks * divisor)
         shares = [usual if piece.weight is None else piece.weight / ranks for piece in step.pieces]
         sizes = [piece.size for piece in step.pieces]
         device = next(parameter.device for _, parameter in self._parameters())
@@ -451,6 +549,13 @@ class PieceRecorder:
                 "part of the gradient does not come through the model's output, so its batch cannot be split: "
                 "accumulate over two micro-steps or more"
             )
+        if step.fault is None and split is not None and step.split_elsewhere:
+            step.fault = (
+                "gradients at the model's output were asked for by themselves too (for a penalty, say), so its "
+                "batch cannot be split: accumulate over two micro-steps or more"
+            )
+        if self._awaited:
+            step.fault = "a backward pass had not ended when the optimiser stepped"
         if min(sizes, default=1) < 1:
             step.fault = "a micro-step has no samples"
             sizes = [max(size, 1) for size in sizes]
@@ -471,21 +576,38 @@ class PieceRecorder:
         else:
             pieces = torch.stack([_squared(piece.norms, device) for piece in step.pieces]).sum(0) / ranks**2
         norms = torch.stack([pieces, sums], 1) / torch.as_tensor(scale, device=device) ** 2
-        if step.carried is not None:  # what was there before belongs to no piece
-            norms = torch.where(step.carried.to(device) == 0, norms, torch.nan)
         if not any(any(piece.norms[1]) for piece in step.pieces):
             norms[1] = torch.nan
+        wrong = [step.first_differs, *step.written_to]
+        if step.carried is not None:  # what was there before belongs to no piece
+            wrong.append(step.carried > 0)
+        for each in wrong:
+            if each is not None:
+                norms = norms.masked_fill(each.to(device), DISAGREE)
         return StepRecord(norms, sizes, shares, count, None)
 
 
 def norm(gradient: Tensor) -> Tensor:
     """‖gradient‖, of half precision in single; of a shard, its own."""
+    gradient = gradient.detach()  # it has a graph under create_graph=True
     if isinstance(gradient, DTensor):
         gradient = gradient.to_local()
     if gradient.is_sparse:
         gradient = gradient.coalesce().values()
     half = gradient.dtype in (torch.float16, torch.bfloat16)
     return torch.linalg.vector_norm(gradient, dtype=torch.float32 if half else None)
+
+
+def _time_first(model: nn.Module) -> str | None:
+    """A module in it whose inputs have their batch in the second dimension."""
+    return next(
+        (type(each).__name__ for each in model.modules() if getattr(each, "batch_first", None) is False), None
+    )
+
+
+def _differ(found: Tensor, expected: Tensor) -> Tensor:
+    """Whether squared norms are not the same; of what is not finite that is not said."""
+    return ((found - expected).abs() > TOLERANCE * expected.abs().clamp_min(torch.finfo(expected.dtype).tiny)).any()
 
 
 def _empty(groups: int) -> Norms:
