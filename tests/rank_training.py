@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
+from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, distribute_module, init_device_mesh
 from torch.nn.parallel import DistributedDataParallel
 
@@ -251,6 +251,60 @@ def train_processes_exchange_nothing_between_reports():
     finally:
         dist.all_reduce = original
     return {**report, "calls": len(calls)}
+
+
+def train_only_the_first_rank_asks():
+    model = DistributedDataParallel(small_net())
+    optimizer = sgd(model)
+    monitor = ns.Monitor(model, optimizer, every=STEPS, measure_every=1)
+    report = {}
+    for step in micro_batches(STEPS, 6, SIZE):
+        for inputs, targets in mine(step):
+            (nn.functional.cross_entropy(model(inputs), targets) / 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        if dist.get_rank() == 0:
+            report = monitor.step()
+    return report or monitor.report()
+
+
+def train_ranks_that_end_at_different_steps():
+    """Reports and the parameters' sum, which a monitor's exchange would have spoiled."""
+    sums = []
+    for watched in (False, True):
+        model = DistributedDataParallel(small_net())
+        optimizer = sgd(model)
+        monitor = ns.Monitor(model, optimizer, every=2, measure_every=1) if watched else None
+        reports = []
+        for own in (5 + 2 * dist.get_rank(), 4):
+            with model.join() if own != 4 else contextlib.nullcontext():
+                for step in micro_batches(own, 2, SIZE):
+                    (inputs, targets) = mine(step)[0]
+                    nn.functional.cross_entropy(model(inputs), targets).backward()
+                    optimizer.step()
+                    optimizer.zero_grad()
+                    reports.append(monitor.step() if monitor is not None else {})
+        sums.append(sum(float(parameter.detach().sum()) for parameter in model.parameters()))
+    return {"reports": len([report for report in reports if report]), "same": float(sums[0] == sums[1])}
+
+
+def train_ddp_low_rank_averages():
+    from torch.distributed.algorithms.ddp_comm_hooks import powerSGD_hook
+
+    model = DistributedDataParallel(small_net())
+    model.register_comm_hook(
+        powerSGD_hook.PowerSGDState(None, matrix_approximation_rank=1, start_powerSGD_iter=2),
+        powerSGD_hook.powerSGD_hook,
+    )
+    return run(model, sgd(model))
+
+
+def train_fsdp_sums():
+    model = sharded()
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.set_gradient_divide_factor(1.0)
+    return run(model, sgd(model))
 
 
 def train_saved_and_resumed():

@@ -170,6 +170,26 @@ def test_processes_exchange_nothing_between_reports(reported):
     assert of_both(reported, "processes_exchange_nothing_between_reports")["calls"] == 2, "one at each report"
 
 
+def test_any_rank_may_ask_for_the_report(reported):
+    assert_found(of_both(reported, "only_the_first_rank_asks"), by_autograd()[0].sum(1))
+
+
+def test_ranks_that_end_at_different_steps_exchange_nothing(reported):
+    for rank in reported:
+        found = rank["train_ranks_that_end_at_different_steps"]
+        assert found["report"] == {"reports": 0, "same": 1.0}
+        assert any("ranks may end at different steps" in warning for warning in found["warnings"])
+
+
+@pytest.mark.parametrize(
+    ("name", "match"), [("ddp_low_rank_averages", "powerSGD_hook"), ("fsdp_sums", "set_gradient_divide_factor")]
+)
+def test_averages_that_are_no_mean_are_refused(reported, name, match):
+    for rank in reported:
+        assert rank[f"train_{name}"]["report"] == {}
+        assert any(match in warning for warning in rank[f"train_{name}"]["warnings"])
+
+
 def test_a_state_that_one_rank_saved_goes_on_on_all(reported):
     assert of_both(reported, "saved_and_resumed")["same"] == 1
 
