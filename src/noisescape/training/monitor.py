@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+import sys
 import warnings
 import weakref
 from collections import deque
@@ -253,8 +253,9 @@ class Monitor:
         self._hook.remove()
 
     def __del__(self) -> None:
-        # the optimiser does not keep it, so one that is dropped (for another, say) stops listening
-        with contextlib.suppress(AttributeError):  # of one that was never finished
+        # the optimiser does not keep it, so one that is dropped (for another, say) stops listening; one that was
+        # refused never began, and where Python ends modules may be gone
+        if "_hook" in vars(self) and sys is not None and not sys.is_finalizing():
             self.close()
 
     def __enter__(self) -> Self:

@@ -468,7 +468,7 @@ class PieceRecorder:
         """The gradients as they stand when a backward pass has ended, averaged over ranks."""
         self._awaited = False
         step = self._step
-        if step is None:
+        if step is None or not step.pieces:  # a step made within the backward pass began the present one
             return
         if step.before is not None and step.before.untouched and not self._parallel.sharded:
             # gradients that were asked for, not accumulated; the forward pass may have its backward pass yet

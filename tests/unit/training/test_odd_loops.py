@@ -475,3 +475,26 @@ def test_an_optimiser_that_never_steps_is_said():
 
     with pytest.warns(UserWarning, match="thrown away 100 times and the monitor's optimiser never made a step"):
         loop()
+
+
+def test_an_optimiser_that_steps_within_the_backward_pass_is_refused_and_trains_on():
+    def trained(*, monitored):
+        model = small_net()
+        optimizers = [torch.optim.SGD([parameter], lr=0.05) for parameter in model.parameters()]
+        owner = dict(zip(model.parameters(), optimizers, strict=True))
+
+        def update(parameter):
+            owner[parameter].step()
+            owner[parameter].zero_grad()
+
+        monitor = ns.Monitor(model, optimizers[0], every=1, measure_every=1) if monitored else None
+        for parameter in model.parameters():
+            parameter.register_post_accumulate_grad_hook(update)
+        for ((inputs, targets),) in micro_batches(3, 1, SIZE):
+            loss_of(model, inputs, targets).backward()
+            assert monitor is None or not monitor.step()
+        return nn.utils.parameters_to_vector(model.parameters())
+
+    with pytest.warns(UserWarning, match="had not ended when the optimiser stepped"):
+        found = trained(monitored=True)
+    assert torch.equal(found, trained(monitored=False))
