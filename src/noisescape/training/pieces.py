@@ -114,6 +114,7 @@ class _Step:
         halves: their sizes.
         split_in: the backward pass in which they were told apart.
         split_elsewhere: whether that is another than the one that brought the gradients.
+        recomputing: whether the present forward pass is one that a checkpoint does again.
         depth: how many of the modules whose output can be split are being called.
         carried: the norm of what the gradients held before the first piece.
         first_differs: whether the gradients after the first piece are not what hooks saw of it, on the device.
@@ -133,6 +134,7 @@ class _Step:
         self.halves: list[int] | None = None
         self.split_in = -1
         self.split_elsewhere = False
+        self.recomputing = False
         self.depth = 0
         self.carried: Tensor | None = None
         self.first_differs: Tensor | None = None
@@ -317,6 +319,11 @@ class PieceRecorder:
         if step is None or self._announced or module is not self._model or not torch.is_grad_enabled():
             return
         step = self._ready(step)
+        # a checkpoint of the whole model calls it once more in the backward pass
+        last = step.pieces[-1] if step.pieces else None
+        step.recomputing = last is not None and not last.done and not last.stray and backward_pass() >= 0
+        if step.recomputing:
+            return
         size = self._size(args, kwargs)
         if step.pieces and step.pieces[-1].asked and not step.pieces[-1].seen:
             step.pieces.pop()
@@ -344,6 +351,7 @@ class PieceRecorder:
     def _may_be_split(self, module: nn.Module) -> bool:
         return (
             self._step is not None
+            and not self._step.recomputing
             and torch.is_grad_enabled()
             and any(module is output for output in self._outputs)
             and self._last_count == 1
@@ -436,7 +444,6 @@ class PieceRecorder:
         metric = preconditioner(self._optimizer, self._optimizer.param_groups[group], held)
         if metric is None:
             return []
-        gradient = gradient.detach()
         if gradient.is_sparse:
             gradient = gradient.coalesce()
             return [norm(gradient.values() * metric[tuple(gradient.indices())].sqrt_())]
@@ -502,7 +509,7 @@ class PieceRecorder:
                 step.sums[1][index] += self._metric_norm(index, parameter, gradient)
         if len(step.pieces) == 1 and self._parallel.ranks == 1:
             device = next(parameter.device for _, parameter in self._parameters())
-            seen, there = (_squared(norms, device)[0] for norms in (step.pieces[0].norms, step.sums))
+            seen, there = (_squared(norms[:1], device) for norms in (step.pieces[0].norms, step.sums))
             step.first_differs = _differ(seen, there)
         if step.through and step.halves is not None and len(step.pieces) == 1:
             self._check_halves(step)
@@ -554,6 +561,10 @@ class PieceRecorder:
                 "gradients at the model's output were asked for by themselves too (for a penalty, say), so its "
                 "batch cannot be split: accumulate over two micro-steps or more"
             )
+        if any(piece.stray for piece in step.pieces):
+            step.fault = (
+                step.fault or "gradients came from outside of the model before those of its own forward pass"
+            )
         if self._awaited:
             step.fault = "a backward pass had not ended when the optimiser stepped"
         if min(sizes, default=1) < 1:
@@ -589,7 +600,8 @@ class PieceRecorder:
 
 def norm(gradient: Tensor) -> Tensor:
     """‖gradient‖, of half precision in single; of a shard, its own."""
-    gradient = gradient.detach()  # it has a graph under create_graph=True
+    if gradient.requires_grad:  # under create_graph=True
+        gradient = gradient.detach()
     if isinstance(gradient, DTensor):
         gradient = gradient.to_local()
     if gradient.is_sparse:

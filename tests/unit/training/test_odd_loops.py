@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 import noisescape as ns
 from noisescape.training.noise_scale import smooth
@@ -234,6 +235,50 @@ def test_penalties_at_some_steps_only(loss):
         _, report = train(model, optimizer, monitor, loss=lambda *args: next(calls)(*args), pieces=1)
     assert report["noise/measured_steps"] == 2
     assert report["noise/skipped_steps"] == 2
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_a_checkpoint_around_the_model(reentrant):
+    def checkpointed(model, inputs, targets):
+        inputs = inputs.clone().requires_grad_()
+        return nn.functional.cross_entropy(checkpoint(model, inputs, use_reentrant=reentrant), targets)
+
+    model, optimizer, monitor = watched(small_net())
+    wanted, report = [], {}
+    for step in micro_batches(4, 3, SIZE):
+        wanted.append(textbook(gradients(model, step), SIZE))
+        for inputs, targets in step:
+            (checkpointed(model, inputs, targets) / 3).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        report = monitor.step() or report
+    assert_found(report, np.array(wanted))
+
+
+def test_gradients_that_come_before_the_models_own_are_refused():
+    class Headed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.body, self.head = small_net()[:2], nn.Linear(5, 2).double()
+
+    whole = Headed()
+    optimizer = sgd(whole)
+    monitor = ns.Monitor(whole.body, optimizer, every=4, measure_every=1)
+
+    def loss(model, inputs, targets):  # the checkpoint calls its body in the backward pass only
+        hidden = checkpoint(model.body, inputs.clone().requires_grad_(), use_reentrant=True)
+        return nn.functional.cross_entropy(model.head(hidden), targets)
+
+    def loop():
+        for step in micro_batches(4, 3, SIZE):
+            for inputs, targets in step:
+                (loss(whole, inputs, targets) / 3).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            assert not monitor.step()
+
+    with pytest.warns(UserWarning, match="came from outside of the model before those of its own"):
+        loop()
 
 
 def test_gradients_looked_at_before_the_backward_pass():
