@@ -23,7 +23,8 @@ from noisescape.risk.criterion import Loss
 from noisescape.training.data_parallel import data_parallel
 from noisescape.training.halves import Halves
 from noisescape.training.noise_scale import Smoothed, Weights, moments, smooth
-from noisescape.training.pieces import Accumulation, BatchSize, PieceRecorder, StepRecord
+from noisescape.training.observed_step import StepRecord
+from noisescape.training.pieces import Accumulation, BatchSize, PieceRecorder
 from noisescape.training.probe import Probe
 from noisescape.training.probe_schedule import ProbeSchedule
 from noisescape.training.time_budget import TimeBudget

@@ -1,148 +1,32 @@
-"""Squared norms of a step's micro-gradients and of their sum, read by hooks while training computes them."""
+"""Reads a step's micro-gradients and their sum, by hooks, while training computes them."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 from torch.distributed.fsdp import FSDPModule
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from noisescape.training.data_parallel import DataParallel
+from noisescape.training.gradient_norms import GradientNorms, differ, norm, sum_of_squares
 from noisescape.training.halves import Halves
 from noisescape.training.hooks import GradientHook, ModuleHook, backward_pass, when_backward_ends
 from noisescape.training.loss_scale import scale_of_step
 from noisescape.training.nested import tensors
-from noisescape.training.noise_scale import Weights
-from noisescape.training.preconditioner import preconditioner
+from noisescape.training.observed_step import DISAGREE, GradientState, ObservedStep, Piece, Split, StepRecord
+from noisescape.training.sharded_parameters import own_parameters, places
 
 Accumulation = Literal["mean", "sum"] | int
 BatchSize = int | Callable[[tuple[Any, ...], Mapping[str, Any]], int]
-Norms = list[list[list[Tensor]]]
-"""By metric (the Euclidean one, the optimiser's) and group: norms of the parameters' parts."""
-
-
-DISAGREE = -torch.inf
-"""In place of a squared norm: what the device found, which the host learns at the next report."""
 IN_VAIN = 100
 """Times that gradients are thrown away, with no step between them, before that is said."""
-TOLERANCE = 1e-3
-"""Of squared norms that are equal but for rounding."""
 GIVE = "give batch_size="
-
-
-@dataclass(frozen=True)
-class StepRecord:
-    """One measured step as this rank saw it.
-
-    Attributes:
-        norms: (2 metrics, 2, groups): in each metric, Σ‖piece‖² and ‖P‖², in the units of the loss; NaN where the
-            step cannot be used, and in the optimiser's metric where it has none; ``DISAGREE`` where the gradients
-            are not what the backward passes brought. On the parameters' device.
-        sizes: samples of each of this rank's pieces.
-        shares: each piece's weight in the step's gradient.
-        micro_steps: how many of these training made, a split step being one.
-        fault: why it cannot be used.
-    """
-
-    norms: Tensor
-    sizes: Sequence[int]
-    shares: Sequence[float | Tensor]
-    micro_steps: int
-    fault: str | None
-
-    @property
-    def weights(self) -> Weights:
-        """What is known of the pieces; waits for the device where a share is there."""
-        return Weights.of(self.sizes, [float(share) for share in self.shares])
-
-
-@dataclass
-class _Piece:
-    """A forward pass of ``size`` samples, and the gradients that its backward pass brought so far.
-
-    Attributes:
-        done: whether its backward pass has ended.
-        stray: whether it is a backward pass that no forward pass was seen for.
-        asked: whether gradients of it were asked for that were not accumulated.
-    """
-
-    size: int
-    weight: float | Tensor | None
-    norms: Norms
-    forwards: int = 1
-    done: bool = False
-    stray: bool = False
-    asked: bool = False
-    seen: set[int] = field(default_factory=set)
-
-
-@dataclass(frozen=True)
-class _Gradient:
-    """A parameter's gradient at a moment, so that it can be told whether anyone wrote to it since."""
-
-    parameter: Tensor
-    gradient: Tensor | None
-    version: int
-
-    @staticmethod
-    def of(parameter: Tensor) -> _Gradient:
-        gradient = parameter.grad
-        return _Gradient(parameter, gradient, 0 if gradient is None else gradient._version)  # noqa: SLF001
-
-    @property
-    def untouched(self) -> bool:
-        return self.gradient is self.parameter.grad and self.version == _Gradient.of(self.parameter).version
-
-
-class _Step:
-    """What was seen of a step so far.
-
-    Attributes:
-        pieces: the last of them is the present one.
-        sums: norms of the accumulated gradients, when the last backward pass had ended.
-        contrast: norms of the difference of two halves.
-        through: the same of all the gradient that comes through the output, where that is to be checked.
-        contrasted: the parameters that it is of.
-        halves: their sizes.
-        split_in: the backward pass in which they were told apart.
-        split_elsewhere: whether that is another than the one that brought the gradients.
-        recomputing: whether the present forward pass is one that a checkpoint does again.
-        depth: how many of the modules whose output can be split are being called.
-        carried: the norm of what the gradients held before the first piece.
-        first_differs: whether the gradients after the first piece are not what hooks saw of it, on the device.
-        written_to: the same of a parameter's gradient between two pieces.
-        before: a parameter's gradient before the present backward pass.
-        after: the same when the last one had ended, with its norm.
-        fault: why the step cannot be used.
-    """
-
-    def __init__(self, groups: int) -> None:
-        self.groups = groups
-        self.pieces: list[_Piece] = []
-        self.sums: Norms | None = None
-        self.contrast = _empty(groups)
-        self.through: list[Tensor] = []
-        self.contrasted: set[int] = set()
-        self.halves: list[int] | None = None
-        self.split_in = -1
-        self.split_elsewhere = False
-        self.recomputing = False
-        self.depth = 0
-        self.carried: Tensor | None = None
-        self.first_differs: Tensor | None = None
-        self.written_to: list[Tensor] = []
-        self.before: _Gradient | None = None
-        self.after: _Gradient | None = None
-        self.after_norm: Tensor | None = None
-        self.fault: str | None = None
 
 
 class PieceRecorder:
@@ -189,14 +73,14 @@ class PieceRecorder:
         self._halves = halves
         self._outputs = list(outputs) if outputs is not None else [model]
         self._announced = announced
-        self._places = _places(model, optimizer) if parallel.sharded else {}
+        self._places = places(model, optimizer) if parallel.sharded else {}
         self._handles: list[RemovableHandle] = []
         self._hooked: dict[int, RemovableHandle] = {}
         self._unsharded: set[int] = set()
         self._awaited = False  # the end of the present backward pass
         self._last_count = 1
         self._in_vain = 0
-        self._step: _Step | None = None
+        self._step: ObservedStep | None = None
         self.discarded = 0
         """Steps of which something was measured, and which were thrown away before the optimiser took them."""
 
@@ -249,14 +133,14 @@ class PieceRecorder:
         self._begin()
         return record
 
-    def _begin(self) -> _Step:
-        self._step = step = _Step(len(self._optimizer.param_groups))
+    def _begin(self) -> ObservedStep:
+        self._step = step = ObservedStep(self._no_norms())
         self._awaited = False
         if self._halves is not None:
             self._halves.release()
         return step
 
-    def _ready(self, step: _Step) -> _Step:
+    def _ready(self, step: ObservedStep) -> ObservedStep:
         """The step to which a forward pass belongs, with what was changed since attended to.
 
         Groups that were added, parameters that train now, others' hooks.
@@ -266,23 +150,10 @@ class PieceRecorder:
             step = self._begin()
         if not step.pieces:
             if step.groups != len(self._optimizer.param_groups):
-                self._places = _places(self._model, self._optimizer) if self._parallel.sharded else {}
+                self._places = places(self._model, self._optimizer) if self._parallel.sharded else {}
                 step = self._begin()
             self._hook_parameters()
         return step
-
-    def _hook_parameters(self) -> None:
-        """A hook on each, after those of others, which may return another gradient."""
-        if self._parallel.sharded:
-            return
-        for group, parameter in self._trainable():
-            handle = self._hooked.get(id(parameter))
-            hooks = parameter._backward_hooks or {}  # noqa: SLF001  torch has no public way
-            if handle is not None and next(reversed(hooks), None) == handle.id:
-                continue
-            if handle is not None:
-                handle.remove()
-            self._hooked[id(parameter)] = parameter.register_hook(self._hook(group, parameter, parameter))
 
     def _discard(self) -> None:
         self.discarded += 1
@@ -295,7 +166,7 @@ class PieceRecorder:
                 stacklevel=2,
             )
 
-    # ------------------------------------------------------------------ pieces
+    # ------------------------------------------------------------------ forward passes
 
     def begin_piece(self, size: int, weight: float | Tensor | None = None) -> None:
         """Say that a piece of ``size`` samples begins, with this weight in the step."""
@@ -303,14 +174,14 @@ class PieceRecorder:
         if step is None:
             return
         step = self._ready(step)
-        if step.pieces and not step.pieces[-1].seen:  # a micro-step without a backward pass
+        if step.waits:  # a micro-step without a backward pass
             step.pieces.pop()
-        self._append(step, _Piece(size, weight, _empty(step.groups)))
+        self._append(step, size, weight)
 
-    def _append(self, step: _Step, piece: _Piece) -> None:
-        step.pieces.append(piece)
+    def _append(self, step: ObservedStep, size: int, weight: float | Tensor | None = None) -> None:
+        step.pieces.append(Piece(size, weight, self._no_norms()))
         step.depth = 0
-        step.contrast, step.through, step.contrasted, step.halves = _empty(step.groups), [], set(), None
+        step.split = Split(self._no_norms())
         if self._halves is not None:
             self._halves.release()
 
@@ -325,13 +196,13 @@ class PieceRecorder:
         if step.recomputing:
             return
         size = self._size(args, kwargs)
-        if step.pieces and step.pieces[-1].asked and not step.pieces[-1].seen:
+        if step.waits and step.pieces[-1].asked:
             step.pieces.pop()
-        if step.pieces and not step.pieces[-1].seen:  # an earlier forward pass, with no backward pass since
+        if step.waits:  # an earlier forward pass, with no backward pass since
             step.pieces[-1].forwards += 1
             step.pieces[-1].size = size
         else:
-            self._append(step, _Piece(size, None, _empty(step.groups)))
+            self._append(step, size)
 
     def _size(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> int:
         if isinstance(self._batch_size, int):
@@ -347,6 +218,10 @@ class PieceRecorder:
         elif time_first := _time_first(self._model):
             self._refuse(f"the model has {time_first}, so the batch may not be its input's first dimension; {GIVE}")
         return sizes[0]
+
+    def _refuse(self, reason: str) -> None:
+        if self._step is not None:
+            self._step.fault = reason
 
     def _may_be_split(self, module: nn.Module) -> bool:
         return (
@@ -371,11 +246,10 @@ class PieceRecorder:
             watched = [parameter for _, parameter in self._trainable()]
             self._halves.watch(module, output, step.pieces[-1].size, watched, self._note_halves)
 
-    def _refuse(self, reason: str) -> None:
-        if self._step is not None:
-            self._step.fault = reason
-
     # ------------------------------------------------------------------ gradients
+
+    def _no_norms(self) -> GradientNorms:
+        return GradientNorms(self._optimizer, sharded=self._parallel.sharded)
 
     def _parameters(self) -> Iterator[tuple[int, Tensor]]:
         for index, group in enumerate(self._optimizer.param_groups):
@@ -384,6 +258,29 @@ class PieceRecorder:
 
     def _trainable(self) -> Iterator[tuple[int, Tensor]]:
         return (pair for pair in self._parameters() if pair[1].requires_grad)
+
+    def _hook_parameters(self) -> None:
+        """A hook on each, after those of others, which may return another gradient."""
+        if self._parallel.sharded:
+            return
+        for group, parameter in self._trainable():
+            handle = self._hooked.get(id(parameter))
+            hooks = parameter._backward_hooks or {}  # noqa: SLF001  torch has no public way
+            if handle is not None and next(reversed(hooks), None) == handle.id:
+                continue
+            if handle is not None:
+                handle.remove()
+            self._hooked[id(parameter)] = parameter.register_hook(self._hook(group, parameter, parameter))
+
+    def _hook_unsharded(self, module: nn.Module, args: Any) -> None:
+        """Sharded parameters are whole from here to their backward pass, in tensors that live on."""
+        if not torch.is_grad_enabled():
+            return
+        for inner, name, whole in own_parameters(module):
+            place = self._places.get((id(inner), name))
+            if place is not None and whole.requires_grad and id(whole) not in self._unsharded:
+                self._unsharded.add(id(whole))
+                self._handles.append(whole.register_hook(self._hook(place[0], whole, place[1])))
 
     def _hook(self, group: int, parameter: Tensor, held: Tensor) -> GradientHook:
         """What sees a parameter's new gradient; ``held`` is the tensor that the optimiser has of it."""
@@ -397,35 +294,24 @@ class PieceRecorder:
                 self._see(step, gradient.detach(), key, group, held)
                 return None
             if self._halves.signed:
-                step.contrasted.add(key)
-                step.contrast[0][group].append(norm(gradient))
-                step.contrast[1][group] += self._metric_norm(group, held, gradient)
+                step.split.of.add(key)
+                step.split.contrast.add(group, held, gradient)
             else:
-                step.through.append(norm(gradient))
+                step.split.through.append(norm(gradient))
             if gradient.is_sparse:
                 return None
             return gradient.new_zeros(()).expand(gradient.shape)  # or all would be held until the pass has ended
 
         return GradientHook(see)
 
-    def _hook_unsharded(self, module: nn.Module, args: Any) -> None:
-        """Sharded parameters are whole from here to their backward pass, in tensors that live on."""
-        if not torch.is_grad_enabled():
-            return
-        for inner, name, whole in _own(module):
-            place = self._places.get((id(inner), name))
-            if place is not None and whole.requires_grad and id(whole) not in self._unsharded:
-                self._unsharded.add(id(whole))
-                self._handles.append(whole.register_hook(self._hook(place[0], whole, place[1])))
-
-    def _see(self, step: _Step, gradient: Tensor, key: int, group: int, held: Tensor) -> None:
+    def _see(self, step: ObservedStep, gradient: Tensor, key: int, group: int, held: Tensor) -> None:
         if not self._awaited:
             self._awaited = True
             when_backward_ends(self._note_sum)
             step = self._continued(step, held)
-            step.split_elsewhere = step.split_in != backward_pass()
+            step.split.elsewhere = step.split.backward != backward_pass()
             if not step.pieces or (self._announced and step.pieces[-1].done):
-                step.pieces.append(_Piece(1, 0.0, _empty(step.groups), stray=True))
+                step.pieces.append(Piece(1, 0.0, self._no_norms(), stray=True))
         piece = step.pieces[-1]
         if key in piece.seen:
             step.fault = (
@@ -435,40 +321,25 @@ class PieceRecorder:
         if piece.forwards > 1 and not isinstance(self._batch_size, int):
             step.fault = f"{piece.forwards} forward passes came before one backward pass; {GIVE}"
         piece.seen.add(key)
-        piece.norms[0][group].append(norm(gradient))
-        if not self._parallel.sharded:
-            piece.norms[1][group] += self._metric_norm(group, held, gradient)
+        piece.norms.add(group, held, gradient)
 
-    def _metric_norm(self, group: int, held: Tensor, gradient: Tensor) -> list[Tensor]:
-        """‖D^½ gradient‖, where the optimiser has a metric D."""
-        metric = preconditioner(self._optimizer, self._optimizer.param_groups[group], held)
-        if metric is None:
-            return []
-        if gradient.is_sparse:
-            gradient = gradient.coalesce()
-            return [norm(gradient.values() * metric[tuple(gradient.indices())].sqrt_())]
-        if gradient.is_complex():  # real and imaginary parts are parameters of their own to an optimiser
-            gradient = torch.view_as_real(gradient.resolve_conj())
-        return [norm(gradient * metric.sqrt_())]
-
-    def _continued(self, step: _Step, held: Tensor) -> _Step:
+    def _continued(self, step: ObservedStep, held: Tensor) -> ObservedStep:
         """The step to which this backward pass adds: the same one if the gradients are as its last piece left."""
         if step.after is not None and not step.after.untouched:
             # set to None or to 0, so what came before was thrown away, as of a step that a scaler skips
             self._discard()
-            anew = _Step(step.groups)
+            anew = ObservedStep(self._no_norms())
             anew.pieces = [piece for piece in step.pieces[-1:] if not piece.done]
-            anew.contrast, anew.through = step.contrast, step.through
-            anew.contrasted, anew.halves, anew.split_in = step.contrasted, step.halves, step.split_in
+            anew.split = step.split
             self._step = step = anew
-        elif step.after is not None and step.after.gradient is not None and step.after_norm is not None:
-            # a write to .data leaves no other trace
-            step.written_to.append(_differ(norm(step.after.gradient).square(), step.after_norm.square()))
-        if step.after is None and len(step.pieces) <= 1:
-            left = [parameter.grad for _, parameter in self._parameters() if parameter.grad is not None]
-            if left:
-                step.carried = torch.stack([norm(gradient) for gradient in left]).sum()
-        step.before = _Gradient.of(held)
+        elif step.after is not None and step.after.norm is not None:
+            now = step.after.norm_now
+            if now is not None:  # a write to .data leaves no other trace
+                step.wrong.append(differ(now.square(), step.after.norm.square()))
+        if step.after is None and len(step.pieces) <= 1:  # what is there already belongs to no piece
+            left = [norm(parameter.grad) for _, parameter in self._parameters() if parameter.grad is not None]
+            step.wrong = [torch.stack([each.to(left[0].device) for each in left]).sum() > 0] if left else []
+        step.before = GradientState.of(held)
         return step
 
     def _note_sum(self) -> None:
@@ -478,13 +349,7 @@ class PieceRecorder:
         if step is None or not step.pieces:  # a step made within the backward pass began the present one
             return
         if step.before is not None and step.before.untouched and not self._parallel.sharded:
-            # gradients that were asked for, not accumulated; the forward pass may have its backward pass yet
-            piece = step.pieces.pop()
-            step.carried = step.carried if step.pieces else None
-            if not piece.stray:
-                step.pieces.append(
-                    _Piece(piece.size, piece.weight, _empty(step.groups), piece.forwards, asked=True)
-                )
+            self._put_back(step)
             return
         if step.pieces[-1].stray:
             step.fault = (
@@ -495,119 +360,104 @@ class PieceRecorder:
             )
         step.pieces[-1].done = True
         step.after = None
-        step.sums = _empty(step.groups)
-        metric = any(any(piece.norms[1]) for piece in step.pieces)
+        step.sums = self._no_norms()
+        metric = any(piece.norms.has_metric for piece in step.pieces)
         for index, parameter in self._parameters():
             gradient = parameter.grad
-            if gradient is None:
-                continue
-            found = norm(gradient)
-            if step.after is None:
-                step.after, step.after_norm = _Gradient.of(parameter), found
-            step.sums[0][index].append(found)
-            if metric:
-                step.sums[1][index] += self._metric_norm(index, parameter, gradient)
+            if gradient is not None:
+                found = step.sums.add(index, parameter, gradient, metric=metric)
+                step.after = step.after or GradientState.of(parameter, found)
         if len(step.pieces) == 1 and self._parallel.ranks == 1:
-            device = next(parameter.device for _, parameter in self._parameters())
-            seen, there = (_squared(norms[:1], device) for norms in (step.pieces[0].norms, step.sums))
-            step.first_differs = _differ(seen, there)
-        if step.through and step.halves is not None and len(step.pieces) == 1:
+            seen, there = (norms.squared(self._device)[0] for norms in (step.pieces[0].norms, step.sums))
+            step.wrong.append(differ(seen, there))
+        if step.split.through and step.split.sizes is not None and len(step.pieces) == 1:
             self._check_halves(step)
 
-    def _check_halves(self, step: _Step) -> None:
-        """Once in a training; waits for the device."""
-        if self._halves is None:
-            return
-        through, whole = (
-            float(torch.stack([one.to(norms[0].device) for one in norms]).square().sum())
-            for norms in (step.through, [one for of in step.pieces[0].norms[0] for one in of])
-        )
-        self._halves.check(through, whole)
-        if self._halves.refusal is not None:
-            step.halves = None
+    def _put_back(self, step: ObservedStep) -> None:
+        """Drop gradients that were asked for, not accumulated; their forward pass may get its backward pass yet."""
+        piece = step.pieces.pop()
+        if not step.pieces:
+            step.wrong = []
+        if not piece.stray:
+            step.pieces.append(
+                Piece(piece.size, piece.weight, self._no_norms(), forwards=piece.forwards, asked=True)
+            )
 
     def _note_halves(self, sizes: list[int]) -> None:
         if self._step is not None:
-            self._step.halves = sizes
-            self._step.split_in = backward_pass()
+            self._step.split.sizes = sizes
+            self._step.split.backward = backward_pass()
+
+    def _check_halves(self, step: ObservedStep) -> None:
+        """Whether all of the gradient comes through the output. Once in a training; waits for the device."""
+        if self._halves is None:
+            return
+        through = sum_of_squares(step.split.through, self._device)
+        self._halves.check(float(through), float(sum_of_squares(step.pieces[0].norms.parts, self._device)))
+        if self._halves.refusal is not None:
+            step.split.sizes = None
 
     # ------------------------------------------------------------------ records
 
-    def _record(self, step: _Step) -> StepRecord:
+    @property
+    def _device(self) -> torch.device:
+        return next(parameter.device for _, parameter in self._parameters())
+
+    def _record(self, step: ObservedStep) -> StepRecord:
         scale = scale_of_step(self._optimizer, self._scaler)
-        step.fault = step.fault or self._parallel.fault
-        if step.pieces and not step.pieces[-1].seen:  # a forward pass without a backward pass
+        if step.waits:  # a forward pass without a backward pass
             step.pieces.pop()
         ranks, count = self._parallel.ranks, len(step.pieces)
-        to_split = self._halves is not None and self._halves.refusal is None and self._last_count == count == 1
+        split = step.split if count == 1 and step.split.sizes is not None else None
+        fault = self._fault(step, split)
         self._last_count = count
-        divisor = 1
-        if isinstance(self._accumulation, int):
-            divisor = self._accumulation
-        elif self._accumulation == "mean":
-            divisor = max(count, 1)
-        usual = 1 / (ranks * divisor)
+        usual = 1 / (ranks * self._divisor(count))
         shares = [usual if piece.weight is None else piece.weight / ranks for piece in step.pieces]
-        sizes = [piece.size for piece in step.pieces]
-        device = next(parameter.device for _, parameter in self._parameters())
-        split = step.halves if count == 1 else None
-        if split is not None and not step.pieces[0].seen <= step.contrasted:
-            step.fault = (
-                "part of the gradient does not come through the model's output, so its batch cannot be split: "
-                "accumulate over two micro-steps or more"
-            )
-        if step.fault is None and split is not None and step.split_elsewhere:
-            step.fault = (
-                "gradients at the model's output were asked for by themselves too (for a penalty, say), so its "
-                "batch cannot be split: accumulate over two micro-steps or more"
-            )
-        if any(piece.stray for piece in step.pieces):
-            step.fault = (
-                step.fault or "gradients came from outside of the model before those of its own forward pass"
-            )
+        sizes = [max(piece.size, 1) for piece in step.pieces]
+        if fault is not None or step.sums is None:
+            nothing = torch.full((2, 2, step.groups), torch.nan, device=self._device)
+            return StepRecord(nothing, sizes, shares, count, fault)
+        sums = step.sums.squared(self._device)
+        if split is not None and split.sizes is not None:
+            pieces = (sums + split.contrast.squared(self._device)) / 2
+            shares = [shares[0] * size / sum(split.sizes) for size in split.sizes]
+            sizes = split.sizes
+        else:
+            pieces = torch.stack([piece.norms.squared(self._device) for piece in step.pieces]).sum(0) / ranks**2
+        norms = torch.stack([pieces, sums], 1) / torch.as_tensor(scale, device=self._device) ** 2
+        if not any(piece.norms.has_metric for piece in step.pieces):
+            norms[1] = torch.nan
+        for wrong in step.wrong:
+            norms = norms.masked_fill(wrong.to(self._device), DISAGREE)
+        return StepRecord(norms, sizes, shares, count, None)
+
+    def _divisor(self, count: int) -> int:
+        """By what the loss of each of so many micro-steps was divided."""
+        if isinstance(self._accumulation, int):
+            return self._accumulation
+        return max(count, 1) if self._accumulation == "mean" else 1
+
+    def _fault(self, step: ObservedStep, split: Split | None) -> str | None:
+        """Why a step that was taken cannot be used, as far as the host knows."""
+        pieces = step.pieces
+        if any(piece.size < 1 for piece in pieces):
+            return "a micro-step has no samples"
         if self._awaited:
-            step.fault = "a backward pass had not ended when the optimiser stepped"
-        if min(sizes, default=1) < 1:
-            step.fault = "a micro-step has no samples"
-            sizes = [max(size, 1) for size in sizes]
-        if to_split and split is None and sizes[0] > 1:
-            step.fault = step.fault or (
+            return "a backward pass had not ended when the optimiser stepped"
+        fault = step.fault or self._parallel.fault or (split.fault(pieces[0]) if split is not None else None)
+        if fault is not None:
+            return fault
+        if any(piece.stray for piece in pieces):
+            return "gradients came from outside of the model before those of its own forward pass"
+        to_split = (
+            self._halves is not None and self._halves.refusal is None and self._last_count == len(pieces) == 1
+        )
+        if to_split and split is None and pieces[0].size > 1:
+            return (
                 "a step is one piece, and no gradient came back to an output of the whole model by which its batch "
                 "could be split: accumulate over two micro-steps or more"
             )
-        if step.fault is not None or step.sums is None:
-            fault = step.fault or "no gradient arrived before the optimiser stepped"
-            nothing = torch.full((2, 2, step.groups), torch.nan, device=device)
-            return StepRecord(nothing, sizes, shares, count, fault)
-        sums = _squared(step.sums, device)
-        if split is not None:
-            pieces = (sums + _squared(step.contrast, device)) / 2
-            shares = [shares[0] * size / sum(split) for size in split]
-            sizes = split
-        else:
-            pieces = torch.stack([_squared(piece.norms, device) for piece in step.pieces]).sum(0) / ranks**2
-        norms = torch.stack([pieces, sums], 1) / torch.as_tensor(scale, device=device) ** 2
-        if not any(any(piece.norms[1]) for piece in step.pieces):
-            norms[1] = torch.nan
-        wrong = [step.first_differs, *step.written_to]
-        if step.carried is not None:  # what was there before belongs to no piece
-            wrong.append(step.carried > 0)
-        for each in wrong:
-            if each is not None:
-                norms = norms.masked_fill(each.to(device), DISAGREE)
-        return StepRecord(norms, sizes, shares, count, None)
-
-
-def norm(gradient: Tensor) -> Tensor:
-    """‖gradient‖, of half precision in single; of a shard, its own."""
-    if gradient.requires_grad:  # under create_graph=True
-        gradient = gradient.detach()
-    if isinstance(gradient, DTensor):
-        gradient = gradient.to_local()
-    if gradient.is_sparse:
-        gradient = gradient.coalesce().values()
-    half = gradient.dtype in (torch.float16, torch.bfloat16)
-    return torch.linalg.vector_norm(gradient, dtype=torch.float32 if half else None)
+        return None if step.sums is not None else "no gradient arrived before the optimiser stepped"
 
 
 def _time_first(model: nn.Module) -> str | None:
@@ -615,46 +465,3 @@ def _time_first(model: nn.Module) -> str | None:
     return next(
         (type(each).__name__ for each in model.modules() if getattr(each, "batch_first", None) is False), None
     )
-
-
-def _differ(found: Tensor, expected: Tensor) -> Tensor:
-    """Whether squared norms are not the same; of what is not finite that is not said."""
-    return ((found - expected).abs() > TOLERANCE * expected.abs().clamp_min(torch.finfo(expected.dtype).tiny)).any()
-
-
-def _empty(groups: int) -> Norms:
-    return [[[] for _ in range(groups)] for _ in range(2)]
-
-
-def _squared(norms: Norms, device: torch.device) -> Tensor:
-    """Σ of squares, by metric and group."""
-    zero = torch.zeros((), device=device)
-    return torch.stack(
-        [
-            torch.stack(
-                [torch.stack([one.to(device) for one in of]).square().sum() if of else zero for of in groups]
-            )
-            for groups in norms
-        ]
-    )
-
-
-def _own(module: nn.Module) -> Iterator[tuple[nn.Module, str, Tensor]]:
-    """Parameters in ``module`` but not in a sharded module within it: holder, name, and the parameter."""
-    yield from ((module, name, parameter) for name, parameter in module.named_parameters(recurse=False))
-    for child in module.children():
-        if not isinstance(child, FSDPModule):
-            yield from _own(child)
-
-
-def _places(model: nn.Module, optimizer: Optimizer) -> dict[tuple[int, str], tuple[int, Tensor]]:
-    """Where each parameter of the optimiser is held, with its group."""
-    groups = {
-        id(parameter): index for index, group in enumerate(optimizer.param_groups) for parameter in group["params"]
-    }
-    return {
-        (id(module), name): (groups[id(parameter)], parameter)
-        for module in model.modules()
-        for name, parameter in module.named_parameters(recurse=False)
-        if id(parameter) in groups
-    }
