@@ -22,7 +22,8 @@ from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk.criterion import Loss
 from noisescape.training.data_parallel import data_parallel
 from noisescape.training.halves import Halves
-from noisescape.training.noise_scale import Smoothed, Weights, moments, smooth
+from noisescape.training.measured_steps import MeasuredSteps
+from noisescape.training.noise_scale import Weights, moments
 from noisescape.training.observed_step import StepRecord
 from noisescape.training.pieces import Accumulation, BatchSize, PieceRecorder
 from noisescape.training.probe import Probe
@@ -181,7 +182,7 @@ class Monitor:
             outputs=outputs,
             announced=announced,
         )
-        self._window: deque[_Measured] = deque(maxlen=window)
+        self._window = MeasuredSteps(window)
         # bounded where nobody asks for reports any more
         self._pending: deque[StepRecord] = deque(maxlen=max(window, every))
         self._warned: set[str] = set()
@@ -224,19 +225,9 @@ class Monitor:
     def _free_figures(self) -> Report:
         if not self._window:
             return {}
-        found = {
-            "batch_size": float(np.mean([measured.samples for measured in self._window])),
-            "pieces": float(np.mean([measured.pieces for measured in self._window])),
-            "measured_steps": float(len(self._window)),
-            "skipped_steps": float(self._skipped + self._recorder.discarded),
-            **_figures("", np.stack([measured.total for measured in self._window])),
-        }
-        groups = self._optimizer.param_groups[: self._window[-1].groups.shape[-1]]
-        if len(groups) > 1:
-            for index, group in enumerate(groups):
-                of_group = np.stack([measured.groups[..., index] for measured in self._window])
-                found |= _figures(f"group/{group.get('name', index)}/", of_group)
-        return found
+        skipped = {"skipped_steps": float(self._skipped + self._recorder.discarded)}
+        groups = [str(group.get("name", index)) for index, group in enumerate(self._optimizer.param_groups)]
+        return self._window.counts() | skipped | self._window.figures(groups)
 
     def _probing(
         self, model: nn.Module, loss: Loss | nn.Module | None, probe: Any, overhead: float | None, seed: int
@@ -303,7 +294,7 @@ class Monitor:
             "reported": self._reported,
             "skipped": self._skipped + self._recorder.discarded,
             "micro_steps": self._micro_steps,
-            "window": [measured.to_list() for measured in self._window],
+            "window": self._window.state_dict(),
             "halves": self._halves.state_dict() if self._halves is not None else None,
             "probes": self._probes.state_dict() if self._probes is not None else None,
         }
@@ -315,7 +306,7 @@ class Monitor:
             ValueError: a state of another number of parameter groups.
         """
         try:
-            window = [_Measured.from_list(saved) for saved in state["window"]]
+            window = self._window.like(state["window"])
             steps, reported, skipped, micro_steps = (
                 int(state[name]) for name in ("steps", "reported", "skipped", "micro_steps")
             )
@@ -326,12 +317,11 @@ class Monitor:
                 "returned"
             ) from error
         groups = len(self._optimizer.param_groups)
-        for measured in window:
-            if measured.groups.shape != (2, 2, groups):
-                raise InvalidValueError(
-                    f"the monitor's state has {measured.groups.shape[-1]} parameter groups, the optimiser {groups}"
-                )
-        self._window = deque(window, maxlen=self._window.maxlen)
+        if window and window.groups != groups:
+            raise InvalidValueError(
+                f"the monitor's state has {window.groups} parameter groups, the optimiser {groups}"
+            )
+        self._window = window
         self._steps, self._reported, self._skipped = steps, reported, skipped
         self._micro_steps = micro_steps
         self._pending.clear()
@@ -382,7 +372,7 @@ class Monitor:
         self._pending.clear()
         count = records[-1].norms.shape[-1]
         records = [record for record in records if record.norms.shape[-1] == count]
-        if self._window and self._window[-1].groups.shape[-1] != count:
+        if self._window and self._window.groups != count:
             self._window.clear()  # parameter groups were added, and with them the noise is another
         copies = torch.tensor([1.0, self._parallel.copies])
         norms = torch.stack([record.norms for record in records])
@@ -422,7 +412,7 @@ class Monitor:
             return
         self._single = 0
         noise, signal = moments(norms[:, 0], norms[:, 1], weights)
-        self._window.append(_Measured(weights.samples, weights.pieces, np.stack([noise, signal], 1)))
+        self._window.add(weights.samples, weights.pieces, np.stack([noise, signal], 1))
 
     def _warn(self, fault: str) -> None:
         if fault not in self._warned:
@@ -430,53 +420,8 @@ class Monitor:
             warnings.warn(f"no gradient noise could be measured at a step: {fault}", UserWarning, stacklevel=4)
 
 
-class _Measured:
-    """One measured step: B, K, and (Tr Ĉ, ‖ĝ‖²) by metric and group, (2, 2, groups)."""
-
-    def __init__(self, samples: float, pieces: float, groups: Any) -> None:
-        self.samples = samples
-        self.pieces = pieces
-        self.groups = groups
-
-    @property
-    def total(self) -> Any:
-        return self.groups.sum(-1)
-
-    def to_list(self) -> list[Any]:
-        return [self.samples, self.pieces, self.groups.tolist()]
-
-    @staticmethod
-    def from_list(saved: list[Any]) -> _Measured:
-        samples, pieces, groups = saved
-        return _Measured(samples, pieces, np.array(groups))
-
-
 def _numbers(weights: Weights) -> list[float]:
     return [weights.samples, weights.pieces, weights.total, weights.squared, weights.squared_over_size]
-
-
-def _figures(place: str, values: Any) -> dict[str, float]:
-    """Of (steps, 2 metrics, 2): the plain figures, and the preconditioned ones where there are any."""
-    found: dict[str, float] = {}
-    for index, metric in enumerate(("", "preconditioned/")):
-        of_metric = values[:, index]
-        of_metric = of_metric[np.isfinite(of_metric).all(1)]
-        if len(of_metric):
-            found |= _named(place + metric, smooth(of_metric[:, 0], of_metric[:, 1]))
-    return found
-
-
-def _named(place: str, smoothed: Smoothed) -> dict[str, float]:
-    return {
-        f"{place}trace_covariance": smoothed.trace,
-        f"{place}trace_covariance_stderr": smoothed.trace_stderr,
-        f"{place}squared_gradient_norm": smoothed.squared_norm,
-        f"{place}squared_gradient_norm_stderr": smoothed.squared_norm_stderr,
-        f"{place}scale": smoothed.scale,
-        f"{place}scale_stderr": smoothed.scale_stderr,
-        f"{place}scale_low": smoothed.scale_low,
-        f"{place}scale_high": smoothed.scale_high,
-    }
 
 
 def _after_each_step(optimizer: Optimizer, monitor: Monitor) -> RemovableHandle:
