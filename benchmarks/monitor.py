@@ -19,7 +19,7 @@ from noisescape.measurement.memory import AllocationTracker
 STEPS = 300
 """A multiple of every period: of measured steps, of split ones, and of reports."""
 EVERY = 100
-REPEATS = 9
+REPEATS = 15
 FREE, PROBED, MEMORY = 1.02, 1.05, 1.1
 Step = Callable[[int], None]
 
@@ -279,9 +279,9 @@ def with_probes(outcome: Outcome, name: str, training: Training) -> None:
     bare, side = f"{name}: bare, from the start", f"{name}: monitor with probes"
     for _ in range(2):
         for label, watch in ((bare, None), (side, probed(training))):
-            begun = time.perf_counter()
+            begun = time.process_time()
             training.loop(1, watch)(LONG[name])
-            outcome.seconds.setdefault(label, []).append(time.perf_counter() - begun)
+            outcome.seconds.setdefault(label, []).append(time.process_time() - begun)
     outcome.compare(f"{name}: {LONG[name]:,} steps", side, bare, target=PROBED)
 
 
