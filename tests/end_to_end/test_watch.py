@@ -54,7 +54,8 @@ class Terminal:
     def interrupt(self) -> int:
         """Ctrl-C, as typed; the exit code."""
         os.write(self.master, b"\x03")
-        while self.read(time.monotonic() + PATIENCE):
+        until = time.monotonic() + PATIENCE
+        while time.monotonic() < until and self.read(until):
             pass
         return self.process.wait(PATIENCE)
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -54,21 +57,36 @@ def watch_log(
     if not (math.isfinite(every) and every > 0):
         raise InvalidValueError(f"--every must be a positive number of seconds, not {every:g}")
     watched = _Watched(path, prefix)
-    try:
-        with Live(console=console, auto_refresh=False, transient=False) as live:
-            while True:
-                begun = time.monotonic()
-                watched.look()
-                # a long log takes a while: no more than a tenth of the time goes into reading it
-                until = clock() + max(every, 9 * (time.monotonic() - begun))
-                while True:
-                    live.update(watched.view(clock()), refresh=True)
-                    left = until - clock()
-                    if left <= 0:
-                        break
-                    time.sleep(min(TICK, left))
-    except KeyboardInterrupt:  # how one stops watching
+    with (
+        contextlib.suppress(KeyboardInterrupt),  # how one stops watching
+        _interrupted() as interrupted,
+        Live(console=console, auto_refresh=False, transient=False) as live,
+    ):
+        while not interrupted.is_set():
+            begun = time.monotonic()
+            watched.look()
+            # a long log takes a while: no more than a tenth of the time goes into reading it
+            until = clock() + max(every, 9 * (time.monotonic() - begun))
+            while not interrupted.is_set():
+                live.update(watched.view(clock()), refresh=True)
+                left = until - clock()
+                if left <= 0:
+                    break
+                interrupted.wait(min(TICK, left))
+
+
+@contextlib.contextmanager
+def _interrupted() -> Iterator[threading.Event]:
+    """What Ctrl-C sets, rather than an exception, which is lost where one cannot be raised: in a destructor, say."""
+    event = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # to which signals go
+        yield event
         return
+    before = signal.signal(signal.SIGINT, lambda number, frame: event.set())
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @dataclass
