@@ -77,7 +77,7 @@ def watch_log(
 
 @contextlib.contextmanager
 def _interrupted() -> Iterator[threading.Event]:
-    """What Ctrl-C sets, rather than an exception, which is lost where one cannot be raised: in a destructor, say."""
+    """What Ctrl-C sets; an exception in its place is lost where none can be raised, in a destructor say."""
     event = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # to which signals go
         yield event
