@@ -19,7 +19,7 @@ from noisescape.measurement.memory import AllocationTracker
 STEPS = 300
 """A multiple of every period: of measured steps, of split ones, and of reports."""
 EVERY = 100
-REPEATS = 15
+REPEATS = 7
 FREE, PROBED, MEMORY = 1.02, 1.05, 1.1
 Step = Callable[[int], None]
 
@@ -132,8 +132,8 @@ def transformer() -> Training:
 
 
 TRAININGS = {"LeNet, SGD": convolutional, "small GPT, AdamW": transformer}
-LONG = {"LeNet, SGD": 12_000, "small GPT, AdamW": 5_000}
-"""Steps that take about a minute: before a twentieth of it is what a model's trial costs, nothing is probed."""
+LONG = {"LeNet, SGD": 6_000, "small GPT, AdamW": 2_500}
+"""Steps that take about half a minute: before a twentieth of it is what a model's trial costs, nothing is probed."""
 
 
 def watched(**options: object) -> Callable[[nn.Module, torch.optim.Optimizer], Step]:

@@ -31,7 +31,7 @@ from noisescape.training.probe_schedule import ProbeSchedule
 from noisescape.training.time_budget import TimeBudget
 
 Report = dict[str, float]
-MEASURED_SHARE = 20
+MEASURED_SHARE = 25
 """One step in so many is read where its pieces are there anyway; docs/decisions/0016-monitor.md."""
 SPLIT_SHARE = 80
 """The same where it takes a backward pass more."""
@@ -81,7 +81,7 @@ class Monitor:
             changed by hooks, is refused.
         optimizer: any torch optimiser but LBFGS; its parameters are looked at.
         every: optimiser steps between reports.
-        measure_every: optimiser steps between measured ones; None: 20, and 80 while a step is one piece, which
+        measure_every: optimiser steps between measured ones; None: 25, and 80 while a step is one piece, which
             costs a backward pass more; or ``every``, where that is less.
         window: measured steps that are averaged over.
         accumulation: ``"mean"`` where the loss of each of K micro-steps is divided by K, ``"sum"`` where it is not,

@@ -940,12 +940,12 @@ def test_it_reports_when_due_and_only_after_a_step():
     assert [index for index, report in enumerate(reports) if report] == [5, 11]
 
 
-def test_the_default_reads_every_twentieth_step():
+def test_the_default_reads_every_twenty_fifth_step():
     model = small_net()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
     monitor = ns.Monitor(model, optimizer)
     _, report = train(model, optimizer, micro_batches(100, 2, 3), monitor=monitor)
-    assert report["noise/measured_steps"] == 5
+    assert report["noise/measured_steps"] == 4
     assert report["noise/step"] == 100
 
 
