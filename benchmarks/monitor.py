@@ -133,7 +133,7 @@ def transformer() -> Training:
 
 TRAININGS = {"LeNet, SGD": convolutional, "small GPT, AdamW": transformer}
 LONG = {"LeNet, SGD": 6_000, "small GPT, AdamW": 2_500}
-"""Steps that take about half a minute: before a twentieth of it is what a model's trial costs, nothing is probed."""
+"""Steps of half a minute: before a twentieth of it is what a model's trial costs, nothing is probed."""
 
 
 def watched(**options: object) -> Callable[[nn.Module, torch.optim.Optimizer], Step]:
