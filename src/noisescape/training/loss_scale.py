@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import inspect
-
 from torch import Tensor
 from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
+
+from noisescape.training.call_stack import running
 
 DEPTH = 40
 """Frames looked through; Lightning and accelerate have about ten between the scaler and its optimiser."""
@@ -25,21 +25,8 @@ def scale_of_step(optimizer: Optimizer, scaler: GradScaler | None) -> Tensor | f
     scale = getattr(optimizer, "grad_scale", None)
     if isinstance(scale, Tensor):
         return scale.clone()
-    scaler = scaler or _on_the_stack()
+    scaler = scaler or running(GradScaler, DEPTH, methods=("step", "_maybe_opt_step"))
     if scaler is None or not scaler.is_enabled():
         return 1.0
     held = getattr(scaler, "_scale", None)  # what get_scale() would wait for
     return held.clone() if isinstance(held, Tensor) else float(scaler.get_scale())
-
-
-def _on_the_stack() -> GradScaler | None:
-    frame = inspect.currentframe()
-    for _ in range(DEPTH):
-        frame = frame and frame.f_back
-        if frame is None:
-            return None
-        if frame.f_code.co_name in ("step", "_maybe_opt_step"):
-            candidate = frame.f_locals.get("self")
-            if isinstance(candidate, GradScaler):
-                return candidate
-    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 import weakref
@@ -378,7 +379,7 @@ class Monitor:
         norms = torch.stack([record.norms for record in records])
         norms = norms / copies.to(norms)[:, None]
         known = torch.tensor(
-            [_numbers(record.weights) for record in records], dtype=norms.dtype, device=norms.device
+            [dataclasses.astuple(record.weights) for record in records], dtype=norms.dtype, device=norms.device
         )
         flat = self._parallel.sum(torch.cat([norms.flatten(1), known], 1))
         values = flat.cpu().double().numpy()
@@ -418,10 +419,6 @@ class Monitor:
         if fault not in self._warned:
             self._warned.add(fault)
             warnings.warn(f"no gradient noise could be measured at a step: {fault}", UserWarning, stacklevel=4)
-
-
-def _numbers(weights: Weights) -> list[float]:
-    return [weights.samples, weights.pieces, weights.total, weights.squared, weights.squared_over_size]
 
 
 def _after_each_step(optimizer: Optimizer, monitor: Monitor) -> RemovableHandle:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import functools
-import inspect
 import io
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import FailedError, InvalidTypeError, InvalidValueError, MissingPackageError
+from noisescape.training.call_stack import running
 from noisescape.training.monitor import Monitor, Report
 from noisescape.training.nested import tensors
 
@@ -235,15 +235,10 @@ def _weight(trainer: Trainer, inputs: Any, items: Tensor | int | None) -> Tensor
 
 def _trainer_that_calls() -> Trainer:
     """The Trainer whose event this is; callbacks are not given it."""
-    frame = inspect.currentframe()
-    for _ in range(DEPTH):
-        frame = frame and frame.f_back
-        if frame is None:
-            break
-        candidate = frame.f_locals.get("self")
-        if isinstance(candidate, Trainer):
-            return candidate
-    raise FailedError("TransformersNoiseMonitor is called by no Trainer: give it to one, callbacks=[...]")
+    trainer = running(Trainer, DEPTH)
+    if trainer is None:
+        raise FailedError("TransformersNoiseMonitor is called by no Trainer: give it to one, callbacks=[...]")
+    return trainer
 
 
 def _packed(state: dict[str, Any]) -> str:
