@@ -12,8 +12,7 @@ from torch import Tensor
 
 from noisescape.dynamics import Dynamics
 from noisescape.experiments.noise_knob import NoiseKnobConfig
-from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared
+from noisescape.experiments.problem import MakeProblem, Problem
 from noisescape.experiments.protocols.knob_arms import (
     AsIfSmall,
     Isotropic,
@@ -22,12 +21,12 @@ from noisescape.experiments.protocols.knob_arms import (
     SmallBatch,
     network_losses,
 )
-from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.protocols.training import train_from_initialisation
 from noisescape.experiments.statistics import derived_seed
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Outcome
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
@@ -50,22 +49,9 @@ def run_noise_knob(
     for name in config.dynamics:
         make_arm(config, problems[0], name).check(problems[0].risk)
     splits = [made.split for made in problems]
-    data = data_identity(splits)
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=data)
-    run = session.run
-    if run.complete:
-        return run
-    keys = [(name, repetition) for repetition in range(config.seeds) for name in config.dynamics]
-    outcomes = session.perform([Task(f"{name}-{r}", train, (config, problem, r, name)) for name, r in keys])
-    rows = rows_of(outcomes)
-    run.write_tensors("data", data_tensors(splits))
-    run.write_tensors(
-        "final",
-        {f"{name}/seed-{r}": found.tensors["theta"] for (name, r), found in zip(keys, outcomes, strict=True)},
+    return train_from_initialisation(
+        config, problem, splits, train, FINAL_METRICS, out, jobs=jobs, resume=resume, progress=progress
     )
-    compared = Compared(config, rows, "training")
-    facts = {"seeds": config.seeds, "data": splits[0].facts}
-    return session.finish(rows, {**facts, "final": compared.final(FINAL_METRICS), **compared.traces()})
 
 
 def train(

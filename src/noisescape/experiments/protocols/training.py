@@ -6,6 +6,7 @@ steps. What is asked: which noise generalises best, and do flatter end points ge
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -13,6 +14,8 @@ from torch import Tensor
 
 from noisescape.dynamics import SGD
 from noisescape.experiments.constants import TrainingConfig
+from noisescape.experiments.data import ImageSplit
+from noisescape.experiments.noise_knob import NoiseKnobConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
 from noisescape.experiments.protocols.session import Session, rows_of
@@ -32,6 +35,36 @@ def run_training(
         The run, complete: metrics, checkpoints of every end point, summary.
     """
     splits = checked_splits(config, problem)  # before anything is written
+    return train_from_initialisation(
+        config, problem, splits, train, FINAL_METRICS, out, jobs=jobs, resume=resume, progress=progress
+    )
+
+
+def train_from_initialisation(
+    config: TrainingConfig | NoiseKnobConfig,
+    problem: MakeProblem,
+    splits: list[ImageSplit],
+    train: Callable[..., Outcome],
+    final_metrics: Sequence[str],
+    out: Path,
+    *,
+    jobs: int | None,
+    resume: bool,
+    progress: bool,
+) -> Run:
+    """Do a task for every noise and every seed, and write the run directory.
+
+    Args:
+        config: the constants, with the noises in ``dynamics``.
+        problem: what a repetition trains on.
+        splits: every repetition's images.
+        train: the task: ``(config, problem, repetition, name, *, checkpoint)``.
+        final_metrics: those compared at the end.
+        out: the run's directory.
+        jobs: processes.
+        resume: whether to go on with what is there.
+        progress: whether a terminal shows a bar.
+    """
     identity = data_identity(splits)
     session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
     run = session.run
@@ -47,8 +80,7 @@ def run_training(
     )
     compared = Compared(config, rows, "training")
     facts = {"seeds": config.seeds, "data": splits[0].facts}
-    summary = {**facts, "final": compared.final(FINAL_METRICS), **compared.traces()}
-    return session.finish(rows, summary)
+    return session.finish(rows, {**facts, "final": compared.final(final_metrics), **compared.traces()})
 
 
 def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: str, *, checkpoint: Path) -> Outcome:
