@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
-from noisescape.errors import InvalidTypeError, InvalidValueError, MissingPackageError
+from noisescape.errors import InvalidValueError, MissingPackageError
 from noisescape.training.monitor import Monitor, Report
+from noisescape.training.trainer_options import check_left_to_the_trainer
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, LightningModule, Trainer
@@ -55,10 +56,7 @@ class LightningNoiseMonitor(Callback):
     def __init__(
         self, every: int = 100, *, batch_size: int | Callable[[Any], int] | None = None, **options: Any
     ) -> None:
-        if fixed := sorted({"accumulation", "scaler", "outputs", "announced"}.intersection(options)):
-            raise InvalidTypeError(
-                f"{fixed[0]} is what the Trainer does, which the callback looks up: leave it out"
-            )
+        check_left_to_the_trainer(options)
         self.report: Report = {}
         self._options = {"every": every, **options}
         self._batch_size = batch_size

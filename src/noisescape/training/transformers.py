@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from noisescape.errors import FailedError, InvalidTypeError, InvalidValueError, MissingPackageError
+from noisescape.errors import FailedError, InvalidValueError, MissingPackageError
 from noisescape.training.call_stack import running
 from noisescape.training.monitor import Monitor, Report
 from noisescape.training.nested import tensors
+from noisescape.training.trainer_options import check_left_to_the_trainer
 
 if TYPE_CHECKING:
     from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -62,10 +63,7 @@ class TransformersNoiseMonitor(TrainerCallback, ExportableState):
     def __init__(
         self, every: int = 100, *, batch_size: int | Callable[[Any], int] | None = None, **options: Any
     ) -> None:
-        if fixed := sorted({"accumulation", "scaler", "outputs", "announced"}.intersection(options)):
-            raise InvalidTypeError(
-                f"{fixed[0]} is what the Trainer does, which the callback looks up: leave it out"
-            )
+        check_left_to_the_trainer(options)
         if options.get("loss") is not None and options.get("probe") is None:
             raise InvalidValueError(
                 "with a loss, figures are probed, and a batch of the Trainer does not say what of it are targets: "
