@@ -1,7 +1,7 @@
 """Symmetric operators, and what can be estimated from their products with vectors."""
 
 from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh, nystrom_pairs
-from noisescape.linops.estimate import Estimate, VectorEstimate, ratio
+from noisescape.linops.estimate import Estimate, VectorEstimate, ratio, square_root
 from noisescape.linops.operator import FunctionOperator, Split, SymmetricOperator
 from noisescape.linops.probing import ToleranceWarning
 from noisescape.linops.product_trace import product_trace
@@ -36,6 +36,7 @@ __all__ = [
     "product_trace",
     "ratio",
     "spectral_density",
+    "square_root",
     "squared_norm",
     "trace",
 ]

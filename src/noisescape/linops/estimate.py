@@ -96,6 +96,16 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     return Estimate(value, math.sqrt(variance), cost, min(numerator.dof, denominator.dof))
 
 
+def square_root(squared: Estimate) -> Estimate:
+    """√x of an estimate of x ≥ 0, its standard error by the delta method; NaN below 0.
+
+    >>> print(square_root(Estimate(4.0, 0.4)))
+    2 ± 0.1
+    """
+    root = math.sqrt(squared.value) if squared.value >= 0 else math.nan
+    return Estimate(root, squared.stderr / (2 * root) if root else 0.0, squared.cost, squared.dof)
+
+
 def _quantile(level: float, dof: float) -> float:
     if not 0 < level < 1:
         raise InvalidValueError(f"an interval's level lies strictly between 0 and 1, not {level}")

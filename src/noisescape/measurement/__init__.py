@@ -1,7 +1,26 @@
-"""Measurements at one θ: the indicator Tr(HΣ) with its bounds, expected sharpness, a memory forecast."""
+"""Measurements at one θ: the indicator Tr(HΣ) with its bounds, the budget of a step's loss change, how near C, the
+Fisher information and H are, expected sharpness, a memory forecast."""
 
+from noisescape.measurement.comparison import Comparison, compare_noise_and_curvature, compare_operators
 from noisescape.measurement.indicator import Measurement, measure
+from noisescape.measurement.loss_budget import LossBudget, StepMoments, loss_budget, step_moments
 from noisescape.measurement.memory import forecast_memory
+from noisescape.measurement.relative_alignment import RelativeAlignment, relative_alignment
 from noisescape.measurement.sharpness import Sharpness, expected_sharpness
 
-__all__ = ["Measurement", "Sharpness", "expected_sharpness", "forecast_memory", "measure"]
+__all__ = [
+    "Comparison",
+    "LossBudget",
+    "Measurement",
+    "RelativeAlignment",
+    "Sharpness",
+    "StepMoments",
+    "compare_noise_and_curvature",
+    "compare_operators",
+    "expected_sharpness",
+    "forecast_memory",
+    "loss_budget",
+    "measure",
+    "relative_alignment",
+    "step_moments",
+]

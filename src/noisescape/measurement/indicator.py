@@ -21,6 +21,7 @@ from noisescape.linops import (
     eigenpairs,
     product_trace,
     ratio,
+    square_root,
     squared_norm,
     trace,
 )
@@ -228,7 +229,7 @@ def measure(
         upper_bound=_with_relative_error(upper, relative, trace_h),
         projection_coefficient=_with_relative_error(coefficient, relative, trace_h),
         decay_exponent=_decay(curvature, dimension),
-        alignment=ratio(ratio(trace_hc, _root(norm_h)), _root(norm_c)),
+        alignment=ratio(ratio(trace_hc, square_root(norm_h)), square_root(norm_c)),
         noise_scale=_quotient(trace_c, squared_gradient),
         curvature_noise_scale=_quotient(trace_hc, gradient_curvature),
         smallest_eigenvalue=Estimate(float(lowest.values[0]), float(lowest.residuals[0]), lowest.cost),
@@ -261,12 +262,6 @@ def _decay(curvature: Eigenpairs, dimension: int) -> Estimate:
 
 def _with_relative_error(value: float, relative: float, source: Estimate) -> Estimate:
     return Estimate(value, abs(value) * relative, source.cost, source.dof)
-
-
-def _root(squared: Estimate) -> Estimate:
-    """√x by the delta method."""
-    root = squared.value**0.5
-    return Estimate(root, squared.stderr / (2 * root) if root else 0.0, squared.cost, squared.dof)
 
 
 def _quotient(numerator: Estimate, denominator: float) -> Estimate:

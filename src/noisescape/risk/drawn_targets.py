@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -43,15 +43,20 @@ def with_drawn_targets(
                     "target a sample along its first dimension"
                 )
             targets.append(found.detach())
-    size = max(len(targets) for targets in drawn[0])
-    sizes = [len(targets) for _ in range(draws) for targets in drawn[0]]
-    return StreamedSamples(_Redrawn(samples, size, drawn), sizes, None, [], lambda tensor: tensor)
+    return with_targets(samples, drawn)
+
+
+def with_targets(samples: Samples, targets: Sequence[Sequence[Tensor]]) -> StreamedSamples:
+    """The same inputs with other targets, once for each set of them; a set has the targets of consecutive batches."""
+    size = max(len(some) for some in targets[0])
+    sizes = [len(some) for each in targets for some in each]
+    return StreamedSamples(_Redrawn(samples, size, targets), sizes, None, [], lambda tensor: tensor)
 
 
 class _Redrawn:
-    """Batches of the same inputs, once for each draw of targets."""
+    """Batches of the same inputs, once for each set of targets."""
 
-    def __init__(self, samples: Samples, size: int, drawn: list[list[Tensor]]) -> None:
+    def __init__(self, samples: Samples, size: int, drawn: Sequence[Sequence[Tensor]]) -> None:
         self._samples, self._size, self._drawn = samples, size, drawn
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:

@@ -342,11 +342,15 @@ class ModelLoss:
         other.criterion = self.criterion.converted(convert)
         return other
 
+    def with_criterion(self, criterion: Criterion) -> ModelLoss:
+        """The same model under another criterion; what tensors that has are those of the present loss."""
+        other = copy.copy(self)
+        other.criterion = criterion
+        return other
+
     def with_scale(self, scale: float | None) -> ModelLoss:
         """The same function with another N/W; see :class:`Criterion`."""
-        other = copy.copy(self)
-        other.criterion = self.criterion.with_scale(scale)
-        return other
+        return self.with_criterion(self.criterion.with_scale(scale))
 
     def check_reduction(self, theta: Tensor, batch: Batch) -> None:
         """Warn if the loss, reduced as it came, is another mean than the risk; see :class:`Criterion`."""

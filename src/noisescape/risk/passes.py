@@ -242,7 +242,7 @@ def dense_hessian(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
 @torch.enable_grad()
 def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """(1/N) Σ_n J_nᵀ(∇²_f ℓ_n)J_n v, J_n the Jacobian of sample n's outputs f: v (D,) or (D, K), shaped as v."""
-    function = _function_of_outputs(risk, theta)
+    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
     check_directions(theta, directions)
     total = torch.zeros_like(directions)
     for batch in risk._batches(passes=4, columns=_columns(theta, directions)):
@@ -264,7 +264,7 @@ def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
 @torch.enable_grad()
 def ggn_forms(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """vᵀ(GGN)v of each column of a block, (D, K) → (K,): no reverse pass through the model."""
-    function = _function_of_outputs(risk, theta)
+    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
     check_directions(theta, directions)
     total = directions.new_zeros(directions.shape[1])
     for batch in risk._batches(passes=2, columns=directions.shape[1]):
@@ -281,7 +281,7 @@ def ggn_forms(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
 @torch.enable_grad()
 def ggn_draws(risk: EmpiricalRisk, theta: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` draws of N(0, GGN), as rows (count, D): Jᵀ(∇²_f ℓ)^{1/2} z/√N, one backward pass each."""
-    function = _function_of_outputs(risk, theta)
+    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
     total = theta.new_zeros(count, risk.dimension)
     for batch in risk._batches(passes=4, columns=count):
         leaf = theta.detach().requires_grad_()
@@ -308,16 +308,26 @@ def _output_gradient(
     return at, torch.autograd.grad(share, at, create_graph=True)[0]
 
 
-def _function_of_outputs(risk: EmpiricalRisk, theta: Tensor) -> ModelLoss:
+@torch.enable_grad()
+def output_gradients(risk: EmpiricalRisk, theta: Tensor) -> Iterator[Tensor]:
+    """r_n = ∂ℓ_n/∂f_n, the losses' derivatives with respect to the outputs f, (n, …) shaped as these, by chunks."""
+    function = function_of_outputs(risk, theta, "the derivative with respect to outputs")
+    for batch in risk._batches(passes=1):
+        at = tensor_outputs(function.output_values(theta, batch.inputs)).requires_grad_()
+        losses = function.losses_of_outputs(theta, at, batch.targets)
+        yield torch.autograd.grad(losses.sum(), at)[0]
+
+
+def function_of_outputs(risk: EmpiricalRisk, theta: Tensor, purpose: str) -> ModelLoss:
     """The model and loss, refused where the loss has parameters outside the outputs."""
-    function = risk._model_loss("the Gauss–Newton matrix")
+    function = risk._model_loss(purpose)
     risk._check_theta(theta, replicas=False)
     outputs = function.output_values(risk.parameters(), risk._tried[0].head(1).inputs)
     if isinstance(outputs, Tensor) and risk._capabilities.loss_reads_parameters:
         raise InvalidValueError(
             "the loss reads the model's parameters itself (weight decay, an output layer of its own), so it is no "
-            "function of the outputs alone and has no Gauss–Newton matrix; move that part into the model's "
-            "forward, or use the Hessian"
+            f"function of the outputs alone, as {purpose} needs; move that part into the model's forward, or use "
+            "the Hessian"
         )
     return function
 

@@ -10,9 +10,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.linops import product_trace
+from noisescape.linops import product_trace, trace
+from noisescape.measurement.bounds import decay_exponent, projection_coefficient
+from noisescape.measurement.loss_budget import step_moments
+from noisescape.measurement.relative_alignment import relative_alignment
 from noisescape.measurement.sharpness import expected_sharpness
 from noisescape.risk import EmpiricalRisk, Metric, gauss_newton_control
+from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.risk.passes import unchecked_losses
 
 Recorder = Callable[[EmpiricalRisk, Tensor], Any]
@@ -67,6 +71,104 @@ def indicator(batch_size: int, *, replacement: bool = True, rtol: float = 0.05, 
 
     def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
         return _each(single, risk, theta, ("value", "stderr"))
+
+    return record
+
+
+def conditions(
+    batch_size: int,
+    *,
+    replacement: bool = True,
+    k: int = 20,
+    rtol: float = 0.05,
+    max_products: int = 100,
+    seed: int = 0,
+) -> Recorder:
+    """Tr(HΣ_B), its isotropic reference TrH·TrΣ_B/D, a, d and λ₁: to the accuracy that a curve needs.
+
+    a is the projection coefficient of condition (2), d the decay exponent of condition (1) at k, λ₁ the largest
+    eigenvalue of H. Only the first two scale with B, both by c(B); see
+    :func:`~noisescape.risk.gradient_covariance.covariance_factor`.
+
+    Args:
+        batch_size: B of the gradient noise.
+        replacement: its sampling law.
+        k: of condition (1), below D; so many directions are also taken out of the probes.
+        rtol: relative standard error asked of both traces.
+        max_products: bound on the cost of each.
+        seed: of the probes, the same at every step: along a curve their errors are correlated.
+    """
+    names = (
+        *("trace_h_sigma", "trace_h_sigma_stderr", "isotropic_reference", "isotropic_reference_stderr"),
+        *("projection_coefficient", "decay_exponent", "largest_eigenvalue"),
+    )
+
+    def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, ...]:
+        covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
+        hessian = risk.hessian(theta)
+        values, vectors = leading_hessian_pairs(risk, theta, k + 1)
+        first = vectors[:, 0]
+        total = trace(hessian, rtol=rtol, deflate=vectors, max_products=max_products, seed=seed)
+        control = gauss_newton_control(risk, theta)
+        found = product_trace(
+            hessian, covariance, control=control, rtol=rtol, deflate=k, max_products=max_products, seed=seed
+        )
+        size = float(covariance.trace())
+        reference = total.scaled(size / risk.dimension)
+        along_first = float(first @ (covariance @ first))
+        top = float(values[0])
+        a = projection_coefficient(along_first, top, total.value, size)
+        d = decay_exponent(top, float(values[-1]), risk.dimension)
+        return found.value, found.stderr, reference.value, reference.stderr, a, d, top
+
+    def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
+        return _each(single, risk, theta, names)
+
+    return record
+
+
+def budget(
+    batch_size: int, *, replacement: bool = True, rtol: float = 0.05, max_products: int = 100, seed: int = 0
+) -> Recorder:
+    """‖ḡ‖², ḡᵀHḡ and Tr(HΣ_B) with its standard error: what the loss budget of a step is made of, whatever η.
+
+    :func:`noisescape.theory.loss_account` adds them up along the trajectory. Arguments as for :func:`conditions`.
+    """
+    names = ("squared_gradient", "gradient_curvature", "trace_h_sigma", "trace_h_sigma_stderr")
+
+    def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, ...]:
+        found = step_moments(
+            risk,
+            theta,
+            batch_size=batch_size,
+            replacement=replacement,
+            rtol=rtol,
+            max_products=max_products,
+            seed=seed,
+        )
+        noise = found.trace_h_sigma
+        return found.squared_gradient, found.gradient_curvature, noise.value, noise.stderr
+
+    def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
+        return _each(single, risk, theta, names)
+
+    return record
+
+
+def alignment(*, rtol: float = 0.05, max_products: int = 200, seed: int = 0) -> Recorder:
+    """A = Tr(HC)·TrH/(TrC·TrH²), A of its shuffled control, and their quotient, with standard errors.
+
+    See :func:`noisescape.measurement.relative_alignment`. None of them depends on B.
+    """
+    kinds = ("noise", "shuffled", "gain")
+    names = tuple(f"{kind}{part}" for kind in kinds for part in ("", "_stderr"))
+
+    def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, ...]:
+        found = relative_alignment(risk, theta, rtol=rtol, max_products=max_products, seed=seed)
+        return tuple(x for kind in kinds for x in (getattr(found, kind).value, getattr(found, kind).stderr))
+
+    def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
+        return _each(single, risk, theta, names)
 
     return record
 

@@ -1,7 +1,9 @@
 """Closed forms for noisy gradient descent near a minimum, and landscapes to compare them on."""
 
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
+from noisescape.measurement.loss_budget import LossBudget, loss_budget
 from noisescape.theory import landscapes
+from noisescape.theory.loss_account import LossAccount, loss_account
 from noisescape.theory.ornstein_uhlenbeck import (
     escaping_efficiency,
     ou_expected_excess_loss,
@@ -10,11 +12,15 @@ from noisescape.theory.ornstein_uhlenbeck import (
 from noisescape.theory.quadratic import expected_excess_loss, stationary_covariance
 
 __all__ = [
+    "LossAccount",
+    "LossBudget",
     "decay_exponent",
     "escaping_efficiency",
     "expected_excess_loss",
     "indicator_bounds",
     "landscapes",
+    "loss_account",
+    "loss_budget",
     "ou_expected_excess_loss",
     "ou_stationary_covariance",
     "projection_coefficient",

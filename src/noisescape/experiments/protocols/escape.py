@@ -21,11 +21,9 @@ from noisescape.experiments.problem import MakeProblem, data_identity, data_tens
 from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import mean_over
-from noisescape.linops import ToleranceWarning, product_trace, spectral_density, trace
-from noisescape.measurement.bounds import decay_exponent, projection_coefficient
+from noisescape.linops import ToleranceWarning, spectral_density
 from noisescape.measurement.indicator import measure
-from noisescape.risk import EmpiricalRisk, gauss_newton_control
-from noisescape.risk.hessian_pairs import leading_hessian_pairs
+from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 from noisescape.simulation import recorders
@@ -83,11 +81,13 @@ def descend(config: EscapeConfig, problem: MakeProblem, repetition: int, *, chec
     risk, test = made.risk, made.test
     landmarks = sorted({max(1, round(config.gd_steps * share)) for share in config.landmarks})
 
-    def along(risk: EmpiricalRisk, theta: Tensor) -> dict[str, float]:
+    found = recorders.conditions(config.batch_size, k=config.k, rtol=config.rtol_along, seed=config.seed)
+
+    def along(risk: EmpiricalRisk, theta: Tensor) -> Any:
         with warnings.catch_warnings():
             # where TrH nearly cancels no tolerance is reached; the standard error is recorded and says so
             warnings.simplefilter("ignore", ToleranceWarning)
-            return indicator_along(risk, theta, config)
+            return found(risk, theta)
 
     trajectory = simulate(
         risk,
@@ -111,31 +111,6 @@ def descend(config: EscapeConfig, problem: MakeProblem, repetition: int, *, chec
             f"no minimum to leave. Lower gd_lr (now {config.gd_lr:g})"
         )
     return Outcome(list(trajectory.rows(phase="descent", seed=repetition)), {"theta": trajectory.theta})
-
-
-def indicator_along(risk: EmpiricalRisk, theta: Tensor, config: EscapeConfig) -> dict[str, float]:
-    """Tr(HΣ), its isotropic reference, and what both conditions ask of: to the accuracy a curve needs."""
-    covariance = risk.noise_covariance(theta, config.batch_size)
-    hessian = risk.hessian(theta)
-    values, vectors = leading_hessian_pairs(risk, theta, config.k + 1)
-    first = vectors[:, 0]
-    total = trace(hessian, rtol=config.rtol_along, deflate=vectors, max_products=100, seed=config.seed)
-    control = gauss_newton_control(risk, theta)
-    found = product_trace(
-        hessian, covariance, control=control, rtol=config.rtol_along, deflate=20, max_products=100, seed=config.seed
-    )
-    size = float(covariance.trace())
-    reference = total.scaled(size / risk.dimension)
-    along_first = float(first @ (covariance @ first))
-    return {
-        "trace_h_sigma": found.value,
-        "trace_h_sigma_stderr": found.stderr,
-        "isotropic_reference": reference.value,
-        "isotropic_reference_stderr": reference.stderr,
-        "projection_coefficient": projection_coefficient(along_first, float(values[0]), total.value, size),
-        "decay_exponent": decay_exponent(float(values[0]), float(values[-1]), risk.dimension),
-        "largest_eigenvalue": float(values[0]),
-    }
 
 
 def survey(
