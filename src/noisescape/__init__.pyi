@@ -29,7 +29,19 @@ from .linops import (
     squared_norm,
     trace,
 )
-from .measurement import Measurement, Sharpness, expected_sharpness, forecast_memory, measure
+from .measurement import (
+    Comparison,
+    LossBudget,
+    Measurement,
+    RelativeAlignment,
+    Sharpness,
+    compare_noise_and_curvature,
+    expected_sharpness,
+    forecast_memory,
+    loss_budget,
+    measure,
+    relative_alignment,
+)
 from .risk import DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
@@ -44,6 +56,7 @@ __all__ = [
     "BatchCouplingError",
     "BatchSizeAdvice",
     "BranchedCheck",
+    "Comparison",
     "CorruptFileError",
     "DifferenceHessian",
     "Dynamics",
@@ -59,11 +72,13 @@ __all__ = [
     "GLDLeading",
     "GLDShuffled",
     "GLDTopEigenvector",
+    "LossBudget",
     "MatchedTrace",
     "Measurement",
     "Monitor",
     "NoisescapeError",
     "NonFiniteLossError",
+    "RelativeAlignment",
     "Sharpness",
     "SpectralDensity",
     "SymmetricOperator",
@@ -71,6 +86,7 @@ __all__ = [
     "as_if_batch",
     "batch_size_advice",
     "branched_check",
+    "compare_noise_and_curvature",
     "diagonal",
     "dynamics",
     "dynamics_by_name",
@@ -80,10 +96,12 @@ __all__ = [
     "forecast_memory",
     "landscapes",
     "linops",
+    "loss_budget",
     "measure",
     "measurement",
     "product_trace",
     "recorders",
+    "relative_alignment",
     "risk",
     "simulate",
     "simulation",

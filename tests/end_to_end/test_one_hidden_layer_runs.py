@@ -37,6 +37,9 @@ def test_a_run_of_one_hidden_layer_is_whole(small_hidden: Run) -> None:
         "isotropic_reference",
         "anisotropy",
         "active_share",
+        "largest_eigenvalue",
+        "top_noise",
+        "projection_coefficient",
     }
     keys = [(row["width"], row["optimiser"], row["seed"], row["step"], row["metric"]) for row in rows]
     assert len(set(keys)) == len(keys) == 2 * 2 * 2 * 3 * len(metrics)

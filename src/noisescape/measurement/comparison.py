@@ -113,9 +113,9 @@ def compare_noise_and_curvature(
 ) -> Comparison:
     """C, F and H at θ beside each other: near a minimum of a log-likelihood C ≈ F ≈ H is said, here it is measured.
 
-    C is the centred covariance of the per-sample gradients (B = 1: only its trace and λ₁ depend on B, as c(B)), of
-    the labels there are. F is the Fisher information, of labels drawn from the model itself; for cross-entropy it is
-    the Gauss–Newton matrix. H is the Hessian.
+    C is the centred covariance of the per-sample gradients, of the labels there are, at B = 1; of another B only
+    trace and λ₁ differ, by c(B). F is the Fisher information, of labels drawn from the model itself; for
+    cross-entropy it is the Gauss–Newton matrix. H is the Hessian.
 
     Args:
         risk: L.

@@ -1,4 +1,4 @@
-"""Does the noise lie along the Hessian as noise proportional to it would? An indicator free of D, with a control."""
+"""Does the noise lie along the Hessian as noise proportional to it would? An indicator free of D, and a control."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from noisescape.risk.shuffled_residuals import shuffled_covariance
 class RelativeAlignment:
     """A = Tr(HC)·TrH/(TrC·TrH²), of the noise and of its control.
 
-    A compares Tr(HC)/TrC, the curvature that noise meets, with TrH²/TrH, what noise proportional to H would meet. It
-    is 1 if C ∝ H, in any dimension, and TrH·TrH/(D·TrH²) for isotropic noise. It has no B: Σ_B = c(B)·C has the
+    A compares Tr(HC)/TrC, the curvature that noise meets, with TrH²/TrH, what noise proportional to H would meet.
+    It is 1 if C ∝ H, in any dimension, and (TrH)²/(D·TrH²) for isotropic noise. It has no B: Σ_B = c(B)·C has the
     same A. The converse fails: A = 1 does not make C proportional to H.
 
     Attributes:
@@ -72,9 +72,7 @@ def relative_alignment(
 
     def met(covariance: SymmetricOperator, seed: int) -> Estimate:
         """Tr(HC)/TrC."""
-        found = product_trace(
-            hessian, covariance, control=control, rtol=rtol, max_products=max_products, seed=seed
-        )
+        found = product_trace(hessian, covariance, control=control, rtol=rtol, max_products=max_products, seed=seed)
         return ratio(found, Estimate(float(covariance.trace()), 0.0))
 
     noise = met(risk.noise_covariance(theta, 1), seed + 2)

@@ -47,7 +47,7 @@ def with_drawn_targets(
 
 
 def with_targets(samples: Samples, targets: Sequence[Sequence[Tensor]]) -> StreamedSamples:
-    """The same inputs with other targets, once for each set of them; a set has the targets of consecutive batches."""
+    """The same inputs with other targets, once for each set of them, which holds those of consecutive batches."""
     size = max(len(some) for some in targets[0])
     sizes = [len(some) for each in targets for some in each]
     return StreamedSamples(_Redrawn(samples, size, targets), sizes, None, [], lambda tensor: tensor)

@@ -73,7 +73,7 @@ def loss_account(trajectory: Trajectory, *, budget: str = "budget", loss: str = 
             f"'{budget}' was recorded at step {steps.tolist()} alone; an account takes two steps or more"
         )
     losses = _record(trajectory, loss)
-    known = {step: row for step, row in zip(losses.steps.tolist(), losses.values, strict=True)}
+    known = dict(zip(losses.steps.tolist(), losses.values, strict=True))
     if missing := [step for step in steps.tolist() if step not in known]:
         raise InvalidValueError(
             f"'{loss}' was not recorded at step {missing[0]}, where '{budget}' was; record both at the same steps"

@@ -60,6 +60,7 @@ def test_the_indicator_of_one_hidden_layer_is_that_of_dense_matrices(width: int,
         "trace_sigma": float(covariance.trace()),
         "trace_h_sigma": float((curvature @ covariance).trace()),
         "active_share": float(active.double().mean()),
+        **condition_two(curvature, covariance),
     }
     expected["isotropic_reference"] = expected["trace_h"] * expected["trace_sigma"] / len(theta)
     expected["anisotropy"] = expected["trace_h_sigma"] / expected["isotropic_reference"]
@@ -71,6 +72,35 @@ def test_the_indicator_of_one_hidden_layer_is_that_of_dense_matrices(width: int,
     assert_close(operators[1].dense(), covariance, atol=1e-9, rtol=1e-9)
     found = product_trace(*operators, rtol=0.02, seed=1)
     assert abs(found.value - expected["trace_h_sigma"]) <= 4.5 * found.stderr + 1e-9 * abs(found.value)
+
+
+def condition_two(curvature: Tensor, covariance: Tensor) -> dict[str, float]:
+    """λ₁, u₁ᵀΣu₁ and a of dense matrices."""
+    values, vectors = torch.linalg.eigh(curvature)
+    top, first = values[-1], vectors[:, -1]
+    noise = first @ covariance @ first
+    return {
+        "largest_eigenvalue": float(top),
+        "top_noise": float(noise),
+        "projection_coefficient": float(noise * curvature.trace() / (top * covariance.trace())),
+    }
+
+
+@pytest.mark.parametrize("width", [16, 60])
+def test_the_first_eigenvector_is_found_whichever_side_is_smaller(width: int) -> None:
+    """50 points, and 48 or 180 parameters: by LAPACK below 128, by Lanczos above."""
+    risk = one_hidden_layer_risk(HIDDEN, width, 1).to(F64)
+    theta = trained(risk, 3)
+    found = hidden.measured(risk, theta, HIDDEN)
+    expected = condition_two(risk.hessian(theta).dense(), risk.noise_covariance(theta, HIDDEN.batch_size).dense())
+    assert {name: found[name] for name in expected} == pytest.approx(expected, rel=1e-9)
+
+
+def test_without_an_active_point_there_is_no_projection() -> None:
+    risk = one_hidden_layer_risk(HIDDEN, 4, 0)
+    found = hidden.measured(risk, torch.zeros_like(risk.parameters()), HIDDEN)
+    assert (found["largest_eigenvalue"], found["top_noise"]) == (0.0, 0.0)
+    assert math.isnan(found["projection_coefficient"])
 
 
 def stored_points(config: OneHiddenLayerConfig, repetition: int) -> tuple[Tensor, Tensor]:

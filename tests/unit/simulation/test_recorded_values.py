@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import Tensor
@@ -147,3 +149,51 @@ def test_every_step_is_announced() -> None:
     seen: list[int] = []
     run(bowl(), ns.GD(), START, steps=4, on_step=seen.append)
     assert seen == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("replicas", [None, 2])
+def test_the_conditions_recorder_gives_what_measure_does(mlp: Case, replicas: int | None) -> None:
+    risk, size = mlp.risk(), 3
+    watch = {"along": recorders.conditions(size, k=8)}  # exact at this dimension
+    found = run(risk, ns.GD(), mlp.theta, steps=1, replicas=replicas, record=watch).records
+    values, vectors = torch.linalg.eigh(mlp.hessian())
+    top, first = values[-1], vectors[:, -1]
+    trace_h, sigma = mlp.hessian().trace(), mlp.covariance() / size
+    expected = {
+        "trace_h_sigma": (mlp.hessian() @ sigma).trace(),
+        "trace_h_sigma_stderr": 0.0,
+        "isotropic_reference": trace_h * sigma.trace() / len(first),
+        "isotropic_reference_stderr": 0.0,
+        "projection_coefficient": first @ sigma @ first * trace_h / (top * sigma.trace()),
+        "decay_exponent": torch.log(top / values[-9]) / math.log(len(first)),
+        "largest_eigenvalue": top,
+    }
+    assert found.keys() == {f"along/{name}" for name in expected}
+    for name, value in expected.items():
+        seen = found[f"along/{name}"].values[0].reshape(-1).tolist()
+        assert seen == pytest.approx([float(value)] * (replicas or 1), rel=1e-6, abs=1e-12), name
+
+
+@pytest.mark.parametrize("replacement", [True, False])
+def test_the_budget_recorder_gives_the_moments_of_dense_matrices(mlp: Case, replacement: bool) -> None:
+    factor = 1 / 3 if replacement else (mlp.count - 3) / (3 * (mlp.count - 1))
+    watch = {"budget": recorders.budget(3, replacement=replacement)}
+    found = run(mlp.risk(), ns.GD(), mlp.theta, steps=1, record=watch).records
+    gradient = mlp.gradients().mean(0)
+    expected = {
+        "squared_gradient": gradient @ gradient,
+        "gradient_curvature": gradient @ mlp.hessian() @ gradient,
+        "trace_h_sigma": (mlp.hessian() @ mlp.covariance()).trace() * factor,
+        "trace_h_sigma_stderr": 0.0,
+    }
+    assert found.keys() == {f"budget/{name}" for name in expected}
+    for name, value in expected.items():
+        assert float(found[f"budget/{name}"].values[0]) == pytest.approx(float(value), rel=1e-9), name
+
+
+def test_the_alignment_recorder_gives_a_and_its_control(mlp: Case) -> None:
+    found = run(mlp.risk(), ns.GD(), mlp.theta, steps=1, record={"a": recorders.alignment(seed=3)}).records
+    alone = ns.relative_alignment(mlp.risk(), mlp.theta, seed=3)
+    for kind in ("noise", "shuffled", "gain"):
+        assert float(found[f"a/{kind}"].values[0]) == pytest.approx(getattr(alone, kind).value, rel=1e-9)
+        assert float(found[f"a/{kind}_stderr"].values[0]) == 0

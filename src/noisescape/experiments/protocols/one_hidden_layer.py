@@ -18,6 +18,8 @@ from noisescape.experiments.curves import Curves
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig, Optimiser
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over
+from noisescape.linops import FunctionOperator, eigenpairs
+from noisescape.measurement.bounds import projection_coefficient
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.runs.run import Run
@@ -134,10 +136,11 @@ def _unflatten(stepper: torch.optim.Optimizer, tensors: Any, optimiser: Optimise
 
 
 def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
-    """Tr(HΣ) and its reference, exact: H of a network that is piecewise linear in θ is its Gauss–Newton matrix.
+    """Tr(HΣ), its reference and condition (2), exact: H of a network piecewise linear in θ is its Gauss–Newton matrix.
 
     In the terms of single samples, H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
-    Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped.
+    Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped. λ₁ and u₁ are those of the matrix of the
+    J_n, found in float64 to rounding.
     """
     rows = risk.per_sample_gradients(theta)
     residual = 2 * risk.losses(theta).sqrt()  # |∂ℓ/∂f|
@@ -151,6 +154,8 @@ def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -
     overlaps = (jacobians @ centred.T).double().square().sum()
     trace_h_sigma = 2 / number * factor * float(overlaps)
     reference = trace_h * trace_sigma / risk.dimension
+    top_curvature, first = _top_pair(jacobians.double(), 2 / number)
+    top_noise = factor * float((centred.double() @ first).square().sum())
     return {
         "loss": float(risk.loss(theta)),
         "trace_h": trace_h,
@@ -159,7 +164,27 @@ def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -
         "isotropic_reference": reference,
         "anisotropy": trace_h_sigma / reference if reference else float("nan"),
         "active_share": float(active.double().mean()),
+        "largest_eigenvalue": top_curvature,
+        "top_noise": top_noise,
+        "projection_coefficient": projection_coefficient(top_noise, top_curvature, trace_h, trace_sigma),
     }
+
+
+def _top_pair(rows: Tensor, scale: float) -> tuple[float, Tensor]:
+    """The largest eigenvalue of scale·XᵀX and its eigenvector (D,), by products with X, (n, D); 0 and 0 of no rows."""
+    size = rows.shape[1]
+    if len(rows) == 0:
+        return 0.0, rows.new_zeros(size)
+    curvature = FunctionOperator(
+        lambda block: scale * (rows.mT @ (rows @ block)),
+        size,
+        dtype=rows.dtype,
+        device=rows.device,
+        psd=True,
+        name="Gauss–Newton",
+    )
+    pairs = eigenpairs(curvature, 1, tol=1e-13)
+    return float(pairs.values[0]), pairs.vectors[:, 0]
 
 
 def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
