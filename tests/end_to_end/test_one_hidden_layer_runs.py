@@ -61,6 +61,12 @@ def test_a_run_of_one_hidden_layer_is_whole(small_hidden: Run) -> None:
         assert found["greatest"] == max(map(max, ratios))
         expected = np.mean([np.mean(np.log(own)) for own in ratios])
         assert found["log_anisotropy"]["value"] == pytest.approx(expected)
+        projections = [
+            row["value"]
+            for row in rows
+            if (row["optimiser"], row["width"], row["metric"]) == (optimiser, int(width), "projection_coefficient")
+        ]
+        assert found["projection_coefficient"]["value"] == pytest.approx(np.mean(projections))
     findings = ledger([small_hidden])
     assert [finding.result.case for finding in findings] == [
         "adam, width 4",

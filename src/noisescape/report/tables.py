@@ -77,9 +77,16 @@ def one_hidden_layer_table(summary: Mapping[str, Any]) -> Table:
             for key in ("value", "low", "high")
         )
         extremes = [number(found[key], ".1f") for key in ("least", "greatest")]
-        rows.append([*case.split("/"), mean, f"{low} – {high}", *extremes])
-    columns = ["optimiser", "width", "Tr(HΣ)/Tr(HΣ̄)", "95 % interval", "least", "greatest"]
-    return Table(columns, rows, "Geometric mean over epochs, interval over seeds; extremes over epochs and seeds.")
+        projection = found.get("projection_coefficient", {"value": None})  # earlier runs have none
+        a = number(projection["value"], ".2f")
+        rows.append([*case.split("/"), mean, f"{low} – {high}", *extremes, a])
+    columns = ["optimiser", "width", "Tr(HΣ)/Tr(HΣ̄)", "95 % interval", "least", "greatest", "a"]
+    return Table(
+        columns,
+        rows,
+        "Geometric mean over epochs, interval over seeds; extremes over epochs and seeds; a of condition (2), mean "
+        "over both.",
+    )
 
 
 def training_table(summary: Mapping[str, Any]) -> Table:

@@ -136,7 +136,7 @@ def _unflatten(stepper: torch.optim.Optimizer, tensors: Any, optimiser: Optimise
 
 
 def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
-    """Tr(HΣ), its reference and condition (2), exact: H of a network piecewise linear in θ is its Gauss–Newton matrix.
+    """Tr(HΣ), its reference and condition (2), exact: H of what is piecewise linear in θ is its Gauss–Newton matrix.
 
     In the terms of single samples, H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
     Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped. λ₁ and u₁ are those of the matrix of the
@@ -171,7 +171,7 @@ def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -
 
 
 def _top_pair(rows: Tensor, scale: float) -> tuple[float, Tensor]:
-    """The largest eigenvalue of scale·XᵀX and its eigenvector (D,), by products with X, (n, D); 0 and 0 of no rows."""
+    """The largest eigenvalue of scale·XᵀX and its eigenvector (D,), by products with X, (n, D); zeros of no rows."""
     size = rows.shape[1]
     if len(rows) == 0:
         return 0.0, rows.new_zeros(size)
@@ -188,7 +188,7 @@ def _top_pair(rows: Tensor, scale: float) -> tuple[float, Tensor]:
 
 
 def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Geometric mean over epochs of the anisotropy, and its least value, over seeds."""
+    """Geometric mean over epochs of the anisotropy, its extremes, and the mean of a, over seeds."""
     curves = Curves(rows, config.seeds, by=("optimiser", "width", "metric"))
     ratios: dict[str, Any] = {}
     for optimiser in config.optimisers:
@@ -196,8 +196,14 @@ def _summary(config: OneHiddenLayerConfig, rows: list[dict[str, Any]]) -> dict[s
             found = curves.of(optimiser, width, "anisotropy")
             by_seed = [[value for value in curve.values() if value > 0] for curve in found]
             logs = [sum(map(math.log, own)) / len(own) if own else math.nan for own in by_seed]
+            projections = [
+                [value for value in curve.values() if math.isfinite(value)]
+                for curve in curves.of(optimiser, width, "projection_coefficient")
+            ]
+            means = [sum(own) / len(own) if own else math.nan for own in projections]
             ratios[f"{optimiser}/{width}"] = {
                 "log_anisotropy": mean_over(logs).to_dict(),
+                "projection_coefficient": mean_over(means).to_dict(),
                 "least": min((value for own in by_seed for value in own), default=math.nan),
                 "greatest": max((value for own in by_seed for value in own), default=math.nan),
             }
