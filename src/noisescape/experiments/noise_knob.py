@@ -86,25 +86,9 @@ class NoiseKnobConfig:
 
 def noise_knob_problem(config: NoiseKnobConfig, repetition: int) -> Problem:
     """One repetition's images, of digits or 7 × 7 of FashionMNIST, and its freshly initialised network."""
-    from noisescape.experiments.data import corrupted_digits, image_split
-    from noisescape.experiments.models import digits_net
-    from noisescape.experiments.problem import classification
-    from noisescape.experiments.statistics import derived_seed
+    from noisescape.experiments.problem import small_images
 
-    seed = derived_seed(config.seed, repetition, 0)
-    if config.data_dir is None:
-        split = corrupted_digits(seed=seed, clean=config.clean, corrupted=config.corrupted)
-    else:
-        split = image_split(
-            "fashion_mnist",
-            seed=seed,
-            clean=config.clean,
-            corrupted=config.corrupted,
-            test=config.test,
-            data_dir=config.data_dir,
-            size=7,
-        )
-    return classification(digits_net(derived_seed(config.seed, repetition, 1)), split, config.device)
+    return small_images(config, repetition)
 
 
 NOISE_KNOB = Experiment(

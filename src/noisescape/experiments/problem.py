@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
-from noisescape.experiments.data import ImageSplit
+from noisescape.experiments.data import ImageSplit, corrupted_digits, image_split
+from noisescape.experiments.models import digits_net
+from noisescape.experiments.statistics import derived_seed
 from noisescape.risk import EmpiricalRisk
 
 
@@ -41,6 +43,53 @@ def classification(model: nn.Module, split: ImageSplit, device: str) -> Problem:
     model = model.to(device)
     risk = EmpiricalRisk(model, nn.functional.cross_entropy, train)
     return Problem(model, risk, risk.with_data(test), split)
+
+
+class SmallImages(Protocol):
+    """The constants that :func:`small_images` reads."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything."""
+
+    @property
+    def clean(self) -> int:
+        """Training images with their own label."""
+
+    @property
+    def corrupted(self) -> int:
+        """Training images with a random label."""
+
+    @property
+    def test(self) -> int:
+        """Test images of FashionMNIST."""
+
+    @property
+    def data_dir(self) -> str | None:
+        """Where FashionMNIST is; None: digits."""
+
+    @property
+    def device(self) -> str:
+        """Where."""
+
+
+def small_images(config: SmallImages, repetition: int, *, activation: type[nn.Module] = nn.ReLU) -> Problem:
+    """One repetition's images, of digits or 7 × 7 of FashionMNIST, and its freshly initialised network."""
+    seed = derived_seed(config.seed, repetition, 0)
+    if config.data_dir is None:
+        split = corrupted_digits(seed=seed, clean=config.clean, corrupted=config.corrupted)
+    else:
+        split = image_split(
+            "fashion_mnist",
+            seed=seed,
+            clean=config.clean,
+            corrupted=config.corrupted,
+            test=config.test,
+            data_dir=config.data_dir,
+            size=7,
+        )
+    model = digits_net(derived_seed(config.seed, repetition, 1), activation=activation)
+    return classification(model, split, config.device)
 
 
 def data_tensors(splits: Sequence[ImageSplit]) -> dict[str, Tensor]:

@@ -8,10 +8,12 @@ from noisescape.experiments.experiment import Experiment
 from noisescape.experiments.fashion_mnist import FASHION_MNIST
 from noisescape.experiments.noise_knob import NOISE_KNOB
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER
+from noisescape.experiments.quantities import QUANTITIES
 from noisescape.experiments.svhn import SVHN
 from noisescape.experiments.toy_2d import TOY_2D
 
 EXPERIMENTS: dict[str, Experiment] = {
-    known.name: known for known in (TOY_2D, ONE_HIDDEN_LAYER, FASHION_MNIST, SVHN, CIFAR10, DIGITS, NOISE_KNOB)
+    known.name: known
+    for known in (TOY_2D, ONE_HIDDEN_LAYER, FASHION_MNIST, SVHN, CIFAR10, DIGITS, NOISE_KNOB, QUANTITIES)
 }
 """By name, in the paper's order, then those beside it."""

@@ -3,7 +3,7 @@ Fisher information and H are, expected sharpness, a memory forecast."""
 
 from noisescape.measurement.comparison import Comparison, compare_noise_and_curvature, compare_operators
 from noisescape.measurement.indicator import Measurement, measure
-from noisescape.measurement.loss_budget import LossBudget, StepMoments, loss_budget, step_moments
+from noisescape.measurement.loss_budget import LossBudget, drawn_loss_change, loss_budget
 from noisescape.measurement.memory import forecast_memory
 from noisescape.measurement.relative_alignment import RelativeAlignment, relative_alignment
 from noisescape.measurement.sharpness import Sharpness, expected_sharpness
@@ -14,13 +14,12 @@ __all__ = [
     "Measurement",
     "RelativeAlignment",
     "Sharpness",
-    "StepMoments",
     "compare_noise_and_curvature",
     "compare_operators",
+    "drawn_loss_change",
     "expected_sharpness",
     "forecast_memory",
     "loss_budget",
     "measure",
     "relative_alignment",
-    "step_moments",
 ]

@@ -5,35 +5,14 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
+from noisescape.dynamics import SGD
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, SymmetricOperator, product_trace
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
-
-
-@dataclass(frozen=True)
-class StepMoments:
-    """The three numbers at one θ that the expected change of the loss in a step is made of, whatever η.
-
-    Attributes:
-        squared_gradient: ‖ḡ‖².
-        gradient_curvature: ḡᵀHḡ.
-        trace_h_sigma: Tr(HΣ_B), of gradient noise.
-    """
-
-    squared_gradient: float
-    gradient_curvature: float
-    trace_h_sigma: Estimate
-
-    def budget(self, lr: float) -> LossBudget:
-        """What they make of a step of size η = ``lr``."""
-        half = lr**2 / 2
-        return LossBudget(
-            descent=Estimate(-lr * self.squared_gradient, 0.0),
-            curvature=Estimate(half * self.gradient_curvature, 0.0),
-            noise=self.trace_h_sigma.scaled(half),
-        )
+from noisescape.risk.passes import unchecked_losses
 
 
 @dataclass(frozen=True)
@@ -42,6 +21,9 @@ class LossBudget:
 
     E L(θ') − L(θ) = −η‖ḡ‖² + (η²/2) ḡᵀHḡ + (η²/2) Tr(HΣ_B) + O(η³), in units of the loss. The remainder is 0 for a
     quadratic L.
+
+    It is of second order, not third, where L has kinks that a step crosses, as with ReLU: the slope changes there,
+    which raises the loss on average, and no second derivative sees it. :func:`drawn_loss_change` measures how much.
 
     Attributes:
         descent: −η‖ḡ‖², exact.
@@ -71,32 +53,6 @@ class LossBudget:
         if fall == 0:
             return Estimate(math.inf if self.noise.value else math.nan, math.nan)
         return self.noise.scaled(1 / fall)
-
-
-def step_moments(
-    risk: EmpiricalRisk,
-    theta: Tensor,
-    *,
-    batch_size: int,
-    replacement: bool = True,
-    rtol: float = 0.01,
-    max_products: int = 10_000,
-    seed: int = 0,
-    hessian: SymmetricOperator | None = None,
-) -> StepMoments:
-    """‖ḡ‖², ḡᵀHḡ and Tr(HΣ_B) at θ; arguments and errors as for :func:`loss_budget`."""
-    risk, theta = in_operator_precision(risk, theta)
-    covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
-    hessian = risk.hessian(theta) if hessian is None else hessian
-    gradient = risk.gradient(theta)
-    control = gauss_newton_control(risk, theta)
-    return StepMoments(
-        squared_gradient=float(gradient.double().square().sum()),
-        gradient_curvature=float(gradient.double() @ (hessian @ gradient).double()),
-        trace_h_sigma=product_trace(
-            hessian, covariance, control=control, rtol=rtol, max_products=max_products, seed=seed
-        ),
-    )
 
 
 def loss_budget(
@@ -136,16 +92,68 @@ def loss_budget(
     >>> [round(term.value, 4) for term in (budget.descent, budget.curvature, budget.noise, budget.change)]
     [-0.1, 0.005, 0.005, -0.09]
     """
+    _check_rate(lr)
+    risk, theta = in_operator_precision(risk, theta)
+    covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
+    hessian = risk.hessian(theta) if hessian is None else hessian
+    squared_norm, curvature = gradient_forms(risk, theta, hessian)
+    control = gauss_newton_control(risk, theta)
+    trace = product_trace(hessian, covariance, control=control, rtol=rtol, max_products=max_products, seed=seed)
+    half = lr**2 / 2
+    return LossBudget(Estimate(-lr * squared_norm, 0.0), Estimate(half * curvature, 0.0), trace.scaled(half))
+
+
+def gradient_forms(risk: EmpiricalRisk, theta: Tensor, hessian: SymmetricOperator) -> tuple[float, float]:
+    """‖ḡ‖² and ḡᵀHḡ at θ, (D,)."""
+    gradient = risk.gradient(theta)
+    along = (hessian @ gradient).double()
+    return float(gradient.double().square().sum()), float(gradient.double() @ along)
+
+
+def drawn_loss_change(
+    risk: EmpiricalRisk,
+    theta: Tensor,
+    *,
+    lr: float,
+    batch_size: int,
+    replacement: bool = True,
+    draws: int = 100,
+    seed: int = 0,
+) -> Estimate:
+    """E L(θ') − L(θ) over steps of SGD that are really taken: what :func:`loss_budget` is the second order of.
+
+    Batches are drawn and the whole loss is evaluated after each step. To the change ηḡᵀε is added, whose mean is 0
+    and which carries most of the chance. The cost is counted in evaluations of the loss.
+
+    Args:
+        risk: L.
+        theta: where the steps start, (D,).
+        lr: η.
+        batch_size: B.
+        replacement: the sampling law of the batches.
+        draws: how many batches.
+        seed: of the batches.
+
+    Raises:
+        NonFiniteLossError: the loss at θ is not finite.
+        ValueError: lr ≤ 0, fewer than 2 draws, or B out of range.
+    """
+    _check_rate(lr)
+    if draws < 2:
+        raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
+    sgd = SGD(batch_size, replacement=replacement)
+    sgd.check(risk)
+    generator = torch.Generator(theta.device).manual_seed(seed)
+    before, mean = risk.loss(theta).double(), risk.gradient(theta)
+    changes = torch.empty(draws, dtype=torch.float64)
+    for draw in range(draws):
+        gradient = risk.minibatch_gradient(theta, sgd.draw_batch(risk, torch.Size(), generator))
+        after = unchecked_losses(risk, theta - lr * gradient).mean().double()
+        by_chance = lr * (mean.double() @ (gradient - mean).double())
+        changes[draw] = (after - before + by_chance).cpu()
+    return Estimate(float(changes.mean()), float(changes.std() / draws**0.5), draws + 1, draws - 1)
+
+
+def _check_rate(lr: float) -> None:
     if not lr > 0:
         raise InvalidValueError(f"lr must be positive, not {lr}")
-    moments = step_moments(
-        risk,
-        theta,
-        batch_size=batch_size,
-        replacement=replacement,
-        rtol=rtol,
-        max_products=max_products,
-        seed=seed,
-        hessian=hessian,
-    )
-    return moments.budget(lr)

@@ -247,3 +247,29 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
         if result.note:
             text.append(f"{'':15}{result.note}\n", style="dim")
     return text
+
+
+def quantities_table(summary: Mapping[str, Any]) -> Table:
+    """What differs between batch sizes beyond the factor c(B)."""
+    rows = []
+    for size, found in summary["batch_size"].items():
+        alignment = summary["alignment"][size]
+        rows.append(
+            [
+                size,
+                estimate(found["loss"], ".3f"),
+                estimate(found["balance"], ".2f"),
+                estimate(found["trace_hc"], ".3g"),
+                estimate(found["trace_c"], ".3g"),
+                estimate(found["largest_eigenvalue"], ".1f"),
+                estimate(found["projection_coefficient"], ".2f", missing="–"),
+                estimate(alignment["noise"], ".2f", missing="–"),
+                estimate(alignment["shuffled"], ".2f", missing="–"),
+            ]
+        )
+    columns = ["B", "loss", "balance", "Tr(HC)", "Tr C", "λ₁", "a", "A", "A, shuffled"]
+    caption = (
+        "Loss, balance (noise over what descent takes) and Tr(HC): second half of the runs; the rest at their end. "
+        "Σ = C/B: Tr(HΣ) and Tr Σ are these over B. Mean ± standard error over seeds."
+    )
+    return Table(columns, rows, caption, wide=["Tr C", "λ₁"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.linops import product_trace, trace
+from noisescape.linops import ToleranceWarning, product_trace, trace
 from noisescape.measurement.bounds import decay_exponent, projection_coefficient
-from noisescape.measurement.loss_budget import step_moments
+from noisescape.measurement.loss_budget import gradient_forms
 from noisescape.measurement.relative_alignment import relative_alignment
 from noisescape.measurement.sharpness import expected_sharpness
 from noisescape.risk import EmpiricalRisk, Metric, gauss_newton_control
@@ -40,6 +41,17 @@ def at_steps(recorder: Recorder, steps: Iterable[int]) -> AtSteps:
     return AtSteps(recorder, frozenset(steps))
 
 
+def tolerant(recorder: Recorder) -> Recorder:
+    """``recorder`` without warnings of a tolerance not reached: the standard errors that it records say so."""
+
+    def record(risk: EmpiricalRisk, theta: Tensor) -> Any:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ToleranceWarning)
+            return recorder(risk, theta)
+
+    return record
+
+
 def loss(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """The training loss L(θ); infinite values are recorded as they are."""
     return unchecked_losses(risk, theta).mean(-1)
@@ -60,13 +72,17 @@ def on(other: EmpiricalRisk, recorder: Recorder) -> Recorder:
     return lambda _risk, theta: recorder(other, theta)
 
 
-def indicator(batch_size: int, *, replacement: bool = True, rtol: float = 0.05, seed: int = 0) -> Recorder:
+def indicator(
+    batch_size: int, *, replacement: bool = True, rtol: float = 0.05, max_products: int = 10_000, seed: int = 0
+) -> Recorder:
     """Tr(HΣ_B) and its standard error."""
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, float]:
         covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
         control = gauss_newton_control(risk, theta)
-        found = product_trace(risk.hessian(theta), covariance, control=control, rtol=rtol, seed=seed)
+        found = product_trace(
+            risk.hessian(theta), covariance, control=control, rtol=rtol, max_products=max_products, seed=seed
+        )
         return found.value, found.stderr
 
     def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
@@ -127,32 +143,13 @@ def conditions(
     return record
 
 
-def budget(
-    batch_size: int, *, replacement: bool = True, rtol: float = 0.05, max_products: int = 100, seed: int = 0
-) -> Recorder:
-    """‖ḡ‖², ḡᵀHḡ and Tr(HΣ_B) with its standard error: what the loss budget of a step is made of, whatever η.
-
-    :func:`noisescape.theory.loss_account` adds them up along the trajectory. Arguments as for :func:`conditions`.
-    """
-    names = ("squared_gradient", "gradient_curvature", "trace_h_sigma", "trace_h_sigma_stderr")
+def gradient(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
+    """‖ḡ‖² and ḡᵀHḡ, exact; with :func:`indicator` what :func:`noisescape.theory.loss_account` adds up."""
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, ...]:
-        found = step_moments(
-            risk,
-            theta,
-            batch_size=batch_size,
-            replacement=replacement,
-            rtol=rtol,
-            max_products=max_products,
-            seed=seed,
-        )
-        noise = found.trace_h_sigma
-        return found.squared_gradient, found.gradient_curvature, noise.value, noise.stderr
+        return gradient_forms(risk, theta, risk.hessian(theta))
 
-    def record(risk: EmpiricalRisk, theta: Tensor) -> Mapping[str, Tensor]:
-        return _each(single, risk, theta, names)
-
-    return record
+    return _each(single, risk, theta, ("squared_norm", "curvature"))
 
 
 def alignment(*, rtol: float = 0.05, max_products: int = 200, seed: int = 0) -> Recorder:

@@ -1,7 +1,7 @@
 """Closed forms for noisy gradient descent near a minimum, and landscapes to compare them on."""
 
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
-from noisescape.measurement.loss_budget import LossBudget, loss_budget
+from noisescape.measurement.loss_budget import LossBudget, drawn_loss_change, loss_budget
 from noisescape.theory import landscapes
 from noisescape.theory.loss_account import LossAccount, loss_account
 from noisescape.theory.ornstein_uhlenbeck import (
@@ -15,6 +15,7 @@ __all__ = [
     "LossAccount",
     "LossBudget",
     "decay_exponent",
+    "drawn_loss_change",
     "escaping_efficiency",
     "expected_excess_loss",
     "indicator_bounds",

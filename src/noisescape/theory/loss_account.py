@@ -44,61 +44,75 @@ class LossAccount:
         """actual − predicted.
 
         It holds the terms from η³ on, and what was interpolated between measured steps; and it holds chance: the
-        prediction is that of a step's expectation, the loss seen is that of the batches drawn. The latter has mean
-        0 over runs, so a remainder is judged over replicas or seeds.
+        prediction is that of a step's expectation, the loss seen is that of the batches drawn. Chance has mean 0
+        over runs, so a remainder is judged over replicas or seeds.
         """
         return self.actual - self.predicted
 
 
-def loss_account(trajectory: Trajectory, *, budget: str = "budget", loss: str = "loss") -> LossAccount:
-    """Add up, along a trajectory, what :func:`noisescape.simulation.recorders.budget` recorded.
+def loss_account(
+    trajectory: Trajectory, *, gradient: str = "gradient", indicator: str = "indicator", loss: str = "loss"
+) -> LossAccount:
+    """Add up the loss budget along a trajectory, from what three recorders saw.
 
-    Between two measured steps ‖ḡ‖², ḡᵀHḡ and Tr(HΣ) are interpolated linearly; nothing is where every step was
-    measured. η of every step is that of the trajectory, a schedule too.
+    ‖ḡ‖² and ḡᵀHḡ vary from step to step and are cheap: best recorded at every step. Tr(HΣ_B) varies slowly. Between
+    two measured steps each is interpolated linearly. η of every step is that of the trajectory, a schedule too. The
+    account is drawn up where the loss was recorded, over the steps that all three cover.
 
     Args:
-        trajectory: of SGD with the batch size that the recorder was told, from the first measured step on.
-        budget: what the recorder is called there.
+        trajectory: of SGD with the batch size that the indicator was told.
+        gradient: what :func:`~noisescape.simulation.recorders.gradient` is called there.
+        indicator: what :func:`~noisescape.simulation.recorders.indicator` is called there.
         loss: what :func:`~noisescape.simulation.recorders.loss` is called there.
 
     Raises:
-        ValueError: one of them was not recorded, the budget at fewer than two steps, or the loss not at all steps
-            at which the budget was.
+        ValueError: one of them was not recorded, or the loss at fewer than two of the steps that both others cover.
+
+    >>> import noisescape as ns
+    >>> bowl = ns.landscapes.quadratic(torch.eye(2), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> watched = {
+    ...     "loss": ns.recorders.loss,
+    ...     "gradient": ns.recorders.gradient,
+    ...     "indicator": ns.recorders.indicator(1),
+    ... }
+    >>> run = ns.simulate(bowl, ns.SGD(1), torch.zeros(2), lr=0.1, steps=3, record=watched, progress=False)
+    >>> loss_account(run).noise
+    tensor([0.0000, 0.0050, 0.0100, 0.0150], dtype=torch.float64)
     """
-    parts = ("squared_gradient", "gradient_curvature", "trace_h_sigma", "trace_h_sigma_stderr")
-    measured = [_record(trajectory, f"{budget}/{part}") for part in parts]
-    steps = measured[0].steps
-    if len(steps) < 2:
-        raise InvalidValueError(
-            f"'{budget}' was recorded at step {steps.tolist()} alone; an account takes two steps or more"
-        )
+    names = (f"{gradient}/squared_norm", f"{gradient}/curvature", f"{indicator}/value", f"{indicator}/stderr")
+    measured = [_record(trajectory, name) for name in names]
     losses = _record(trajectory, loss)
-    known = dict(zip(losses.steps.tolist(), losses.values, strict=True))
-    if missing := [step for step in steps.tolist() if step not in known]:
+    first = max(int(record.steps[0]) for record in [losses, *measured])
+    last = min(int(record.steps[-1]) for record in measured)
+    covered = (losses.steps >= first) & (losses.steps <= last)
+    if int(covered.sum()) < 2:
         raise InvalidValueError(
-            f"'{loss}' was not recorded at step {missing[0]}, where '{budget}' was; record both at the same steps"
+            f"'{gradient}' and '{indicator}' cover the steps {first} to {last} together, at fewer than two of "
+            f"which '{loss}' was recorded; record all three from the first step to the last"
         )
-    seen = torch.stack([known[step] for step in steps.tolist()])
+    steps = losses.steps[covered]
     first, last = int(steps[0]), int(steps[-1])
+    every = torch.arange(first, last)
     rates = torch.tensor(
-        [trajectory.lr(step) if callable(trajectory.lr) else trajectory.lr for step in range(first, last)],
+        [trajectory.lr(step) if callable(trajectory.lr) else trajectory.lr for step in every.tolist()],
         dtype=torch.float64,
     )
-    squared_gradient, gradient_curvature, trace, stderr = (_at_every_step(record) for record in measured)
 
-    def summed(factors: Tensor, values: Tensor) -> Tensor:
-        """Σ over the steps before each measured one."""
+    def summed(factors: Tensor, record: Record) -> Tensor:
+        """Σ over the steps before each of ``steps``."""
+        values = _interpolated(record, every)
         terms = factors.reshape(-1, *[1] * (values.ndim - 1)) * values
         return torch.cat([torch.zeros_like(terms[:1]), terms.cumsum(0)])[steps - first]
 
+    squared_norm, curvature, trace, stderr = measured
     half = rates.square() / 2
     return LossAccount(
         steps=steps,
-        descent=summed(-rates, squared_gradient),
-        curvature=summed(half, gradient_curvature),
+        descent=summed(-rates, squared_norm),
+        curvature=summed(half, curvature),
         noise=summed(half, trace),
         noise_stderr=summed(half, stderr),
-        actual=seen - seen[0],
+        actual=losses.values[covered] - losses.values[covered][0],
     )
 
 
@@ -106,16 +120,15 @@ def _record(trajectory: Trajectory, name: str) -> Record:
     if name not in trajectory.records:
         raise InvalidValueError(
             f"'{name}' was not recorded; run simulate with record={{'loss': recorders.loss, "
-            "'budget': recorders.budget(batch_size)}"
+            "'gradient': recorders.gradient, 'indicator': recorders.indicator(batch_size)}"
         )
     return trajectory.records[name]
 
 
-def _at_every_step(record: Record) -> Tensor:
-    """Values at every step from the first measured one to before the last, linear in between."""
-    steps = record.steps
-    every = torch.arange(int(steps[0]), int(steps[-1]))
-    before = torch.searchsorted(steps, every, right=True) - 1
-    share = (every - steps[before]) / (steps[before + 1] - steps[before]).double()
+def _interpolated(record: Record, at: Tensor) -> Tensor:
+    """Values at these steps, linear between two measured ones."""
+    after = torch.searchsorted(record.steps, at, right=True).clamp_max(len(record.steps) - 1)
+    before = after - 1
+    share = (at - record.steps[before]) / (record.steps[after] - record.steps[before]).double()
     share = share.reshape(-1, *[1] * (record.values.ndim - 1))
-    return (1 - share) * record.values[before] + share * record.values[before + 1]
+    return (1 - share) * record.values[before] + share * record.values[after]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cases import F64, WIDER, Case, classes, normal, symmetric
 from noisescape.linops import DenseOperator
-from noisescape.measurement import loss_budget, step_moments
+from noisescape.measurement import drawn_loss_change, loss_budget
 from noisescape.risk import EmpiricalRisk
 from noisescape.theory.landscapes import quadratic
 
@@ -104,11 +104,32 @@ def test_the_balance_scales_with_the_noise_alone() -> None:
 
 def test_another_hessian_may_be_given() -> None:
     risk = quadratic(HESSIAN, normal(N, 4, seed=2))
-    given = step_moments(risk, HERE, batch_size=B, hessian=DenseOperator(2 * HESSIAN))
-    own = step_moments(risk, HERE, batch_size=B)
-    assert given.trace_h_sigma.value == pytest.approx(2 * own.trace_h_sigma.value, rel=1e-12)
-    assert given.gradient_curvature == pytest.approx(2 * own.gradient_curvature, rel=1e-12)
-    assert given.squared_gradient == own.squared_gradient
+    given = loss_budget(risk, HERE, lr=0.1, batch_size=B, hessian=DenseOperator(2 * HESSIAN))
+    own = loss_budget(risk, HERE, lr=0.1, batch_size=B)
+    assert given.noise.value == pytest.approx(2 * own.noise.value, rel=1e-12)
+    assert given.curvature.value == pytest.approx(2 * own.curvature.value, rel=1e-12)
+    assert given.descent == own.descent
+
+
+@by_law
+@pytest.mark.parametrize("lr", [0.05, 0.8])
+def test_the_change_of_drawn_steps_is_that_of_all_batches(lr: float, replacement: bool) -> None:
+    """Within its error, also where the second order is far off; and its interval is no wider than it must be."""
+    risk = SMALL.risk()
+    exact = enumerated(risk, SMALL.theta, lr, replacement)
+    scores = []
+    for seed in range(12):
+        found = drawn_loss_change(
+            risk, SMALL.theta, lr=lr, batch_size=B, replacement=replacement, draws=60, seed=seed
+        )
+        scores.append((found.value - exact) / found.stderr)
+        assert (found.cost, found.dof) == (61, 59)
+    assert max(map(abs, scores)) < 4.5
+    assert 0.3 < sum(score**2 for score in scores) / len(scores) < 2.5
+    if lr < 0.1:  # the standard error would be this without the chance that is taken out, to first order
+        gradient = risk.gradient(SMALL.theta)
+        along = risk.noise_covariance(SMALL.theta, B, replacement=replacement) @ gradient
+        assert found.stderr < 0.5 * lr * float(gradient @ along / 60) ** 0.5
 
 
 @pytest.mark.parametrize("lr", [0.0, -0.1, math.nan])
@@ -120,3 +141,13 @@ def test_a_step_that_is_none_is_refused(lr: float) -> None:
 def test_a_batch_that_cannot_be_drawn_is_refused() -> None:
     with pytest.raises(ValueError, match="batch_size = 8 exceeds the 7 samples"):
         loss_budget(quadratic(HESSIAN, normal(N, 4)), HERE, lr=0.1, batch_size=8, replacement=False)
+
+
+def test_drawn_steps_are_refused_where_they_make_no_sense() -> None:
+    risk = quadratic(HESSIAN, normal(N, 4))
+    with pytest.raises(ValueError, match="lr must be positive"):
+        drawn_loss_change(risk, HERE, lr=0.0, batch_size=B)
+    with pytest.raises(ValueError, match="draws = 1, but a standard error needs at least 2"):
+        drawn_loss_change(risk, HERE, lr=0.1, batch_size=B, draws=1)
+    with pytest.raises(ValueError, match="batch_size = 8 exceeds the 7 samples"):
+        drawn_loss_change(risk, HERE, lr=0.1, batch_size=8, replacement=False)

@@ -6,7 +6,6 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 import noisescape as ns
@@ -15,11 +14,15 @@ from noisescape.simulation import Record, Trajectory, recorders
 from noisescape.theory import expected_excess_loss, loss_account
 from simulations import COVARIANCE, GRADIENTS, HESSIAN, START, bowl, run
 
-PARTS = ("squared_gradient", "gradient_curvature", "trace_h_sigma", "trace_h_sigma_stderr")
+PARTS = ("gradient/squared_norm", "gradient/curvature", "indicator/value", "indicator/stderr")
 
 
 def watched(size: int, **options: bool) -> dict[str, recorders.Recorder]:
-    return {"loss": recorders.loss, "budget": recorders.budget(size, **options)}
+    return {
+        "loss": recorders.loss,
+        "gradient": recorders.gradient,
+        "indicator": recorders.indicator(size, **options),
+    }
 
 
 def test_without_noise_a_quadratic_leaves_nothing_over_at_any_step() -> None:
@@ -57,32 +60,38 @@ def test_from_the_minimum_of_a_quadratic_the_account_is_the_closed_form(lr: floa
     assert float(found.predicted[steps].mean()) > 3 * float(found.predicted[steps].std() / replicas**0.5)
 
 
-def by_hand(lr: float | object, steps: list[int], values: Tensor, extra: Tensor) -> Trajectory:
-    """A trajectory with made-up records: value ``extra`` of the loss, all parts ``values`` at ``steps``."""
-    records = {f"budget/{part}": Record(torch.tensor(steps), values) for part in PARTS}
-    records["loss"] = Record(torch.tensor(steps), extra)
+def by_hand(lr: object, losses: dict[int, float], parts: list[dict[int, float]]) -> Trajectory:
+    """A trajectory with made-up records: of the loss and, in the order of PARTS, of what the terms are made of."""
+
+    def record(values: dict[int, float]) -> Record:
+        return Record(torch.tensor([*values]), torch.tensor([*values.values()], dtype=F64))
+
+    records = {name: record(values) for name, values in zip(PARTS, parts, strict=True)}
+    records["loss"] = record(losses)
     theta = torch.zeros(2, dtype=F64)
-    return Trajectory(ns.SGD(1), lr, steps[-1], 0, records, theta, torch.tensor(-1))  # type: ignore[arg-type]
+    return Trajectory(ns.SGD(1), lr, 10, 0, records, theta, torch.tensor(-1))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", [False, True])
 def test_between_measured_steps_what_is_linear_is_added_up_exactly(schedule: bool) -> None:
-    """Steps 2, 5, 6, 10 of values 3 + 2t, against a sum over all steps."""
-    steps = [2, 5, 6, 10]
+    """Each at steps of its own, against sums over all steps; the account covers what all cover: 2 to 10."""
 
     def rate(step: int) -> float:
-        return 0.1 / (1 + step)
+        return 0.1 / (1 + step) if schedule else 0.3
 
-    values = torch.tensor([3.0 + 2 * step for step in steps], dtype=F64)
-    found = loss_account(by_hand(rate if schedule else 0.3, steps, values, torch.tensor([4.0, 3, 5, 1]).double()))
-    for row, step in enumerate(steps):
-        rates = [rate(t) if schedule else 0.3 for t in range(2, step)]
-        terms = [3.0 + 2 * t for t in range(2, step)]
-        first = sum(-eta * term for eta, term in zip(rates, terms, strict=True))
-        second = sum(eta**2 / 2 * term for eta, term in zip(rates, terms, strict=True))
-        assert float(found.descent[row]) == pytest.approx(first, rel=1e-12, abs=1e-15)
-        for part in (found.curvature, found.noise, found.noise_stderr):
-            assert float(part[row]) == pytest.approx(second, rel=1e-12, abs=1e-15)
+    def line(slope: float, *steps: int) -> dict[int, float]:
+        return {step: 3.0 + slope * step for step in steps}
+
+    parts = [line(2.0, *range(1, 12)), line(5.0, 0, 7, 11), line(-0.1, 2, 5, 10), line(0.3, 2, 5, 10)]
+    losses = {0: 9.0, 2: 4.0, 5: 3.0, 6: 5.0, 10: 1.0, 11: 7.0}
+    found = loss_account(by_hand(rate if schedule else 0.3, losses, parts))
+    assert found.steps.tolist() == [2, 5, 6, 10]
+    for row, step in enumerate(found.steps.tolist()):
+        for part, slope in ((found.curvature, 5.0), (found.noise, -0.1), (found.noise_stderr, 0.3)):
+            expected = sum(rate(t) ** 2 / 2 * (3.0 + slope * t) for t in range(2, step))
+            assert float(part[row]) == pytest.approx(expected, rel=1e-12, abs=1e-15)
+        descent = sum(-rate(t) * (3.0 + 2.0 * t) for t in range(2, step))
+        assert float(found.descent[row]) == pytest.approx(descent, rel=1e-12, abs=1e-15)
     assert found.actual.tolist() == [0.0, -1.0, 1.0, -3.0]
     assert_close(found.remainder, found.actual - found.descent - found.curvature - found.noise)
 
@@ -101,14 +110,21 @@ def test_an_account_asks_for_what_it_needs() -> None:
     def go(record: dict[str, recorders.Recorder]) -> Trajectory:
         return run(bowl(), ns.SGD(2), START, steps=4, every=2, record=record)
 
-    budget = recorders.budget(2)
-    with pytest.raises(ValueError, match=r"'budget/squared_gradient' was not recorded; run simulate with record="):
-        loss_account(go({"loss": recorders.loss}))
-    with pytest.raises(ValueError, match="'loss' was not recorded; run simulate"):
-        loss_account(go({"budget": budget}))
-    with pytest.raises(ValueError, match=r"'budget' was recorded at step \[2\] alone"):
-        loss_account(go({"loss": recorders.loss, "budget": recorders.at_steps(budget, [2])}))
-    with pytest.raises(ValueError, match="'loss' was not recorded at step 1, where 'budget' was"):
-        loss_account(go({"loss": recorders.loss, "budget": recorders.at_steps(budget, [0, 1])}))
-    named = loss_account(go({"L": recorders.loss, "b": budget}), budget="b", loss="L")
+    every = watched(2)
+    for name, missing in (
+        ("gradient", "gradient/squared_norm"),
+        ("indicator", "indicator/value"),
+        ("loss", "loss"),
+    ):
+        with pytest.raises(ValueError, match=f"'{missing}' was not recorded; run simulate with record="):
+            loss_account(go({key: kept for key, kept in every.items() if key != name}))
+    late = recorders.at_steps(every["indicator"], [3, 4])
+    with pytest.raises(ValueError, match="cover the steps 3 to 4 together, at fewer than two of which 'loss' was"):
+        loss_account(go({**every, "indicator": late}))
+    named = loss_account(
+        go({"L": every["loss"], "g": every["gradient"], "i": every["indicator"]}),
+        gradient="g",
+        indicator="i",
+        loss="L",
+    )
     assert named.steps.tolist() == [0, 2, 4]

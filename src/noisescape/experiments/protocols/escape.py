@@ -7,7 +7,6 @@ does to training loss, test accuracy and expected sharpness is compared within s
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +20,8 @@ from noisescape.experiments.problem import MakeProblem, data_identity, data_tens
 from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import mean_over
-from noisescape.linops import ToleranceWarning, spectral_density
+from noisescape.linops import spectral_density
 from noisescape.measurement.indicator import measure
-from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 from noisescape.simulation import recorders
@@ -81,13 +79,7 @@ def descend(config: EscapeConfig, problem: MakeProblem, repetition: int, *, chec
     risk, test = made.risk, made.test
     landmarks = sorted({max(1, round(config.gd_steps * share)) for share in config.landmarks})
 
-    found = recorders.conditions(config.batch_size, k=config.k, rtol=config.rtol_along, seed=config.seed)
-
-    def along(risk: EmpiricalRisk, theta: Tensor) -> Any:
-        with warnings.catch_warnings():
-            # where TrH nearly cancels no tolerance is reached; the standard error is recorded and says so
-            warnings.simplefilter("ignore", ToleranceWarning)
-            return found(risk, theta)
+    along = recorders.conditions(config.batch_size, k=config.k, rtol=config.rtol_along, seed=config.seed)
 
     trajectory = simulate(
         risk,
@@ -99,7 +91,7 @@ def descend(config: EscapeConfig, problem: MakeProblem, repetition: int, *, chec
             "loss": recorders.loss,
             "train_accuracy": recorders.accuracy,
             "test_accuracy": recorders.on(test, recorders.accuracy),
-            "along": recorders.at_steps(along, landmarks),
+            "along": recorders.at_steps(recorders.tolerant(along), landmarks),
         },
         every=max(1, config.gd_steps // 50),
         checkpoint=checkpoint,

@@ -136,7 +136,7 @@ def _unflatten(stepper: torch.optim.Optimizer, tensors: Any, optimiser: Optimise
 
 
 def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -> dict[str, float]:
-    """Tr(HΣ), its reference and condition (2), exact: H of what is piecewise linear in θ is its Gauss–Newton matrix.
+    """Tr(HΣ), its reference and condition (2), exact: H of what is piecewise linear in θ is its Gauss–Newton one.
 
     In the terms of single samples, H = (2/N) Σ_active J_nJ_nᵀ, so TrH = (2/N) Σ ‖J_n‖² and
     Tr(HΣ) = (2/N) Σ J_nᵀΣJ_n over the samples whose output is not clipped. λ₁ and u₁ are those of the matrix of the
@@ -171,7 +171,7 @@ def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -
 
 
 def _top_pair(rows: Tensor, scale: float) -> tuple[float, Tensor]:
-    """The largest eigenvalue of scale·XᵀX and its eigenvector (D,), by products with X, (n, D); zeros of no rows."""
+    """The largest eigenvalue of scale·XᵀX and its eigenvector (D,), by products with X, (n, D); 0 of no rows."""
     size = rows.shape[1]
     if len(rows) == 0:
         return 0.0, rows.new_zeros(size)
