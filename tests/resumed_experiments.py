@@ -14,7 +14,15 @@ from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
 from noisescape.experiments.digits import DigitsConfig
 from noisescape.experiments.noise_knob import NOISE_KNOB, NoiseKnobConfig
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
-from noisescape.experiments.protocols import comparison, escape, noise_knob, one_hidden_layer, toy_2d
+from noisescape.experiments.protocols import (
+    comparison,
+    escape,
+    noise_knob,
+    one_hidden_layer,
+    quantities,
+    toy_2d,
+)
+from noisescape.experiments.quantities import QUANTITIES, QuantitiesConfig
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
 from noisescape.runs.run import Run
 from noisescape.simulation.loop import simulate
@@ -65,11 +73,32 @@ KNOB = NoiseKnobConfig(
 )
 
 
+SUMS = QuantitiesConfig(
+    seeds=1,
+    gd_steps=5,
+    steps=3,
+    batch_sizes=(2, 4),
+    rates=(1.0,),
+    draws=2,
+    clean=20,
+    corrupted=4,
+    measure_every=2,
+    landmarks=(0.5,),
+    k=2,
+    compared=2,
+    rtol=0.5,
+    max_products=20,
+    sharpness_draws=2,
+    seed=2,
+)
+
+
 EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
     "toy-2d": (TOY_2D.run, TOY, 18),
     "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
     "digits": (DIGITS_EXPERIMENT.run, DIGITS, 10),
     "noise-knob": (NOISE_KNOB.run, KNOB, 3),
+    "quantities": (QUANTITIES.run, SUMS, 4),
 }
 
 
@@ -79,7 +108,12 @@ every_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS)
 tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
 
 
-SIMULATING = {"toy-2d": (toy_2d,), "digits": (escape, comparison), "noise-knob": (noise_knob,)}
+SIMULATING = {
+    "toy-2d": (toy_2d,),
+    "digits": (escape, comparison),
+    "noise-knob": (noise_knob,),
+    "quantities": (quantities,),
+}
 """The modules of an experiment that call `simulate`."""
 
 

@@ -30,7 +30,10 @@ from cli_calls import COMMON, Result
         ),
         (
             ["reproduce"],
-            ["toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "noise-knob", "all"],
+            [
+                *("toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "noise-knob"),
+                *("quantities", "all"),
+            ],
         ),
         (["reproduce", "toy-2d"], [*COMMON, "--preset", "--replicas", "--control-replicas", "--steps"]),
         (["reproduce", "one-hidden-layer"], [*COMMON, "--preset", "--seeds"]),
@@ -44,6 +47,10 @@ from cli_calls import COMMON, Result
         (
             ["reproduce", "noise-knob"],
             [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--batch-size", "--small-batch-size"],
+        ),
+        (
+            ["reproduce", "quantities"],
+            [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--gd-steps", "--activation"],
         ),
         (["reproduce", "all"], [*COMMON, "--preset", "--seeds", "--data-dir"]),
         (["claims"], ["--verbose", "--out", "--json"]),

@@ -40,7 +40,7 @@ finally:
         ["--version"],
         ["reproduce", "--help"],
         *(["reproduce", name, "--help"] for name in ("toy-2d", "one-hidden-layer", "fashion-mnist", "svhn")),
-        *(["reproduce", name, "--help"] for name in ("cifar10", "digits", "noise-knob", "all")),
+        *(["reproduce", name, "--help"] for name in ("cifar10", "digits", "noise-knob", "quantities", "all")),
         *([command, "--help"] for command in ("demo", "claims", "measure", "batch-size", "report", "watch")),
         ["reproduce", "digits", "--steps", "many"],
     ],

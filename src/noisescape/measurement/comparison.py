@@ -84,7 +84,7 @@ def compare_operators(
     traces, norms, cosines = {}, {}, {}
     for name, each in operators.items():
         found = leading[name].vectors
-        traces[name] = trace(each, **options, deflate=found, seed=next(seeds))
+        traces[name] = _trace(each, **options, deflate=found, seed=next(seeds))
         norms[name] = square_root(squared_norm(each, **options, deflate=found, seed=next(seeds)))
     pairs = list(itertools.combinations(operators, 2))
     for one, other in pairs:
@@ -138,6 +138,13 @@ def compare_noise_and_curvature(
         "H": risk.hessian(theta),
     }
     return compare_operators(matrices, k=k, rtol=rtol, max_products=max_products, seed=seed)
+
+
+def _trace(operator: SymmetricOperator, **options: Any) -> Estimate:
+    """Exact where the structure gives the diagonal, as that of a covariance does."""
+    if type(operator).diagonal is not SymmetricOperator.diagonal:
+        return Estimate(float(operator.trace()), 0.0)
+    return trace(operator, **options)
 
 
 def _leading(operator: SymmetricOperator, k: int, seed: int) -> Eigenpairs:

@@ -144,11 +144,11 @@ def drawn_loss_change(
     sgd = SGD(batch_size, replacement=replacement)
     sgd.check(risk)
     generator = torch.Generator(theta.device).manual_seed(seed)
-    before, mean = risk.loss(theta).double(), risk.gradient(theta)
+    before, mean = risk.losses(theta).double().mean(), risk.gradient(theta)
     changes = torch.empty(draws, dtype=torch.float64)
     for draw in range(draws):
         gradient = risk.minibatch_gradient(theta, sgd.draw_batch(risk, torch.Size(), generator))
-        after = unchecked_losses(risk, theta - lr * gradient).mean().double()
+        after = unchecked_losses(risk, theta - lr * gradient).double().mean()
         by_chance = lr * (mean.double() @ (gradient - mean).double())
         changes[draw] = (after - before + by_chance).cpu()
     return Estimate(float(changes.mean()), float(changes.std() / draws**0.5), draws + 1, draws - 1)

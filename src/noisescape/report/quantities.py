@@ -50,15 +50,15 @@ def quantities_report(run: Run) -> tuple[str, list[Section]]:
         Section(
             "One step from the minimum",
             f"The same for single steps of several sizes: the change of the loss averaged over {config['draws']} "
-            "drawn batches, over what the budget says. For a smooth loss the quotient goes to 1 with η. The loss of a "
-            "ReLU network has kinks: crossing one raises it on average, to second order in η, and H does not see that.",
+            "drawn batches, over what the budget says. For a smooth loss the quotient goes to 1 with η. That of a "
+            "ReLU network has kinks: crossing one raises it on average, to second order in η, unseen by H.",
             [single_steps_table(summary, float(config["lr"]))],
         ),
         Section(
             "What the batch size changes",
             "At a given θ, Σ = C/B exactly: Tr(HΣ) and TrΣ fall as 1/B, and a, A, cosines and the ratio of Tr(HΣ) "
-            "to its isotropic reference do not depend on B at all. What B changes is where the run settles. Balance "
-            "is the noise term over what descent takes, 1 where the budget is even.",
+            "to its isotropic reference do not depend on B at all. What B changes is where the run settles. The "
+            "balance is the noise term over what descent takes, 1 where the budget is even.",
             [quantities_table(summary)],
         ),
         Section(
@@ -88,9 +88,9 @@ def quantities_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section(
             "C, F and H",
-            "The covariance of the gradients, the Fisher information and the Hessian, at the minimum and at the end "
-            f"of each run. Overlap: of the leading {config['compared']} eigenvectors; of random ones it would be "
-            f"{config['compared']}/D. Means ± standard errors over seeds.",
+            "The covariance of the gradients, the Fisher information and the Hessian, at the minimum and at the "
+            f"end of each run. Overlap: of the leading {config['compared']} eigenvectors; of random ones it would "
+            f"be {config['compared']}/D. Means ± standard errors over seeds.",
             [matrices_table(summary)],
         ),
         Section(

@@ -10,7 +10,7 @@ import pytest
 import torch
 from scipy import stats
 
-from noisescape.experiments.statistics import derived_seed, mean_over, wilson
+from noisescape.experiments.statistics import derived_seed, mean_correlation, mean_over, wilson
 
 
 @pytest.mark.parametrize("trials", [1, 7, 100, 4000])
@@ -101,3 +101,35 @@ def test_generators_of_neighbouring_keys_are_uncorrelated() -> None:
     )
     off_diagonal = torch.corrcoef(streams)[~torch.eye(9, dtype=torch.bool)]
     assert float(off_diagonal.abs().max()) < 4.5 / math.sqrt(count)
+
+
+def test_a_mean_correlation_is_that_of_fishers_z() -> None:
+    """By hand: z = artanh ρ, mean ± t₂·s/√3."""
+    correlations = [0.2, 0.5, -0.1]
+    z = np.arctanh(correlations)
+    half = 4.302652729911275 * z.std(ddof=1) / 3**0.5
+    expected = {"value": np.tanh(z.mean()), "low": np.tanh(z.mean() - half), "high": np.tanh(z.mean() + half)}
+    assert mean_correlation(correlations) == pytest.approx(expected)
+    assert mean_correlation([*correlations, math.nan]) == pytest.approx(expected)
+
+
+def test_the_interval_of_a_mean_correlation_covers_what_it_says() -> None:
+    """Five runs of 200 independent normal pairs of correlation 0.5."""
+    random = np.random.default_rng(1)
+    covered = 0
+    for _ in range(400):
+        pairs = random.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=(5, 200))
+        found = mean_correlation([np.corrcoef(run.T)[0, 1] for run in pairs])
+        covered += found["low"] <= 0.5 <= found["high"]
+    assert abs(covered / 400 - 0.95) < 4 * (0.95 * 0.05 / 400) ** 0.5
+
+
+def test_correlations_that_say_nothing_have_no_interval() -> None:
+    assert mean_correlation([1.0, 0.3]) == {"value": 1.0, "low": -1.0, "high": 1.0}
+    both = mean_correlation([1.0, -1.0])
+    assert math.isnan(both["value"])
+    assert (both["low"], both["high"]) == (-1.0, 1.0)
+    alone = mean_correlation([0.4])
+    assert alone["value"] == pytest.approx(0.4)
+    assert (alone["low"], alone["high"]) == (-1.0, 1.0)
+    assert all(math.isnan(value) for value in mean_correlation([math.nan]).values())

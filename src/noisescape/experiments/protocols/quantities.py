@@ -111,11 +111,12 @@ def survey(
     risk = problem(config, repetition).risk
     minimum = minimum.to(config.device)
     common = {"phase": "minimum", "seed": repetition, "dynamics": "gd", "replica": 0, "step": config.gd_steps}
-    found = recorders.tolerant(compared(config))(risk, minimum)
+    probes = probe_seed(config, repetition)
+    found = recorders.tolerant(compared(config, probes))(risk, minimum)
     rows = [{**common, "batch_size": NO_BATCH, "metric": name, "value": value} for name, value in found.items()]
     for size in config.batch_sizes:
         for rate in config.rates:
-            found = recorders.tolerant(single_step(config, size, rate))(risk, minimum)
+            found = recorders.tolerant(single_step(config, size, rate, probes))(risk, minimum)
             rows += [
                 {**common, "batch_size": size, "metric": f"step-{rate:g}/{name}", "value": value}
                 for name, value in found.items()
@@ -134,18 +135,18 @@ def leave(
 ) -> Outcome:
     """SGD with batches of one size from the minimum, with all that is measured along it."""
     made = problem(config, repetition)
-    options: dict[str, Any] = {"rtol": config.rtol, "max_products": config.max_products, "seed": config.seed}
-    sharpness = recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws, seed=config.seed)
+    probes = probe_seed(config, repetition)
+    options: dict[str, Any] = {"rtol": config.rtol, "max_products": config.max_products, "seed": probes}
     often: dict[str, recorders.Recorder] = {
         "indicator": recorders.indicator(size, **options),
-        "sharpness": sharpness,
+        "sharpness": recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws, seed=probes),
         "test_accuracy": recorders.on(made.test, recorders.accuracy),
     }
     rarely = {
         "conditions": recorders.conditions(size, k=config.k, **options),
         "trace_c": trace_of_noise,
         "alignment": recorders.alignment(**options),
-        "step": single_step(config, size, 1.0),
+        "step": single_step(config, size, 1.0, probes),
     }
     trajectory = simulate(
         made.risk,
@@ -158,7 +159,7 @@ def leave(
             "gradient": recorders.gradient,
             **{name: _at(recorder, config.measured) for name, recorder in often.items()},
             **{name: _at(recorder, config.landmark_steps) for name, recorder in rarely.items()},
-            "matrices": _at(compared(config), [config.steps]),
+            "matrices": _at(compared(config, probes), [config.steps]),
         },
         every=1,
         seed=derived_seed(config.seed, repetition, 2),
@@ -188,16 +189,21 @@ def _at(recorder: recorders.Recorder, steps: Iterable[int]) -> recorders.Recorde
     return recorders.at_steps(recorders.tolerant(recorder), steps)
 
 
+def probe_seed(config: QuantitiesConfig, repetition: int) -> int:
+    """Of a repetition's probes: with those of another its errors would not average out over seeds."""
+    return derived_seed(config.seed, repetition, 3)
+
+
 def trace_of_noise(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """TrC, of single gradients."""
     return risk.noise_covariance(theta, 1).trace()
 
 
-def single_step(config: QuantitiesConfig, size: int, rate: float) -> recorders.Recorder:
+def single_step(config: QuantitiesConfig, size: int, rate: float, seed: int) -> recorders.Recorder:
     """What a step of ``rate`` times the learning rate is expected to change, and what drawn steps do change."""
 
     def record(risk: EmpiricalRisk, theta: Tensor) -> dict[str, float]:
-        constants: dict[str, Any] = {"lr": rate * config.lr, "batch_size": size, "seed": config.seed}
+        constants: dict[str, Any] = {"lr": rate * config.lr, "batch_size": size, "seed": seed}
         budget = loss_budget(risk, theta, rtol=config.rtol, max_products=config.max_products, **constants)
         drawn = drawn_loss_change(risk, theta, draws=config.draws, **constants)
         return {
@@ -210,12 +216,12 @@ def single_step(config: QuantitiesConfig, size: int, rate: float) -> recorders.R
     return record
 
 
-def compared(config: QuantitiesConfig) -> recorders.Recorder:
+def compared(config: QuantitiesConfig, seed: int) -> recorders.Recorder:
     """C, F and H beside each other, as figures by name."""
 
     def record(risk: EmpiricalRisk, theta: Tensor) -> dict[str, float]:
         found = compare_noise_and_curvature(
-            risk, theta, k=config.compared, rtol=config.rtol, max_products=config.max_products, seed=config.seed
+            risk, theta, k=config.compared, rtol=config.rtol, max_products=config.max_products, seed=seed
         )
         figures = {f"trace/{name}": found.traces[name] for name in MATRICES}
         figures |= {f"largest/{name}": found.largest[name] for name in MATRICES}
