@@ -22,7 +22,7 @@ from run_files import Fetched, files
 SMALL = QuantitiesConfig(
     activation="gelu",
     seeds=2,
-    gd_steps=60,
+    gd_steps=40,
     lr=0.02,
     steps=12,
     batch_sizes=(3, 12),
@@ -32,10 +32,10 @@ SMALL = QuantitiesConfig(
     corrupted=6,
     measure_every=6,
     landmarks=(0.0,),
-    k=5,
-    compared=3,
-    rtol=0.2,
-    max_products=40,
+    k=2,
+    compared=2,
+    rtol=0.5,
+    max_products=20,
     sharpness_draws=4,
     seed=2,
 )
@@ -74,11 +74,11 @@ def test_a_run_leaves_everything_behind(run: Run) -> None:
 def test_gradient_descent_ends_at_the_minimum_with_a_rate_that_fell_to_zero(run: Run) -> None:
     made = quantities_problem(SMALL, 1)
     theta = made.risk.parameters()
-    for step in range(60):
-        theta = theta - 0.1 * min(1.0, (60 - step) / 15) * made.risk.gradient(theta)
+    for step in range(40):
+        theta = theta - 0.1 * min(1.0, (40 - step) / 10) * made.risk.gradient(theta)
     torch.testing.assert_close(run.tensors("minima")["seed-1"], theta, rtol=1e-4, atol=1e-6)
-    assert SMALL.gd_rate(0) == SMALL.gd_rate(45) == 0.1
-    assert SMALL.gd_rate(60) == 0
+    assert SMALL.gd_rate(0) == SMALL.gd_rate(30) == 0.1
+    assert SMALL.gd_rate(40) == 0
 
 
 def test_every_run_starts_at_the_minimum_and_what_is_measured_there_is_right(run: Run) -> None:
@@ -104,9 +104,9 @@ def test_every_run_starts_at_the_minimum_and_what_is_measured_there_is_right(run
         ):
             found, stderr = (recorded(run, "sgd", 0, size, metric)[0] for metric in (name, error))
             assert abs(found - trace_hc / size) < 4.5 * stderr + 1e-3 * trace_hc / size
-            assert stderr < 0.3 * found
+            assert stderr < 0.6 * found
     trace_c = float(centred.square().sum() / len(rows))
-    assert recorded(run, "minimum", 0, 0, "trace/C")[60] == pytest.approx(trace_c, rel=1e-3)
+    assert recorded(run, "minimum", 0, 0, "trace/C")[40] == pytest.approx(trace_c, rel=1e-3)
 
 
 def test_everything_is_measured_where_it_is_due(run: Run) -> None:

@@ -85,7 +85,7 @@ def mean_correlation(correlations: Sequence[float]) -> dict[str, float]:
     one is ±1 the mean is that, or NaN if both signs occur, and the interval is all of −1 to 1.
 
     >>> [round(value, 2) for value in mean_correlation([0.5, 0.7, 0.6]).values()]
-    [0.61, 0.32, 0.79]
+    [0.61, 0.3, 0.8]
     """
     known = [value for value in correlations if math.isfinite(value)]
     whole = {value for value in known if abs(value) >= 1}
