@@ -42,7 +42,8 @@ def quantities_report(run: Run) -> tuple[str, list[Section]]:
                 saved(
                     "budget",
                     draw_budget(curves, sizes),
-                    "What the loss was expected to change by along SGD, and what it did; means over seeds.",
+                    "What the loss was expected to change by along SGD, and what it did; means over seeds. Below, the "
+                    "sum of the three and the loss on a scale of their own.",
                 ),
                 account_table(summary),
             ],
@@ -112,16 +113,19 @@ def quantities_report(run: Run) -> tuple[str, list[Section]]:
 
 
 def draw_budget(curves: Curves, sizes: Sequence[int]) -> MplFigure:
-    """A panel a batch size: the cumulative terms, their sum and the loss."""
-    figure = new_figure(3.2 * len(sizes) + 1.6, 3.2)
-    axes = figure.subplots(1, len(sizes), squeeze=False)[0]
-    for axis, size in zip(axes, sizes, strict=True):
+    """A column a batch size: the cumulative terms, their sum and the loss; below, the last two alone."""
+    figure = new_figure(3.2 * len(sizes) + 1.6, 5.2)
+    grid = figure.subplots(2, len(sizes), sharex=True, squeeze=False)
+    for column, size in zip(grid.T, sizes, strict=True):
         for term, (label, colour, style) in TERMS.items():
             steps, values = _mean(curves.of("sgd", size, f"account/{term}"))
-            axis.plot(steps, values, style, color=colour, linewidth=1.5, label=label)
-        axis.set(title=f"B = {size}", xlabel="step")
-    axes[0].set_ylabel("change of the loss since the minimum")
-    legend_outside(figure, axes[0])
+            for axis in column if term in ("predicted", "actual") else column[:1]:
+                axis.plot(steps, values, style, color=colour, linewidth=1.5, label=label)
+        column[0].set_title(f"B = {size}")
+        column[1].set_xlabel("step")
+    for axis in grid[:, 0]:
+        axis.set_ylabel("change of the loss")
+    legend_outside(figure, grid[0, 0])
     return figure
 
 
