@@ -1,8 +1,8 @@
 """Which basin an iterate is in, and how sharp: minima settled, noise quenched, losses matched, barriers measured.
 
 Sharpness at a fixed step compares little: an iterate in the middle of a spike, or held off the floor by its noise,
-is compared with one that has come to rest, and cross-entropy grows flatter as it falls. Here two iterates are compared
-at the same loss, from starts that are at rest, and what lies between them is measured.
+is compared with one that has come to rest, and cross-entropy grows flatter as it falls. Here two iterates are
+compared at the same loss, from starts that are at rest, and what lies between them is measured.
 """
 
 from __future__ import annotations
