@@ -111,7 +111,15 @@ def test_toy_indicators_are_those_of_the_basins(toy: Run) -> None:
 
 def test_a_toy_report_is_self_contained(toy: Run) -> None:
     page = check_report(toy, {"trajectories", "success", "indicator"})
-    for text in ("1st eigenvector", "basin turned by 90°", toy.summary()["preset"], "Tr(HΣ)"):
+    departs = "Where this run departs from the published code and the paper"
+    for text in (
+        "1st eigenvector",
+        "leading, k = 1",
+        "basin turned by 90°",
+        toy.summary()["preset"],
+        "Tr(HΣ)",
+        departs,
+    ):
         assert text in page
 
 

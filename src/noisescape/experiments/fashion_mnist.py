@@ -115,7 +115,7 @@ FASHION_MNIST = Experiment(
             "of the eigenvalue largest in magnitude, by 30 power iterations from a random start",
             "of the largest eigenvalue, to a per cent of its curvature, followed from refresh to refresh",
         ),
-        Method("training images", "not known", "the first of the training split", "drawn by the seed"),
+        Method("which training images", "not known", "the first of the training split", "drawn by the seed"),
         Method(
             "sharpness is measured",
             "along the trajectory",

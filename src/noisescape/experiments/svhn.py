@@ -23,5 +23,5 @@ SVHN = vgg_experiment(
     data="SVHN",
     quick_test=283,
     published={"exchanged": True, "test": 70_000},
-    methods=(Method("images", "not known", "the first of their split", "drawn by the seed"),),
+    methods=(Method("which images", "not known", "the first of their split", "drawn by the seed"),),
 )

@@ -59,15 +59,15 @@ def departures(experiment: Experiment, config: Mapping[str, Any]) -> Section:
 
     Args:
         experiment: the run's, with the presets ``paper`` and ``as-published``.
-        config: the run's constants, as they are in its ``run.json``. A constant that came later than the run is not
-            among them, and not in the table.
+        config: the run's constants, as they are in its ``run.json``. One that came later than the run stands at its
+            default, which is what was done before it came.
     """
     paper, code = (asdict(experiment.presets[preset]) for preset in ("paper", "as-published"))
     code |= experiment.in_code
     rows = []
-    for name, value in config.items():
-        if name in paper and name not in OF_THE_CALL:
-            here, *others = (shown(name, entry) for entry in (value, paper[name], code[name]))
+    for name, default in asdict(experiment.config()).items():
+        if name not in OF_THE_CALL:
+            here, *others = (shown(name, entry) for entry in (config.get(name, default), paper[name], code[name]))
             if {here} != set(others):
                 rows.append([CONSTANTS.get(name, name), here, *others])
     for method in experiment.methods:
@@ -76,8 +76,8 @@ def departures(experiment: Experiment, config: Mapping[str, Any]) -> Section:
             rows.append([method.what, here, method.paper, method.code])
     return Section(
         "Where this run departs from the published code and the paper",
-        "Every constant and method that is not alike in all three. A constant that the paper leaves open is ours in "
-        "its column; so are the numbers of repetitions.",
+        "Every constant and method that is not alike in all three. A constant that the paper leaves open is ours "
+        "in its column; so are the numbers of repetitions.",
         [Table(["what", "this run", "the paper", "the published code"], rows, "From the run's own configuration.")],
     )
 
