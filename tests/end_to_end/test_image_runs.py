@@ -15,8 +15,10 @@ from noisescape.experiments.cifar10 import CIFAR10
 from noisescape.experiments.claims import Evidence, ledger
 from noisescape.experiments.fashion_mnist import FASHION_MNIST, fashion_mnist_problem
 from noisescape.experiments.images import open_images
+from noisescape.experiments.models import vgg11
 from noisescape.experiments.protocols import escape
 from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.experiments.statistics import derived_seed
 from noisescape.experiments.svhn import SVHN
 from noisescape.report import write_combined_report, write_report
 from noisescape.runs.places import open_runs
@@ -169,6 +171,16 @@ def test_a_report_says_what_it_rests_on(experiment: str, runs: dict[str, Run]) -
     assert "of 60 " in page
     assert "(only a part of the official set)" in page
     assert "The paper has" in page
+
+
+def test_a_vgg_as_published_trains_on_the_test_split_from_the_published_initialisation(data: Path) -> None:
+    config = tiny("cifar10", data, init="fan-out", exchanged=True)
+    made = CIFAR10.problem(config, 1)
+    assert (made.split.facts["train"]["split"], made.split.facts["test"]["split"]) == ("test", "train")
+    start = vgg11(derived_seed(config.seed, 1, 1), width=config.width, image_size=16, init="fan-out")
+    assert torch.equal(made.risk.parameters(), torch.nn.utils.parameters_to_vector(start.parameters()))
+    usual = CIFAR10.problem(replace(config, init="fan-in", exchanged=False), 1)
+    assert not torch.equal(made.risk.parameters(), usual.risk.parameters())
 
 
 def test_sharpness_is_measured_where_it_is_asked_for_and_at_the_end(data: Path, tmp_path: Path) -> None:
