@@ -12,8 +12,10 @@ from .dynamics import (
     GLDHessian,
     GLDLeading,
     GLDShuffled,
+    GLDShuffledWithinLayers,
     GLDTopEigenvector,
     MatchedTrace,
+    Yoked,
     dynamics_by_name,
 )
 from .errors import BatchCouplingError, CorruptFileError, NoisescapeError, NonFiniteLossError
@@ -72,6 +74,7 @@ __all__ = [
     "GLDHessian",
     "GLDLeading",
     "GLDShuffled",
+    "GLDShuffledWithinLayers",
     "GLDTopEigenvector",
     "LossBudget",
     "MatchedTrace",
@@ -84,6 +87,7 @@ __all__ = [
     "SpectralDensity",
     "SymmetricOperator",
     "Trajectory",
+    "Yoked",
     "as_if_batch",
     "batch_size_advice",
     "branched_check",

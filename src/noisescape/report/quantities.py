@@ -42,8 +42,8 @@ def quantities_report(run: Run) -> tuple[str, list[Section]]:
                 saved(
                     "budget",
                     draw_budget(curves, sizes),
-                    "What the loss was expected to change by along SGD, and what it did; means over seeds. Below, the "
-                    "sum of the three and the loss on a scale of their own.",
+                    "What the loss was expected to change by along SGD, and what it did; means over seeds. Below, "
+                    "the sum of the three and the loss on a scale of their own.",
                 ),
                 account_table(summary),
             ],
