@@ -226,6 +226,11 @@ def test_more_images_than_there_are_are_refused_before_anything_is_written(tmp_p
     assert not (tmp_path / "run").exists()
 
 
+def test_images_come_from_a_directory_where_one_is_given(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="does not hold fashion_mnist"):
+        quantities_problem(replace(SMALL, data_dir=str(tmp_path)), 0)
+
+
 def test_the_risk_is_of_the_activation_asked_for() -> None:
     kinds = {"relu": torch.nn.ReLU, "gelu": torch.nn.GELU, "tanh": torch.nn.Tanh}
     for name, kind in kinds.items():

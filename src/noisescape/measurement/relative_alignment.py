@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from noisescape.linops import Estimate, SymmetricOperator, product_trace, ratio, squared_norm, trace
-from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
-from noisescape.risk.shuffled_residuals import shuffled_covariance
+from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision, shuffled_covariance
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ def relative_alignment(
     Raises:
         ValueError: a closed form, or a loss that reads the parameters itself: there are no residuals to shuffle.
 
-    See :func:`~noisescape.risk.shuffled_residuals.shuffled_covariance` for the control.
+    See :func:`~noisescape.risk.shuffled_covariance` for the control.
 
     >>> import torch
     >>> data = (torch.randn(9, 2), torch.randn(9, 1))

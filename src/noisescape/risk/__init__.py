@@ -10,6 +10,7 @@ from noisescape.risk.empirical_risk import (
     rehearsal,
 )
 from noisescape.risk.hessian import DifferenceHessian, gauss_newton_control
+from noisescape.risk.shuffled_residuals import shuffled_covariance
 
 __all__ = [
     "DEFAULT_MEMORY_BUDGET",
@@ -21,4 +22,5 @@ __all__ = [
     "gauss_newton_control",
     "in_operator_precision",
     "rehearsal",
+    "shuffled_covariance",
 ]

@@ -52,7 +52,9 @@ def shuffled_covariance(risk: EmpiricalRisk, theta: Tensor, *, seed: int = 0) ->
     linear = function.with_criterion(Criterion(_along))
     tried = next(samples.batches(max(batch.size for batch in risk._tried)))
     shuffled = risk._like(linear, samples, risk._parameters, [tried])
-    return NoiseCovariance(shuffled, theta, 1, replacement=True)
+    found = NoiseCovariance(shuffled, theta, 1, replacement=True)
+    found.name = "covariance of shuffled residuals"
+    return found
 
 
 def _along(outputs: Tensor, residuals: Tensor) -> Tensor:

@@ -11,8 +11,7 @@ from cases import CASES, F64, WIDER, Batches, Case, normal
 from noisescape.linops import DenseOperator, IsotropicOperator
 from noisescape.measurement import relative_alignment
 from noisescape.measurement.relative_alignment import RelativeAlignment
-from noisescape.risk import EmpiricalRisk
-from noisescape.risk.shuffled_residuals import shuffled_covariance
+from noisescape.risk import EmpiricalRisk, shuffled_covariance
 from noisescape.theory.landscapes import quadratic
 
 NAMES = ("mlp cross-entropy", "mlp squared", "logistic", "conv", "sequence", "tied weights", "no forward mode")

@@ -69,7 +69,7 @@ def by_hand(lr: object, losses: dict[int, float], parts: list[dict[int, float]])
     records = {name: record(values) for name, values in zip(PARTS, parts, strict=True)}
     records["loss"] = record(losses)
     theta = torch.zeros(2, dtype=F64)
-    return Trajectory(ns.SGD(1), lr, 10, 0, records, theta, torch.tensor(-1))  # type: ignore[arg-type]
+    return Trajectory(ns.SGD(1), lr, 11, 0, records, theta, torch.tensor(-1), 11)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("schedule", [False, True])
