@@ -88,6 +88,39 @@ def mean_over(values: Sequence[float]) -> Estimate:
     return Estimate(float(finite.mean()), float(finite.std(ddof=1) / len(finite) ** 0.5), dof=len(finite) - 1)
 
 
+def t_test(mean: Estimate, threshold: float) -> float:
+    """The two-sided p of Student's test that the mean is the threshold; NaN where nothing is known of its error.
+
+    It is below 0.05 exactly where the mean's 95 % interval is clear of the threshold.
+
+    >>> round(t_test(Estimate(1.0, 0.5, dof=3), 0.0), 4)
+    0.1393
+    """
+    from scipy import stats  # slow to import, and every worker process would
+
+    if not math.isfinite(mean.stderr):
+        return math.nan
+    away = abs(mean.value - threshold)
+    if mean.stderr == 0:
+        return 0.0 if away else 1.0
+    return float(2 * stats.t.sf(away / mean.stderr, mean.dof))
+
+
+def fisher_z(correlation: float, count: int) -> float:
+    """artanh r of a rank correlation of ``count`` pairs: its mean and interval map back into (−1, 1) by tanh.
+
+    Without ties Spearman's r is 1 − 6Σd²/(n(n² − 1)) with an even Σd². The value 1 stands for a Σd² of 0 up to 1,
+    half way to the next one, and is taken for that of 1, which has an artanh; −1 likewise.
+
+    Source: Fisher, Metron 1 (1921).
+
+    >>> fisher_z(0.0, 6), round(math.tanh(fisher_z(-1.0, 3)), 12)
+    (0.0, -0.75)
+    """
+    most = 1 - 6 / (count * (count**2 - 1))
+    return math.atanh(min(max(correlation, -most), most)) if math.isfinite(correlation) else math.nan
+
+
 def measured_every(steps: int) -> int:
     """Steps between two measurements of the injected noise in a run of so many: 20 of them, in a long run 300.
 
