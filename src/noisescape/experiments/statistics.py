@@ -107,18 +107,21 @@ def t_test(mean: Estimate, threshold: float) -> float:
 
 
 def fisher_z(correlation: float, count: int) -> float:
-    """artanh r of a rank correlation of ``count`` pairs: its mean and interval map back into (−1, 1) by tanh.
+    """artanh r of a rank correlation of ``count`` pairs, 2 or more; tanh maps mean and interval back into (−1, 1).
 
     Without ties Spearman's r is 1 − 6Σd²/(n(n² − 1)) with an even Σd². The value 1 stands for a Σd² of 0 up to 1,
-    half way to the next one, and is taken for that of 1, which has an artanh; −1 likewise.
+    half way to the next one, and is taken for that of 1, which has an artanh; −1 likewise. For two pairs, where r
+    is 1 or −1, that is 0: two points have no correlation. NaN for NaN.
 
     Source: Fisher, Metron 1 (1921).
 
     >>> fisher_z(0.0, 6), round(math.tanh(fisher_z(-1.0, 3)), 12)
     (0.0, -0.75)
     """
+    if not math.isfinite(correlation):
+        return math.nan
     most = 1 - 6 / (count * (count**2 - 1))
-    return math.atanh(min(max(correlation, -most), most)) if math.isfinite(correlation) else math.nan
+    return math.atanh(min(max(correlation, -most), most))
 
 
 def measured_every(steps: int) -> int:

@@ -27,7 +27,7 @@ def test_without_a_gap_nothing_is_recovered(case, gaps: tuple[float, ...], tmp_p
             for entry in knob_arms(seed, {arm: 0.5 + value, "large-batch": 0.5, "small-batch": 0.5 + gap}, 1.0)
         ]
         config = {"seeds": 3, "steps": STEPS, "dynamics": [*case.dynamics]}
-        [found] = CLAIM[case.claim].judge(Evidence(written(tmp_path / verdict, "noise-knob", config, rows)))
+        [found] = CLAIM[case.claim].judge(Evidence.of(written(tmp_path / verdict, "noise-knob", config, rows)))
         assert (found.verdict, found.veto) == ("undecided", NO_GAP)
 
 
@@ -60,7 +60,7 @@ def test_recovered_is_what_lies_over_the_middle_of_the_gap(tmp_path: Path) -> No
         for seed in range(3)
         for entry in knob_arms(seed, {name: value + 0.001 * seed for name, value in ends.items()}, 1.0)
     ]
-    evidence = Evidence(
+    evidence = Evidence.of(
         written(tmp_path / "run", "noise-knob", {"seeds": 3, "steps": STEPS, "dynamics": [*ends]}, rows)
     )
     [isotropic], [penalty] = (

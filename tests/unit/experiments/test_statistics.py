@@ -10,7 +10,14 @@ import pytest
 import torch
 from scipy import stats
 
-from noisescape.experiments.statistics import derived_seed, mean_over, wilson
+from noisescape.experiments.statistics import (
+    derived_seed,
+    fisher_z,
+    mean_over,
+    rank_correlation,
+    t_test,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("trials", [1, 7, 100, 4000])
@@ -101,3 +108,52 @@ def test_generators_of_neighbouring_keys_are_uncorrelated() -> None:
     )
     off_diagonal = torch.corrcoef(streams)[~torch.eye(9, dtype=torch.bool)]
     assert float(off_diagonal.abs().max()) < 4.5 / math.sqrt(count)
+
+
+def test_p_is_that_of_students_test() -> None:
+    values = [1.0, 4.0, 2.5, 0.5]
+    for threshold in (0.0, 2.5, 5.0):
+        expected = stats.ttest_1samp(values, threshold).pvalue
+        assert t_test(mean_over(values), threshold) == pytest.approx(expected, rel=1e-12)
+
+
+def test_p_is_a_twentieth_at_the_end_of_the_interval() -> None:
+    found = mean_over([1.0, 4.0, 2.5, 0.5])
+    for end in found.interval():
+        assert t_test(found, end) == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("values", "p"), [([2.0, 2.0], 1.0), ([3.0, 3.0], 0.0), ([2.0], math.nan), ([], math.nan)])
+def test_p_where_there_is_no_spread_or_no_error(values: list[float], p: float) -> None:
+    assert t_test(mean_over(values), 2.0) == pytest.approx(p, nan_ok=True)
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 11])
+def test_only_a_perfect_rank_correlation_is_taken_back(count: int) -> None:
+    """To half way between it and the next, that of one exchange of neighbours."""
+    ranks = [*range(count)]
+    next_one = rank_correlation(ranks, [1, 0, *ranks[2:]])
+    assert math.tanh(fisher_z(1.0, count)) == pytest.approx((1 + next_one) / 2)
+    assert fisher_z(-1.0, count) == -fisher_z(1.0, count)
+    for correlation in (next_one, 0.3, 0.0, -next_one):
+        assert math.tanh(fisher_z(correlation, count)) == pytest.approx(correlation)
+    assert math.isnan(fisher_z(math.nan, count))
+
+
+def test_two_points_have_no_correlation() -> None:
+    assert (fisher_z(1.0, 2), fisher_z(-1.0, 2)) == (0.0, 0.0)
+    assert math.isnan(fisher_z(math.nan, 1))
+
+
+def test_the_interval_by_fishers_z_covers_as_often_as_it_says() -> None:
+    """Twelve seeds, each a rank correlation of eight pairs that are correlated; the true mean z by many of them."""
+    random = np.random.default_rng(4)
+
+    def drawn(count: int) -> np.ndarray:
+        one = random.standard_normal((count, 8))
+        other = 0.7 * one + random.standard_normal((count, 8))
+        return np.array([fisher_z(rank_correlation(*pair), 8) for pair in zip(one, other, strict=True)])
+
+    truth, seeds = drawn(4000).mean(), drawn(12 * 500).reshape(500, 12)
+    inside = sum(low <= truth <= high for low, high in (mean_over([*own]).interval() for own in seeds))
+    assert inside / 500 == pytest.approx(0.95, abs=0.035)

@@ -50,7 +50,7 @@ CLAIMS: tuple[Claim, ...] = (
         "At the same training loss SGD ends at flatter ground than gradient descent from the same minimum.",
         "FashionMNIST experiment",
         _RATIO,
-        f"Supported if below 0, contradicted if above. {_PRIMARY.format('12 seeds')} {_AS_DESCENT} {_TRACE}",
+        f"Supported if below 0, contradicted if above. {_PRIMARY.format('12 seeds')} {_AS_DESCENT}",
         MATCHED,
         matched_loss.flatter("sgd"),
         "{:+.2f}",
@@ -65,7 +65,7 @@ CLAIMS: tuple[Claim, ...] = (
         f"log10(max(barrier, {LEAST_BARRIER:g})/{BARRIER:g}), the barrier being the height in training loss of the "
         "straight segment from the minimum to the end above the higher of the two, mean over the runs of a seed; "
         "interval over seeds.",
-        f"Supported if above 0, contradicted if below. {_PRIMARY.format('12 seeds')} {_AS_MEASURED} {_TRACE}",
+        f"Supported if above 0, contradicted if below. {_PRIMARY.format('12 seeds')} {_AS_MEASURED}",
         MATCHED,
         matched_loss.leaves("sgd"),
         "{:+.2f}",
@@ -79,8 +79,7 @@ CLAIMS: tuple[Claim, ...] = (
         "FashionMNIST experiment",
         "Test accuracy of SGD minus that of gradient descent where they come down to the same training loss, mean "
         "over the runs of a seed; interval over seeds.",
-        "Supported if above 0, contradicted if below. "
-        f"{_PRIMARY.format('12, 20, 30 and 40 seeds')} {_AS_DESCENT} {_TRACE}",
+        f"Supported if above 0, contradicted if below. {_PRIMARY.format('12, 20, 30 and 40 seeds')} {_AS_DESCENT}",
         MATCHED,
         matched_loss.generalises("sgd"),
         "{:+.1%}",

@@ -8,8 +8,9 @@ difference is 0), and too many of them are a veto.
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from noisescape.experiments.claims.claim import Judge, Result
@@ -23,12 +24,14 @@ from noisescape.experiments.claims.rules import (
     falls,
     vanishes,
 )
-from noisescape.experiments.constants import DYNAMICS, NOISELESS
+from noisescape.experiments.constants import DYNAMICS
 
 OTHER_ARMS = tuple(name for name in DYNAMICS if name not in ("gd", "sgd"))
 """All arms beside SGD that are compared with gradient descent."""
 UNALIGNED = ("gld-constant", "gld-dynamic", "gld-diagonal", "gld-shuffled")
 """Noises of SGD's trace that do not know the directions of the curvature."""
+
+METRICS = ("reached", "sharpness", "test_accuracy", "barrier")
 
 Values = Callable[[Evidence, str], list[float]]
 Rule = Callable[..., Result]
@@ -36,43 +39,67 @@ Rule = Callable[..., Result]
 
 @dataclass(frozen=True)
 class End:
-    """Where one run of an arm came to.
+    """Where one run of an arm came to, and gradient descent at the same loss.
 
     Attributes:
-        reached: whether it came down to the seed's level of loss.
-        found: what was measured there, by metric; NaN where it was not.
+        found: what was measured, by metric; NaN where it was not.
+        descent: the same of gradient descent.
     """
 
-    reached: bool
     found: Mapping[str, float]
+    descent: Mapping[str, float]
+
+    @property
+    def reached(self) -> bool:
+        """Whether it came down to the level of loss."""
+        return self.found["reached"] == 1
+
+    @property
+    def comparable(self) -> bool:
+        """Whether both did."""
+        return self.reached and self.descent["reached"] == 1
+
+    @property
+    def descent_missed(self) -> bool:
+        """Whether gradient descent did not; beside a run that did not, it may not have been asked to."""
+        return self.descent["reached"] == 0 or (self.reached and not self.comparable)
 
 
 def ends(evidence: Evidence, arm: str) -> list[list[End]]:
-    """The runs of an arm, for every seed: as many as it should have, those that left nothing included."""
-    should = 1 if arm in NOISELESS else int(evidence.config["noise_seeds"])
+    """The runs of an arm, for every seed: as many as it should have, those that left nothing included.
+
+    Gradient descent's figures stand beside those of the run, as ``gd_sharpness`` say, where it was measured at that
+    run's own loss; else they are those of the arm ``gd``.
+    """
     curves = evidence.curves_by("phase", "dynamics", "metric", "replica")
     step = int(evidence.config["steps"])
-    replicas = {name[3] for name in curves.names if name[:2] == ("matched", arm)} | set(range(should))
+    recorded = {replica for phase, name, _, replica in curves.names if (phase, name) == ("matched", arm)}
+    beside = any(name[:3] == ("matched", arm, "gd_reached") for name in curves.names)
+    should = int(evidence.config["noise_seeds"]) if arm == "sgd" else 1
 
-    def of(metric: str, replica: int) -> list[float]:
-        return curves.at(step, "matched", arm, metric, replica)
+    def figures(name: str, replica: int, prefix: str = "") -> list[dict[str, float]]:
+        columns = [curves.at(step, "matched", name, prefix + metric, replica) for metric in METRICS]
+        return [dict(zip(METRICS, row, strict=True)) for row in zip(*columns, strict=True)]
 
-    metrics = ("reached", "sharpness", "test_accuracy", "barrier")
-    by_replica = [zip(*(of(metric, replica) for metric in metrics), strict=True) for replica in sorted(replicas)]
-    return [
-        [End(row[0] == 1, dict(zip(metrics, row, strict=True))) for row in rows]
-        for rows in zip(*by_replica, strict=True)
+    by_run = [
+        zip(
+            figures(arm, replica),
+            figures(arm, replica, "gd_") if beside else figures("gd", 0),
+            strict=True,
+        )
+        for replica in sorted(recorded | {*range(should)})
     ]
+    return [[End(found, descent) for found, descent in own] for own in zip(*by_run, strict=True)]
 
 
 def log_sharpness(evidence: Evidence, arm: str) -> list[float]:
     """log(expected sharpness of the arm / of gradient descent), for every seed."""
-    return _beside_descent(evidence, arm, lambda end: _log(end.found["sharpness"]))
+    return _beside_descent(evidence, arm, lambda found: _log(found["sharpness"]))
 
 
 def accuracy_gain(evidence: Evidence, arm: str) -> list[float]:
     """Test accuracy of the arm minus that of gradient descent, for every seed."""
-    return _beside_descent(evidence, arm, lambda end: end.found["test_accuracy"])
+    return _beside_descent(evidence, arm, lambda found: found["test_accuracy"])
 
 
 def log_barrier(evidence: Evidence, arm: str) -> list[float]:
@@ -92,12 +119,12 @@ def flatter(*arms: str) -> Judge:
 
 def leaves(*arms: str) -> Judge:
     """Whether these end beyond a barrier from the minimum they started at."""
-    return _each(arms, log_barrier, _above)
+    return _each(arms, log_barrier, functools.partial(exceeds, threshold=0.0))
 
 
 def generalises(*arms: str) -> Judge:
     """Whether these end at a higher test accuracy than gradient descent."""
-    return _each(arms, accuracy_gain, _above)
+    return _each(arms, accuracy_gain, functools.partial(exceeds, threshold=0.0))
 
 
 def flatter_than(*arms: str) -> Judge:
@@ -107,11 +134,7 @@ def flatter_than(*arms: str) -> Judge:
 
 def as_flat_as_sgd(*arms: str) -> Judge:
     """Whether these and SGD end at equally flat ground, within SHARPNESS_FACTOR."""
-
-    def rule(values: Sequence[float], **said: str | None) -> Result:
-        return vanishes(values, math.log(SHARPNESS_FACTOR), **said)  # type: ignore[arg-type]
-
-    return _beside_sgd(arms, rule)
+    return _beside_sgd(arms, functools.partial(vanishes, margin=math.log(SHARPNESS_FACTOR)))
 
 
 def _each(arms: Sequence[str], values: Values, rule: Rule) -> Judge:
@@ -140,28 +163,30 @@ def _beside_sgd(arms: Sequence[str], rule: Rule) -> Judge:
     return judge
 
 
-def _above(values: Sequence[float], *, case: str, veto: str | None) -> Result:
-    return exceeds(values, 0.0, case=case, veto=veto)
-
-
-def _beside_descent(evidence: Evidence, arm: str, value: Callable[[End], float]) -> list[float]:
+def _beside_descent(evidence: Evidence, arm: str, value: Callable[[Mapping[str, float]], float]) -> list[float]:
     """Mean over the runs of a seed of a value less gradient descent's; 0 for a run that has no place to compare."""
     return [
-        _mean([value(end) - value(base) if end.reached and base.reached else 0.0 for end in own])
-        for own, (base, *_) in zip(ends(evidence, arm), ends(evidence, "gd"), strict=True)
+        _mean([value(end.found) - value(end.descent) if end.comparable else 0.0 for end in own])
+        for own in ends(evidence, arm)
     ]
 
 
 def _veto(evidence: Evidence, *arms: str) -> str | None:
     """What speaks against any verdict on these arms: runs that did not reach the loss, noise off its trace."""
-    reasons = [_censored(evidence, arm) for arm in ("gd", *arms)]
-    return "; ".join(filter(None, (*reasons, evidence.trace_veto("escape", *arms)))) or None
+    censored = [reason for arm in arms for reason in _censored(evidence, arm)]
+    # SGD's noise is the one whose trace the others are given
+    given = [arm for arm in arms if arm != "sgd"]
+    return "; ".join(filter(None, (*censored, evidence.trace_veto("escape", *given)))) or None
 
 
-def _censored(evidence: Evidence, arm: str) -> str | None:
-    runs = [end.reached for own in ends(evidence, arm) for end in own]
-    missed, allowed = runs.count(False), 0.0 if arm == "gd" else CENSORED * len(runs)
-    return f"{missed} of {len(runs)} runs of {arm} did not reach the level of loss" if missed > allowed else None
+def _censored(evidence: Evidence, arm: str) -> Iterator[str]:
+    runs = [end for own in ends(evidence, arm) for end in own]
+    missed = sum(not end.reached for end in runs)
+    descents = sum(end.descent_missed for end in runs)
+    if missed > CENSORED * len(runs):
+        yield f"{missed} of {len(runs)} runs of {arm} did not reach the level of loss"
+    if descents:
+        yield f"gradient descent did not reach the level of loss beside {descents} of {len(runs)} runs of {arm}"
 
 
 def _mean(values: Sequence[float]) -> float:
