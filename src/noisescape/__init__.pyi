@@ -12,8 +12,10 @@ from .dynamics import (
     GLDHessian,
     GLDLeading,
     GLDShuffled,
+    GLDShuffledWithinLayers,
     GLDTopEigenvector,
     MatchedTrace,
+    Yoked,
     dynamics_by_name,
 )
 from .errors import BatchCouplingError, CorruptFileError, NoisescapeError, NonFiniteLossError
@@ -58,6 +60,7 @@ __all__ = [
     "GLDHessian",
     "GLDLeading",
     "GLDShuffled",
+    "GLDShuffledWithinLayers",
     "GLDTopEigenvector",
     "MatchedTrace",
     "Measurement",
@@ -68,6 +71,7 @@ __all__ = [
     "SpectralDensity",
     "SymmetricOperator",
     "Trajectory",
+    "Yoked",
     "as_if_batch",
     "batch_size_advice",
     "branched_check",

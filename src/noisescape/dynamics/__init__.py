@@ -10,10 +10,12 @@ from noisescape.dynamics.gld_full import GLDFull
 from noisescape.dynamics.gld_hessian import GLDHessian
 from noisescape.dynamics.gld_leading import GLDLeading
 from noisescape.dynamics.gld_shuffled import GLDShuffled
+from noisescape.dynamics.gld_shuffled_within_layers import GLDShuffledWithinLayers
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.matched import MatchedTrace
 from noisescape.dynamics.registry import CONTROLS, DYNAMICS, dynamics_by_name
 from noisescape.dynamics.sgd import SGD
+from noisescape.dynamics.yoked import Yoked
 
 __all__ = [
     "CONTROLS",
@@ -29,8 +31,10 @@ __all__ = [
     "GLDHessian",
     "GLDLeading",
     "GLDShuffled",
+    "GLDShuffledWithinLayers",
     "GLDTopEigenvector",
     "MatchedTrace",
     "NoiseState",
+    "Yoked",
     "dynamics_by_name",
 ]

@@ -50,6 +50,11 @@ class Dynamics(ABC):
         """Steps between two computations of Σ; in between the noise keeps the old one, as in the published code."""
         return 1
 
+    @property
+    def longest(self) -> int | None:
+        """The steps it has noise for; None for any number."""
+        return None
+
     def check(self, risk: EmpiricalRisk) -> None:
         """Raise if a constant does not fit the risk.
 

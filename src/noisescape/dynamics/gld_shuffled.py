@@ -36,7 +36,7 @@ class GLDShuffled(GLDFull):
         self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
     ) -> tuple[SymmetricOperator, Tensor | None]:
         sigma, _ = super().noise(risk, theta, previous, generator)
-        order = self._order(theta)
+        order = self._order(risk, theta)
         back = order.argsort()
         shuffled = FunctionOperator(
             lambda block: (sigma @ block[back])[order],
@@ -50,13 +50,15 @@ class GLDShuffled(GLDFull):
         return shuffled, None
 
     @override
+    def draw(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+        return super().draw(risk, theta, generator)[..., self._order(risk, theta)]
+
+    @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
-        gradient = risk.gradient(theta)
-        noisy, state = super().noisy_gradient(risk, theta, state, generator)
-        return gradient + (noisy - gradient)[..., self._order(theta)], state
+        return risk.gradient(theta) + self.draw(risk, theta, generator), state.next()
 
-    def _order(self, theta: Tensor) -> Tensor:
+    def _order(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.shuffle_seed)
         return torch.randperm(theta.shape[-1], generator=generator).to(theta.device)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 from typing_extensions import override
 
-from noisescape.dynamics.base import Dynamics
+from noisescape.dynamics.base import Dynamics, NoiseState
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradient_covariance import covariance_factor, gradient_moments
@@ -76,3 +77,17 @@ class MinibatchNoise(Dynamics):
             mean = mean + step / count
             squares = squares + step * (found - mean)
         return squares / (batches - 1), None
+
+
+class DrawnNoise(MinibatchNoise):
+    """Noise of covariance Σ_B, or one with its spectrum, that is drawn without a root of that covariance."""
+
+    @abstractmethod
+    def draw(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+        """ε at θ alone, of θ's shape: gradient noise."""
+
+    @override
+    def noisy_gradient(
+        self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
+    ) -> tuple[Tensor, NoiseState]:
+        return risk.gradient(theta) + self.draw(risk, theta, generator), state.next()

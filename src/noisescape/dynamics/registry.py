@@ -15,6 +15,7 @@ from noisescape.dynamics.gld_full import GLDFull
 from noisescape.dynamics.gld_hessian import GLDHessian
 from noisescape.dynamics.gld_leading import GLDLeading
 from noisescape.dynamics.gld_shuffled import GLDShuffled
+from noisescape.dynamics.gld_shuffled_within_layers import GLDShuffledWithinLayers
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.sgd import SGD
 from noisescape.errors import InvalidValueError, unknown
@@ -32,12 +33,13 @@ DYNAMICS: dict[str, type[Dynamics]] = {
         GLDTopEigenvector,
         GLDFull,
         GLDShuffled,
+        GLDShuffledWithinLayers,
         GDGradientPenalty,
     )
 }
 """Every dynamics of the comparison, by name."""
 
-CONTROLS = (GLDShuffled.name, GDGradientPenalty.name)
+CONTROLS = (GLDShuffled.name, GLDShuffledWithinLayers.name, GDGradientPenalty.name)
 """Those that stand beside the comparison: noise of the same spectrum without its directions, and no noise."""
 
 

@@ -10,12 +10,12 @@ from torch import Tensor
 from typing_extensions import override
 
 from noisescape.dynamics.base import NoiseState
-from noisescape.dynamics.minibatch import MinibatchNoise
+from noisescape.dynamics.minibatch import DrawnNoise
 from noisescape.risk import EmpiricalRisk
 
 
 @dataclass(frozen=True)
-class SGD(MinibatchNoise):
+class SGD(DrawnNoise):
     """θ ← θ − η (1/B) Σ_{n∈batch} g_n, a fresh batch each step.
 
     ε is the minibatch gradient minus the full one; Cov ε = Σ_B exactly, non-Gaussian for small B.
@@ -34,3 +34,8 @@ class SGD(MinibatchNoise):
     ) -> tuple[Tensor, NoiseState]:
         batch = self.draw_batch(risk, theta.shape[:-1], generator)
         return risk.minibatch_gradient(theta, batch), state.next()
+
+    @override
+    def draw(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
+        batch = self.draw_batch(risk, theta.shape[:-1], generator)
+        return risk.minibatch_gradient(theta, batch) - risk.gradient(theta)

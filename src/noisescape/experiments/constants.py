@@ -25,7 +25,7 @@ COMPARED = (
     "gld-full",
 )
 """Those of the escape comparison. A new dynamics is none of them, or begun runs could not be resumed."""
-CONTROLS = ("gld-shuffled", "gd-gradient-penalty")
+CONTROLS = ("gld-shuffled", "gld-shuffled-within-layers", "gd-gradient-penalty")
 """Those that stand beside the comparison."""
 DYNAMICS = (*COMPARED, *CONTROLS)
 """The names of all dynamics, those of :data:`noisescape.dynamics.DYNAMICS`."""

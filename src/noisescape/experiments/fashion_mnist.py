@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
-from noisescape.experiments.constants import COMPARED, CONTROLS, EscapeConfig
+from noisescape.experiments.constants import COMPARED, EscapeConfig
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class FashionMNISTConfig(EscapeConfig):
         data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
     """
 
-    dynamics: tuple[str, ...] = (*COMPARED, *CONTROLS)
+    dynamics: tuple[str, ...] = (*COMPARED, "gld-shuffled", "gd-gradient-penalty")
     init_std: float = 0.02
     test: int | None = None
     data_dir: str | None = None

@@ -81,6 +81,22 @@ def gradient(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
 
 
 @torch.enable_grad()
+def loss_and_gradient(risk: EmpiricalRisk, theta: Tensor) -> tuple[Tensor, Tensor]:
+    """L(θ), summed in float64, and ∇L(θ) by one pass: (D,) → () and (D,)."""
+    risk._check_theta(theta, replicas=False)
+    total = torch.zeros((), dtype=torch.float64, device=theta.device)
+
+    def part(batch: Batch) -> Tensor:
+        leaf = theta.detach().requires_grad_()
+        losses = risk._function.losses(leaf, batch)
+        total.add_(losses.detach().double().sum())
+        return gradient_of(risk._function, losses.sum() / risk.sample_count, leaf)
+
+    found = _sum(part(batch) for batch in risk._batches(passes=2))
+    return total / risk.sample_count, found
+
+
+@torch.enable_grad()
 def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> Tensor:
     """Mean of g_n over the samples at ``indices``, (B,), or (R, B): a batch of its own for each replica."""
     risk._check_theta(theta)

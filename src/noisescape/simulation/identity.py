@@ -8,7 +8,7 @@ import hashlib
 import math
 import platform
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -37,6 +37,7 @@ def simulation_identity(
     plan: str,
     noise_every: int | None,
     start: Tensor,
+    until: Callable[..., bool] | None = None,
 ) -> dict[str, str]:
     """By name, what must be equal; beside it :func:`losses_near`, which tells models and losses apart.
 
@@ -50,8 +51,10 @@ def simulation_identity(
         plan: which recorders are called when.
         noise_every: how often the injected noise is recorded.
         start: θ₀, (D,) or (R, D).
+        until: what ends the run early.
     """
-    return {
+    ends = {} if until is None else {"until": _digest(described(until).encode())}
+    return ends | {
         "dynamics": repr(dynamics),
         "lr": repr(lr) if isinstance(lr, float) else _schedule(lr),
         "steps": str(steps),

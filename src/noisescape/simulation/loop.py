@@ -17,7 +17,7 @@ from noisescape.runs.progress import steps_bar
 from noisescape.simulation.checkpoint import Checkpoint, kept_kind
 from noisescape.simulation.identity import losses_near, simulation_identity
 from noisescape.simulation.recorders import Recorder, loss
-from noisescape.simulation.records import Book, Trajectory
+from noisescape.simulation.records import Book, Record, Trajectory
 
 RUNAWAY = 1e8
 """A replica with a coordinate beyond this, or not finite, has diverged."""
@@ -39,6 +39,7 @@ def simulate(
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
+    until: Callable[[Mapping[str, Record]], bool] | None = None,
 ) -> Trajectory:
     """θ_{t+1} = θ_t − η_t(∇L(θ_t) + ε_t) for ``steps`` steps.
 
@@ -65,12 +66,14 @@ def simulate(
         checkpoint_seconds: how often it is written.
         progress: show a bar on the terminal's error stream.
         on_step: called after every step with the number of steps done.
+        until: the run ends before ``steps`` where this is true of the records so far; asked after each step at
+            which a recorder was due. Of a single θ.
 
     A replica that leaves every bound is recorded as diverged: its later values are NaN, the others go on.
 
     Raises:
-        ValueError: constants that do not fit the risk; a start that is not finite; steps or lr ≤ 0; a
-            checkpoint of another run.
+        ValueError: constants that do not fit the risk; more steps than the dynamics has noise for; a start that is
+            not finite; steps or lr ≤ 0; a checkpoint of another run.
         TypeError: a noise whose covariance no checkpoint can hold, where one is asked for.
         CorruptFileError: a damaged checkpoint.
 
@@ -95,6 +98,10 @@ def simulate(
     if not bool(torch.isfinite(theta).all()):
         raise InvalidValueError("the starting θ is not finite")
     state = dynamics.init(risk)
+    if dynamics.longest is not None and steps > dynamics.longest:
+        raise InvalidValueError(f"{dynamics.name} has noise for {dynamics.longest} steps, not for {steps}")
+    if until is not None and theta.ndim != 1:
+        raise InvalidValueError("until ends the run of a single θ (D,): replicas do not end together")
     generator = torch.Generator(theta.device).manual_seed(seed)
     every = max(1, steps // 100) if every is None else every
     book = Book({"loss": loss} if record is None else record, every, steps)
@@ -102,11 +109,11 @@ def simulate(
         raise InvalidValueError(f"noise_every must be at least 1, not {noise_every}")
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
-    first = 0
+    first = taken = 0
     kept = None
     if checkpoint is not None:
         identity = simulation_identity(
-            risk, dynamics, rates, steps, seed, book.recorders, book.plan(), noise_every, start
+            risk, dynamics, rates, steps, seed, book.recorders, book.plan(), noise_every, start, until
         )
         kept = Checkpoint(checkpoint, identity, losses_near(risk, start))
     if kept is not None and kept.path.exists():
@@ -141,17 +148,21 @@ def simulate(
                 # diverged replicas idle at the start, where every derivative is finite
                 theta = torch.where(lost[..., None], start, theta)
                 if bool((diverged_at >= 0).all()):
-                    book.close(step + 1)
+                    taken = step + 1
+                    book.close(taken)
                     break
-            book.write(step + 1, risk, theta, diverged_at)
+            seen = book.write(step + 1, risk, theta, diverged_at)
+            taken = step + 1
             advance(1)
             if on_step is not None:
-                on_step(step + 1)
+                on_step(taken)
+            if until is not None and seen and until(book.records()):
+                break
 
     if kept is not None:
         kept.path.unlink(missing_ok=True)
     theta = torch.where((diverged_at >= 0)[..., None], torch.nan, theta)
-    return Trajectory(dynamics, lr, steps, seed, book.records(), theta, diverged_at.cpu())
+    return Trajectory(dynamics, lr, steps, seed, book.records(), theta, diverged_at.cpu(), taken)
 
 
 def _rates(lr: float | Callable[[int], float], steps: int) -> float | Sequence[float]:

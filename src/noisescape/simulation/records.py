@@ -40,6 +40,7 @@ class Trajectory:
         records: by recorder name.
         theta: the final parameters, (D,) or (R, D); NaN rows for diverged replicas.
         diverged_at: step after which a replica left every bound, (R,) or a scalar; −1 if it never did.
+        taken: steps really taken: fewer than asked for if all diverged or ``until`` ended the run.
     """
 
     dynamics: Dynamics
@@ -49,6 +50,7 @@ class Trajectory:
     records: Mapping[str, Record]
     theta: Tensor
     diverged_at: Tensor
+    taken: int
 
     @property
     def diverged(self) -> Tensor:
@@ -105,14 +107,17 @@ class Book:
         ]
         return f"{', '.join(plans) or 'none'}, every {self._every}"
 
-    def write(self, step: int, risk: EmpiricalRisk, theta: Tensor, diverged_at: Tensor) -> None:
-        """What those due at this step see."""
+    def write(self, step: int, risk: EmpiricalRisk, theta: Tensor, diverged_at: Tensor) -> bool:
+        """What those due at this step see; whether one was due."""
+        seen = False
         for name, recorder in self.recorders.items():
             if self._due(recorder, step):
+                seen = True
                 outcome = recorder(risk, theta)
                 parts = outcome if isinstance(outcome, Mapping) else {"": outcome}
                 for part, value in parts.items():
                     self.note("/".join(filter(None, (name, part))), step, value, diverged_at)
+        return seen
 
     def note(self, name: str, step: int, value: Any, diverged_at: Tensor) -> None:
         """One value, or one a replica; NaN for those that have diverged."""

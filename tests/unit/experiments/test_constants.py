@@ -64,7 +64,7 @@ def test_digits_constants_are_checked_before_any_work(changes: dict[str, object]
 
 def test_the_controls_beside_the_comparison_have_to_be_asked_for() -> None:
     assert DigitsConfig().dynamics == tuple(name for name in DYNAMICS if name not in CONTROLS)
-    assert set(CONTROLS) == {"gld-shuffled", "gd-gradient-penalty"}
+    assert set(CONTROLS) == {"gld-shuffled", "gld-shuffled-within-layers", "gd-gradient-penalty"}
 
 
 @pytest.mark.parametrize("changes", [{"batch_size": 0}, {"adam_lr": 0.0}, {"gd_lr": -1.0}, {"init_std": math.nan}])

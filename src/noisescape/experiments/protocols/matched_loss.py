@@ -1,0 +1,522 @@
+"""Flatter at the same training loss? The protocol that decides the paper's headline.
+
+Gradient descent finds a minimum and is settled there: at rest, and stable at the rate of what follows. From it
+
+* SGD runs until it has left and come back to the minimum's training loss;
+* the other noises run as long, those that are yoked with the trace that SGD's noise had, step by step; then all are
+  quenched to that loss by gradient descent;
+* gradient descent goes on from the minimum to exactly the losses at which the others are compared.
+
+Sharpness, accuracy and the barrier to the minimum are so compared between iterates of one loss, within seeds.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from noisescape.dynamics import GD, Dynamics, Yoked, dynamics_by_name
+from noisescape.errors import FailedError
+from noisescape.experiments.data import ImageSplit
+from noisescape.experiments.matched_loss import YOKED, MatchedLossConfig
+from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
+from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
+from noisescape.measurement.sharpness import expected_sharpness
+from noisescape.risk import EmpiricalRisk
+from noisescape.risk.hessian_pairs import leading_hessian_pairs
+from noisescape.runs.run import Run
+from noisescape.runs.tasks import Outcome, Task
+from noisescape.simulation import recorders
+from noisescape.simulation.loop import simulate
+from noisescape.simulation.records import Record, Trajectory
+from noisescape.theory.basin import barrier, quench, settle
+
+LOSS_EVERY = 10
+"""Steps between two looks at the loss of the whole training set; each costs as much as some ten steps of SGD."""
+ACCURACY_EVERY = 200
+
+
+def run_matched_loss(
+    config: MatchedLossConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+) -> Run:
+    """Run the protocol for every seed and write the run directory.
+
+    Returns:
+        The run, complete: metrics, the minima and what the arms ended in, summary.
+    """
+    splits = _checked_splits(config, problem)
+    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=data_identity(splits))
+    run = session.run
+    if run.complete:
+        return run
+    repetitions = range(config.seeds)
+    found: dict[str, Outcome] = {}
+
+    def perform(tasks: Sequence[Task], what: str) -> None:
+        outcomes = session.perform(tasks, what)
+        found.update((task.key, outcome) for task, outcome in zip(tasks, outcomes, strict=True))
+
+    perform([Task(f"minimum-{r}", find_minimum, (config, problem, r)) for r in repetitions], "minima")
+    minima = [found[f"minimum-{r}"].tensors["theta"] for r in repetitions]
+    own = [name for name in config.dynamics if name not in ("gd", *YOKED)]
+    yoked = [name for name in config.dynamics if name in YOKED]
+    arms = [(name, r, noise) for r in repetitions for name in own for noise in range(noise_seeds(config, name))]
+    perform(
+        [
+            Task(f"{name}-{r}-{noise}", leave, (config, problem, r, minima[r], name, noise))
+            for name, r, noise in arms
+        ],
+        "from the minima",
+    )
+    if yoked:
+        traces = [found[f"sgd-{r}-0"].tensors["traces"] for r in repetitions]
+        perform(
+            [
+                Task(f"{name}-{r}-0", follow_traces, (config, problem, r, minima[r], name, traces[r]))
+                for r in repetitions
+                for name in yoked
+            ],
+            "at SGD's trace",
+        )
+        arms += [(name, r, 0) for r in repetitions for name in yoked]
+    targets = [
+        [
+            (row["value"], row["dynamics"], row["replica"], row["metric"].removeprefix("loss"))
+            for name, repetition, noise in arms
+            if repetition == r
+            for row in found[f"{name}-{r}-{noise}"].rows
+            if row["phase"] == "matched" and row["metric"].partition("@")[0] == "loss"
+        ]
+        for r in repetitions
+    ]
+    perform(
+        [Task(f"gd-{r}", go_on, (config, problem, r, minima[r], targets[r])) for r in repetitions],
+        "gradient descent, to the same losses",
+    )
+    rows = rows_of(found.values())
+    run.write_tensors("data", data_tensors(splits))
+    run.write_tensors("minima", {f"seed-{r}": theta for r, theta in enumerate(minima)})
+    run.write_tensors(
+        "final",
+        {
+            f"{name}/seed-{r}/noise-{noise}": found[f"{name}-{r}-{noise}"].tensors["theta"]
+            for name, r, noise in arms
+        },
+    )
+    return session.finish(rows, summarise(config, rows, splits))
+
+
+def noise_seeds(config: MatchedLossConfig, name: str) -> int:
+    """How often an arm runs from each minimum: SGD as often as asked for, the dearer ones once."""
+    return config.noise_seeds if name == "sgd" else 1
+
+
+def _checked_splits(config: MatchedLossConfig, problem: MakeProblem) -> list[ImageSplit]:
+    """Every repetition's images, once they, the network and the constants are known to fit one another."""
+    problems = [problem(config, repetition) for repetition in range(config.seeds)]
+    for name in config.dynamics:
+        dynamics_by_name(name, **config.of_dynamics(name), rescale=True).check(problems[0].risk)
+    return [made.split for made in problems]
+
+
+# ---------------------------------------------------------------------- to the minimum
+
+
+def find_minimum(config: MatchedLossConfig, problem: MakeProblem, repetition: int, *, checkpoint: Path) -> Outcome:
+    """Gradient descent from initialisation, and on until it is at rest."""
+    made = problem(config, repetition)
+    trajectory = simulate(
+        made.risk,
+        GD(),
+        made.risk.parameters(),
+        lr=config.gd_lr,
+        steps=config.gd_steps,
+        record=_curves(made),
+        every=max(1, config.gd_steps // 60),
+        checkpoint=checkpoint,
+        progress=False,
+    )
+    if bool(trajectory.diverged):
+        raise FailedError(
+            f"gradient descent diverged at step {int(trajectory.diverged_at)} of repetition {repetition}; there is "
+            f"no minimum to leave. Lower gd_lr (now {config.gd_lr:g})"
+        )
+    found = settle(
+        made.risk,
+        trajectory.theta,
+        lr=config.settle_lr,
+        steps=config.settle_steps,
+        gradient_norm=config.settled_gradient,
+        largest_eigenvalue=config.settled_stability / config.lr,
+    )
+    label = _Label(repetition, "gd", 0)
+    rows = [
+        *trajectory.rows(phase="descent", seed=repetition),
+        *label.rows(
+            "minimum",
+            config.gd_steps + found.steps,
+            {
+                **_figures(config, made, found.theta, repetition),
+                "gradient_norm": found.gradient_norm,
+                "settled": float(found.settled),
+                "settle_steps": float(found.steps),
+            },
+        ),
+    ]
+    return Outcome(rows, {"theta": found.theta})
+
+
+# ---------------------------------------------------------------------- from the minimum
+
+
+@dataclass(frozen=True)
+class Returned:
+    """Whether the loss was above ``left`` at some step recorded, and at one after it at most ``level``."""
+
+    left: float
+    level: float
+
+    def __call__(self, records: Mapping[str, Record]) -> bool:
+        """Of a run's records, the loss among them."""
+        losses = records["loss"].values
+        (gone,) = (losses > self.left).nonzero(as_tuple=True)
+        return len(gone) > 0 and bool((losses[gone[0] :] <= self.level).any())
+
+
+@dataclass(frozen=True)
+class Fallen:
+    """Whether the loss was at most ``level`` at the last step recorded."""
+
+    level: float
+
+    def __call__(self, records: Mapping[str, Record]) -> bool:
+        """Of a run's records, the loss among them."""
+        return bool(records["loss"].values[-1] <= self.level)
+
+
+def leave(
+    config: MatchedLossConfig,
+    problem: MakeProblem,
+    repetition: int,
+    minimum: Tensor,
+    name: str,
+    noise: int,
+    *,
+    checkpoint: Path,
+) -> Outcome:
+    """An arm with noise of its own: until it has left and come back to the minimum's loss, then to lower ones."""
+    made = problem(config, repetition)
+    minimum = minimum.to(config.device)
+    floor = float(made.risk.loss(minimum))
+    dynamics = dynamics_by_name(name, **config.of_dynamics(name))
+    label = _Label(repetition, name, noise)
+    first = name == "sgd" and noise == 0
+    rows: list[dict[str, Any]] = []
+    traces: dict[int, float] = {}
+    theta, taken = minimum, 0
+
+    def leg(number: int, steps: int, until: Any, **records: recorders.Recorder) -> Trajectory:
+        nonlocal theta, taken
+        run = simulate(
+            made.risk,
+            dynamics,
+            theta,
+            lr=config.lr,
+            steps=steps,
+            record={**_curves(made), **records},
+            every=LOSS_EVERY,
+            seed=derived_seed(config.seed, repetition, 2, noise, number),
+            checkpoint=checkpoint.with_name(f"{checkpoint.name}.{number}"),
+            progress=False,
+            until=until,
+        )
+        rows.extend(label.curve(run, taken))
+        theta, taken = run.theta, taken + run.taken
+        return run
+
+    for number, level in enumerate(config.levels):
+        steps = config.steps - taken
+        if steps > 0 and bool(torch.isfinite(theta).all()):
+            aim = level * floor
+            if number == 0:
+                due = _traced(config) if first and _any_yoked(config) else ()
+                watched = {"trace_target": recorders.at_steps(_trace_of(config), due)} if due else {}
+                run = leg(0, steps, Returned(floor + config.left, aim), **watched)
+                if due:
+                    record = run.records["trace_target"]
+                    traces = dict(zip(record.steps.tolist(), record.values.tolist(), strict=True))
+                    run_length = run.taken
+            elif float(made.risk.loss(theta)) > aim:
+                leg(number, steps, Fallen(aim))
+        rows += _matched(config, made, minimum, theta, level, label, taken)
+    if first and 0 < taken < config.curve_steps and bool(torch.isfinite(theta).all()):
+        leg(len(config.levels), config.curve_steps - taken, None)
+    tensors = {"theta": theta}
+    if traces:
+        tensors["traces"] = torch.tensor(np.interp(range(run_length), [*traces], [*traces.values()]))
+    return Outcome(rows, tensors)
+
+
+def follow_traces(
+    config: MatchedLossConfig,
+    problem: MakeProblem,
+    repetition: int,
+    minimum: Tensor,
+    name: str,
+    traces: Tensor,
+    *,
+    checkpoint: Path,
+) -> Outcome:
+    """An arm yoked to SGD: as many steps, with noise of the trace that SGD's had at each."""
+    made = problem(config, repetition)
+    minimum = minimum.to(config.device)
+    label = _Label(repetition, name, 0)
+    watch = measured_every(len(traces))
+    trajectory = simulate(
+        made.risk,
+        _yoked(config, name, traces),
+        minimum,
+        lr=config.lr,
+        steps=len(traces),
+        record=_curves(made),
+        every=LOSS_EVERY,
+        seed=derived_seed(config.seed, repetition, 2, 0, 0),
+        noise_every=watch,
+        checkpoint=checkpoint,
+        progress=False,
+    )
+    rows = [*label.curve(trajectory, 0)]
+    for step in range(0, len(traces), watch):
+        rows += label.rows("escape", step, {"trace_target": float(traces[step])})
+    for level in config.levels:
+        rows += _matched(config, made, minimum, trajectory.theta, level, label, trajectory.taken)
+    return Outcome(rows, {"theta": trajectory.theta})
+
+
+def go_on(
+    config: MatchedLossConfig,
+    problem: MakeProblem,
+    repetition: int,
+    minimum: Tensor,
+    targets: Sequence[tuple[float, str, int, str]],
+    *,
+    checkpoint: Path,
+) -> Outcome:
+    """Gradient descent on from the minimum, measured at the loss of everything it is compared with.
+
+    Args:
+        config: the constants.
+        problem: what a repetition trains on.
+        repetition: its number.
+        minimum: θ, (D,).
+        targets: (loss, arm, run of that arm, end of the metric's name); what is measured stands beside the arm's.
+        checkpoint: unused; at most some minutes are lost.
+    """
+    made = problem(config, repetition)
+    theta = minimum = minimum.to(config.device)
+    label = _Label(repetition, "gd", 0)
+    rows: list[dict[str, Any]] = []
+    taken, reached = 0, True
+    for loss in sorted({loss for loss, *_ in targets}, reverse=True):
+        if reached:
+            found = quench(made.risk, theta, level=loss, lr=config.lr, steps=config.quench_steps - taken)
+            theta, taken, reached = found.theta, taken + found.steps, found.reached
+        figures = {"reached": float(reached)}
+        if reached:
+            figures |= _figures(config, made, theta, repetition) | {"barrier": barrier(made.risk, minimum, theta)}
+            rows += label.rows("escape", taken, figures)
+        for aim, name, noise, suffix in targets:
+            if aim == loss:
+                beside = {f"gd_{key}{suffix}": value for key, value in figures.items()}
+                rows += _Label(repetition, name, noise).rows("matched", config.steps, beside)
+    return Outcome(rows, {"theta": theta})
+
+
+def _matched(
+    config: MatchedLossConfig,
+    made: Problem,
+    minimum: Tensor,
+    theta: Tensor,
+    level: float,
+    label: _Label,
+    taken: int,
+) -> list[dict[str, Any]]:
+    """An iterate at a share of the minimum's loss: quenched to it if it is above."""
+    aim = level * float(made.risk.loss(minimum))
+    suffix = "" if level == config.levels[0] else f"@{level:g}"
+    figures: dict[str, float] = {"reached": 0.0, "quench_steps": 0.0, "taken": float(taken)}
+    if bool(torch.isfinite(theta).all()):
+        found = quench(made.risk, theta, level=aim, lr=config.lr, steps=config.quench_steps)
+        figures |= {"reached": float(found.reached), "quench_steps": float(found.steps)}
+        figures |= {"barrier": barrier(made.risk, minimum, found.theta)}
+        figures |= {"distance": float((found.theta - minimum).norm())}
+        if found.reached:
+            figures |= _figures(config, made, found.theta, label.seed)
+    return label.rows("matched", config.steps, {f"{key}{suffix}": value for key, value in figures.items()})
+
+
+def _figures(config: MatchedLossConfig, made: Problem, theta: Tensor, repetition: int) -> dict[str, float]:
+    """What is compared of an iterate; the same perturbations in every arm of a repetition."""
+    found = expected_sharpness(
+        made.risk,
+        theta,
+        delta=config.sharpness_delta,
+        draws=config.sharpness_draws,
+        seed=derived_seed(config.seed, repetition, 3),
+    ).signed
+    return {
+        "loss": float(made.risk.loss(theta)),
+        "sharpness": found.value,
+        "sharpness_stderr": found.stderr,
+        "largest_eigenvalue": float(leading_hessian_pairs(made.risk, theta, 1)[0][0]),
+        "train_accuracy": float(made.risk.accuracy(theta)),
+        "test_accuracy": float(made.test.accuracy(theta)),
+        "test_loss": float(made.test.loss(theta)),
+    }
+
+
+def _yoked(config: MatchedLossConfig, name: str, traces: Tensor) -> Dynamics:
+    return Yoked(dynamics_by_name(name, **config.of_dynamics(name)), traces)
+
+
+def _any_yoked(config: MatchedLossConfig) -> bool:
+    return any(name in YOKED for name in config.dynamics)
+
+
+def _traced(config: MatchedLossConfig) -> list[int]:
+    """The steps at which TrΣ_B of SGD is computed; between them it is interpolated. At first it changes fastest."""
+    return sorted({*range(0, min(100, config.steps), 2), *range(0, config.steps, 2 * LOSS_EVERY)})
+
+
+def _trace_of(config: MatchedLossConfig) -> recorders.Recorder:
+    def trace(risk: EmpiricalRisk, theta: Tensor) -> float:
+        return float(risk.noise_covariance(theta, config.batch_size).trace())
+
+    return trace
+
+
+def _curves(made: Problem) -> dict[str, recorders.Recorder]:
+    """What is recorded of every run for its learning curve."""
+    often = range(0, 100_000, ACCURACY_EVERY)
+    return {
+        "loss": recorders.loss,
+        "test_accuracy": recorders.at_steps(recorders.on(made.test, recorders.accuracy), often),
+        "train_accuracy": recorders.at_steps(recorders.accuracy, often),
+    }
+
+
+@dataclass(frozen=True)
+class _Label:
+    """Which run a row is of."""
+
+    seed: int
+    dynamics: str
+    noise: int
+
+    def rows(self, phase: str, step: int, figures: Mapping[str, float]) -> list[dict[str, Any]]:
+        """A row for each figure."""
+        return [
+            {
+                "phase": phase,
+                "seed": self.seed,
+                "dynamics": self.dynamics,
+                "replica": self.noise,
+                "step": step,
+                "metric": metric,
+                "value": value,
+            }
+            for metric, value in figures.items()
+        ]
+
+    def curve(self, run: Trajectory, before: int) -> list[dict[str, Any]]:
+        """The records of a run that began after ``before`` steps."""
+        return [
+            {**row, "replica": self.noise, "step": row["step"] + before}
+            for row in run.rows(phase="escape", seed=self.seed)
+            if row["step"] > 0 or before == 0
+        ]
+
+
+# ---------------------------------------------------------------------- what came of it
+
+
+def summarise(
+    config: MatchedLossConfig, rows: Sequence[Mapping[str, Any]], splits: Sequence[ImageSplit]
+) -> dict[str, Any]:
+    """The minima, and what each arm differs from gradient descent in at the same loss, over seeds."""
+    found = {
+        (row["dynamics"], row["seed"], row["replica"], row["metric"]): float(row["value"])
+        for row in rows
+        if row["phase"] == "matched"
+    }
+    minimum = [
+        {row["metric"]: row["value"] for row in rows if row["phase"] == "minimum" and row["seed"] == r}
+        for r in range(config.seeds)
+    ]
+    compared: dict[str, Any] = {}
+    for name in config.dynamics:
+        if name == "gd":
+            continue
+        for suffix in ("", *(f"@{level:g}" for level in config.levels[1:])):
+
+            def beside(statistic: Any, name: str = name, suffix: str = suffix) -> dict[str, Any]:
+                return mean_over(
+                    [_seed_mean(config, found, name, r, suffix, statistic) for r in range(config.seeds)]
+                ).to_dict()
+
+            runs = config.seeds * noise_seeds(config, name)
+            reached = sum(
+                found.get((name, r, noise, f"reached{suffix}"), 0.0)
+                * found.get((name, r, noise, f"gd_reached{suffix}"), 0.0)
+                for r in range(config.seeds)
+                for noise in range(noise_seeds(config, name))
+            )
+            compared[f"{name}{suffix}"] = {
+                "log_sharpness_ratio": beside(lambda at: _log_ratio(at("sharpness"), at("gd_sharpness"))),
+                "log_eigenvalue_ratio": beside(
+                    lambda at: _log_ratio(at("largest_eigenvalue"), at("gd_largest_eigenvalue"))
+                ),
+                "accuracy_gain": beside(lambda at: at("test_accuracy") - at("gd_test_accuracy")),
+                "barrier": beside(lambda at: at("barrier")),
+                "loss": beside(lambda at: at("loss")),
+                "sharpness": beside(lambda at: at("sharpness")),
+                "test_accuracy": beside(lambda at: at("test_accuracy")),
+                "runs": runs,
+                "censored": runs - round(reached),
+            }
+    return {
+        "seeds": config.seeds,
+        "noise_seeds": config.noise_seeds,
+        "data": splits[0].facts,
+        "minimum": minimum,
+        "compared": compared,
+    }
+
+
+def _seed_mean(
+    config: MatchedLossConfig,
+    found: Mapping[tuple[str, int, int, str], float],
+    name: str,
+    repetition: int,
+    suffix: str,
+    statistic: Any,
+) -> float:
+    """Mean over an arm's runs in a repetition, those that did not reach the loss left out; NaN if none did."""
+    values = [
+        statistic(lambda metric, noise=noise: found.get((name, repetition, noise, f"{metric}{suffix}"), math.nan))
+        for noise in range(noise_seeds(config, name))
+    ]
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
+
+
+def _log_ratio(one: float, other: float) -> float:
+    return math.log(one / other) if one > 0 and other > 0 else math.nan

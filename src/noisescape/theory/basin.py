@@ -1,0 +1,277 @@
+"""Which basin an iterate is in, and how sharp: minima settled, noise quenched, losses matched, barriers measured.
+
+Sharpness at a fixed step compares little: an iterate in the middle of a spike, or held off the floor by its noise,
+is compared with one that has come to rest, and cross-entropy grows flatter as it falls. Here two iterates are
+compared at the same loss, from starts that are at rest, and what lies between them is measured.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from noisescape.errors import InvalidValueError
+from noisescape.risk import EmpiricalRisk
+from noisescape.risk.hessian_pairs import leading_hessian_pairs
+from noisescape.risk.passes import unchecked_losses
+
+ARMIJO = 0.25
+"""Share of the fall that the gradient promises which a step of a quench must bring: it then is of ηλ ≤ 1.5."""
+RECENT = 10
+"""Steps over which it must have brought that. One would be too few: at the kinks of a ReLU network gradient descent
+falls on the whole, but not at every step, however short."""
+SHORTEST = 1e-6
+"""Share of the rate asked for below which a step is none."""
+SAME_LEVEL = 1e-4
+"""Relative distance to a level of the loss that counts as on it."""
+
+
+@dataclass(frozen=True)
+class Settled:
+    """Where gradient descent came to rest, or stopped.
+
+    Attributes:
+        theta: (D,).
+        loss: L.
+        gradient_norm: ‖ḡ‖.
+        largest_eigenvalue: λ₁ of H.
+        steps: taken.
+        settled: whether both conditions hold; if not, the steps ran out.
+    """
+
+    theta: Tensor
+    loss: float
+    gradient_norm: float
+    largest_eigenvalue: float
+    steps: int
+    settled: bool
+
+
+def settle(
+    risk: EmpiricalRisk, theta: Tensor, *, lr: float, steps: int, gradient_norm: float, largest_eigenvalue: float
+) -> Settled:
+    """Gradient descent until ‖ḡ‖ < ``gradient_norm`` and λ₁ < ``largest_eigenvalue``.
+
+    A minimum that a dynamics of learning rate η is to leave must be one in which gradient descent stays at that
+    rate, λ₁ < 2/η: else what leaves is not driven by noise.
+
+    Args:
+        risk: L.
+        theta: where to begin, (D,).
+        lr: of the descent.
+        steps: at most.
+        gradient_norm: of the gradient ḡ of L.
+        largest_eigenvalue: of H, in units of the loss; 1.8/η leaves a tenth of the stable range.
+
+    Raises:
+        ValueError: a constant that is not positive; replicas.
+        NonFiniteLossError: the loss is not finite.
+
+    >>> import noisescape as ns
+    >>> bowl = ns.landscapes.quadratic(torch.diag(torch.tensor([4.0, 1.0])), torch.zeros(2, 2))
+    >>> settle(bowl, torch.ones(2), lr=0.25, steps=99, gradient_norm=0.1, largest_eigenvalue=9.0).steps
+    9
+    """
+    _check(theta, lr=lr, gradient_norm=gradient_norm, largest_eigenvalue=largest_eigenvalue)
+    size = curvature = float("nan")
+    for step in range(steps + 1):
+        gradient = risk.gradient(theta)
+        size = float(gradient.norm())
+        last = step == steps
+        if size < gradient_norm or last:
+            curvature = float(leading_hessian_pairs(risk, theta, 1)[0][0])
+            if last or curvature < largest_eigenvalue:
+                break
+        theta = theta - lr * gradient
+    rests = size < gradient_norm and curvature < largest_eigenvalue
+    return Settled(theta, float(risk.loss(theta)), size, curvature, step, rests)
+
+
+@dataclass(frozen=True)
+class Quenched:
+    """An iterate brought down to a level of the loss.
+
+    Attributes:
+        theta: (D,).
+        loss: L there: the level, if that was reached from above.
+        steps: taken.
+        reached: whether the loss is at the level or below; if not, the steps ran out.
+    """
+
+    theta: Tensor
+    loss: float
+    steps: int
+    reached: bool
+
+
+def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps: int) -> Quenched:
+    """Gradient descent until L = ``level``: the last step is shortened so that it ends there.
+
+    A step that brings too little is halved (Armijo's rule, from the highest of the last losses: Grippo, Lampariello
+    & Lucidi 1986), so that the descent stays in the basin it begins in: at a fixed rate it would leave a basin of
+    λ₁ > 2/η, and be flattened by that. An iterate at the level or below is left alone.
+
+    Args:
+        risk: L.
+        theta: where to begin, (D,).
+        level: of the loss.
+        lr: the longest step, per unit of the gradient.
+        steps: at most.
+
+    Raises:
+        ValueError: a rate that is not positive; replicas.
+        NonFiniteLossError: the loss is not finite.
+
+    >>> import noisescape as ns
+    >>> bowl = ns.landscapes.quadratic(torch.eye(1), torch.zeros(2, 1))
+    >>> quench(bowl, torch.ones(1), level=0.125, lr=0.1, steps=99).theta
+    tensor([0.5000])
+    """
+    _check(theta, lr=lr)
+    risk.loss(theta)  # which refuses a loss that is not finite
+    loss, gradient = _loss_and_gradient(risk, theta)
+    recent = deque([loss], RECENT)
+    rate, step = lr, 0
+    while loss > level * (1 + SAME_LEVEL) and step < steps and rate > SHORTEST * lr and bool(gradient.any()):
+        trial = theta - rate * gradient
+        below, slope = _loss_and_gradient(risk, trial)
+        if not below <= max(recent) - ARMIJO * rate * float(gradient.double().square().sum()):
+            rate /= 2
+            continue
+        step += 1
+        recent.append(below)
+        if below < level * (1 - SAME_LEVEL):
+            theta, loss = _on_segment(risk, theta, trial, level)
+            break
+        theta, loss, gradient, rate = trial, below, slope, min(lr, 2 * rate)
+    return Quenched(theta, loss, step, loss <= level * (1 + SAME_LEVEL))
+
+
+def at_matched_loss(
+    risk: EmpiricalRisk, thetas: Mapping[str, Tensor], *, lr: float, steps: int, level: float | None = None
+) -> dict[str, Quenched]:
+    """These iterates, each quenched to one level of the loss: by default the lowest of theirs.
+
+    Args:
+        risk: L.
+        thetas: by name, each (D,).
+        lr: the longest step of the quench.
+        steps: at most, each.
+        level: of the loss.
+
+    Raises:
+        ValueError: no iterates; as :func:`quench`.
+    """
+    if not thetas:
+        raise InvalidValueError("there are no iterates to match: thetas is empty")
+    if level is None:
+        level = min(float(risk.loss(theta)) for theta in thetas.values())
+    return {name: quench(risk, theta, level=level, lr=lr, steps=steps) for name, theta in thetas.items()}
+
+
+@dataclass(frozen=True)
+class LossAlong:
+    """The loss along a path of straight segments.
+
+    Attributes:
+        position: share of the path's length, from 0 to 1, (P,).
+        loss: L there, float64, (P,); infinite values as they are.
+    """
+
+    position: Tensor
+    loss: Tensor
+
+
+def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41) -> LossAlong:
+    """L at evenly spaced points of every segment of a path.
+
+    Args:
+        risk: L.
+        path: its knots, (K, D), K ≥ 2.
+        points: of a segment, its ends included.
+
+    Raises:
+        ValueError: fewer than two knots or points.
+    """
+    if path.ndim != 2 or len(path) < 2:
+        raise InvalidValueError(f"a path has at least two knots, (K, D), not shape {tuple(path.shape)}")
+    if points < 2:
+        raise InvalidValueError(f"points must be at least 2, the ends of a segment, not {points}")
+    lengths = (path[1:] - path[:-1]).double().norm(dim=1)
+    before = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
+    shares = torch.linspace(0, 1, points, dtype=torch.float64)
+    positions, losses = [], []
+    for knot, (start, end) in enumerate(pairwise(path)):
+        for share in shares[min(knot, 1) :].tolist():  # a knot is the end of one segment and the start of the next
+            positions.append(float(before[knot] + share * lengths[knot]))
+            losses.append(_loss(risk, torch.lerp(start, end, share)))
+    position = torch.tensor(positions, dtype=torch.float64)
+    whole = float(before[-1])
+    return LossAlong(position / whole if whole else position, torch.tensor(losses, dtype=torch.float64))
+
+
+def barrier(risk: EmpiricalRisk, start: Tensor, end: Tensor, *, points: int = 41) -> float:
+    """Height of the straight segment between two iterates over the higher of its ends, in units of the loss; ≥ 0.
+
+    0 within a convex basin. An upper bound of the lowest pass between the two: a curved path may be lower.
+
+    Args:
+        risk: L.
+        start: (D,).
+        end: (D,).
+        points: at which the loss is evaluated; the highest is then refined between its neighbours.
+
+    >>> import noisescape as ns
+    >>> wells = ns.EmpiricalRisk.from_losses(lambda x: (x.square() - 1).square(), torch.ones(1))
+    >>> round(barrier(wells, torch.tensor([-1.0]), torch.tensor([1.0])), 6)
+    1.0
+    """
+    from scipy.optimize import minimize_scalar  # slow to import, and few need it
+
+    found = loss_along(risk, torch.stack([start, end]), points=points)
+    top = int(found.loss.nan_to_num(torch.inf).argmax())
+    ends = max(float(found.loss[0]), float(found.loss[-1]))
+    height = float(found.loss[top])
+    if 0 < top < points - 1:
+        low, high = (float(found.position[near]) for near in (top - 1, top + 1))
+        refined = minimize_scalar(
+            lambda share: -_loss(risk, torch.lerp(start, end, float(share))), bounds=(low, high), method="bounded"
+        )
+        height = max(height, -float(refined.fun))
+    return max(0.0, height - ends)
+
+
+def _on_segment(risk: EmpiricalRisk, above: Tensor, below: Tensor, level: float) -> tuple[Tensor, float]:
+    """The point of a segment that crosses a level where the loss is that level, by bisection."""
+    low, high = 0.0, 1.0
+    theta, loss = below, _loss(risk, below)
+    for _ in range(60):
+        middle = (low + high) / 2
+        theta = torch.lerp(above, below, middle)
+        loss = _loss(risk, theta)
+        if abs(loss - level) <= SAME_LEVEL * abs(level):
+            break
+        low, high = (middle, high) if loss > level else (low, middle)
+    return theta, loss
+
+
+def _loss(risk: EmpiricalRisk, theta: Tensor) -> float:
+    return float(unchecked_losses(risk, theta).double().mean())
+
+
+def _loss_and_gradient(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, Tensor]:
+    loss, gradient = risk.loss_and_gradient(theta)
+    return float(loss), gradient
+
+
+def _check(theta: Tensor, **positive: float) -> None:
+    if theta.ndim != 1:
+        raise InvalidValueError(f"one θ (D,) is asked for, not of shape {tuple(theta.shape)}")
+    for name, value in positive.items():
+        if not value > 0:
+            raise InvalidValueError(f"{name} must be positive, not {value}")
