@@ -152,15 +152,33 @@ def at_minimum(claim: str, metric: str, verdicts: dict[str, Any], case: str = ""
     return Case(claim, ("gd",), rows, verdicts, case=case, noisy=False, **scales)
 
 
-def matched(seed: int, dynamics: str, ends: Sequence[dict[str, float]], ratio: float = 1.0) -> Rows:
-    """Where an arm's runs came to, one a noise seed, and the trace of what was injected."""
+UNTRACED = ("sgd", "gld-full", "gd-gradient-penalty")
+"""Arms whose noise is not given a trace."""
+AT_LEVEL = {"reached": 1.0, "sharpness": 2.0, "test_accuracy": 0.7, "barrier": 0.0}
+"""Gradient descent at a run's loss."""
+
+
+def matched(
+    seed: int,
+    dynamics: str,
+    ends: Sequence[dict[str, float]],
+    ratio: float = 1.0,
+    descent: dict[str, float] = AT_LEVEL,
+) -> Rows:
+    """Where an arm's runs came to, gradient descent beside each, and the trace of what was injected."""
     return [
         *(
             row("matched", seed, dynamics, STEPS, metric, value, replica)
             for replica, end in enumerate(ends)
-            for metric, value in ({"reached": 1.0} | end).items()
+            for metric, value in (
+                {"reached": 1.0} | end | {f"gd_{name}": number for name, number in descent.items()}
+            ).items()
         ),
-        *([] if dynamics.startswith("gd") else traces("escape", seed, dynamics, ratio)),
+        *(
+            []
+            if dynamics in ("sgd", "gld-full", "gd-gradient-penalty")
+            else traces("escape", seed, dynamics, ratio)
+        ),
     ]
 
 
@@ -176,13 +194,10 @@ def beside_descent(claim: str, dynamics: str, metric: str, verdicts: dict[str, A
 
     def rows(seed: int, value: float, ratio: float) -> Rows:
         base = 0.3 + 0.1 * seed
-        noises = (0.02, -0.03, 0.01)
-        return [
-            *matched(seed, dynamics, [end(base, value + noise) for noise in noises], ratio),
-            *matched(seed, "gd", [{"sharpness": base, "test_accuracy": base, "barrier": 0.0}]),
-        ]
+        ends = [end(base, value + noise) for noise in (0.02, -0.03, 0.01)]
+        return matched(seed, dynamics, ends, ratio, {"reached": 1.0, "sharpness": base, "test_accuracy": base})
 
-    noisy = dynamics not in ("sgd", "gd-gradient-penalty")
+    noisy = dynamics not in UNTRACED
     return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, experiment="matched-loss", noisy=noisy)
 
 
@@ -192,14 +207,10 @@ def beside_sgd(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
     def rows(seed: int, value: float, ratio: float) -> Rows:
         own = 0.5 + 0.2 * seed
         sgd = [{"sharpness": own * math.exp(value + noise)} for noise in (0.02, -0.03, 0.01)]
-        return [
-            *matched(seed, dynamics, [{"sharpness": own}], ratio),
-            *matched(seed, "sgd", sgd),
-            *matched(seed, "gd", [{"sharpness": 7.0}]),
-        ]
+        return [*matched(seed, dynamics, [{"sharpness": own}], ratio), *matched(seed, "sgd", sgd)]
 
-    case = f"sgd and {dynamics}"
-    return Case(claim, (dynamics, "sgd", "gd"), rows, verdicts, case=case, experiment="matched-loss")
+    case, noisy = f"sgd and {dynamics}", dynamics != "gld-full"
+    return Case(claim, (dynamics, "sgd", "gd"), rows, verdicts, case=case, experiment="matched-loss", noisy=noisy)
 
 
 ORDERS = {-1.0: (3, 2, 1), -0.5: (2, 3, 1), 0.5: (2, 1, 3), 1.0: (1, 2, 3)}
@@ -278,16 +289,17 @@ def knob_gain(claim: str, one: str, other: str, *, noisy: bool) -> Case:
 LOGS = {"supported": (1.0, 1.2, 0.9), "contradicted": (-1.0, -1.2, -0.9), "undecided": (1.0, -0.3, 0.2)}
 WIDE_SAME = {"supported": (0.1, -0.1, 0.05), "contradicted": (0.7, 0.72, 0.69), "undecided": (0.5, 0.3, 0.4)}
 ARMS = (
-    "gld-constant",
+    "gld-full",
     "gld-dynamic",
     "gld-diagonal",
+    "gld-shuffled",
+    "gld-shuffled-within-layers",
     "gld-leading",
     "gld-hessian",
     "gld-top-eigenvector",
-    "gld-full",
-    "gld-shuffled",
     "gd-gradient-penalty",
 )
+UNALIGNED = ("gld-dynamic", "gld-diagonal", "gld-shuffled", "gld-shuffled-within-layers")
 CASES = [
     Case(
         "indicator-one-hidden-layer",
@@ -324,10 +336,7 @@ CASES = [
         )
         for name in names
     ),
-    *(
-        beside_sgd("only-aligned-noise-flattens", name, FALLS)
-        for name in ("gld-constant", "gld-dynamic", "gld-diagonal", "gld-shuffled")
-    ),
+    *(beside_sgd("only-aligned-noise-flattens", name, FALLS) for name in UNALIGNED),
     beside_sgd("gaussian-as-flat-as-sgd", "gld-full", WIDE_SAME),
     accuracies("accuracy-order", "sgd", "gld-diagonal", RISES, "over"),
     accuracies("accuracy-order", "gld-diagonal", "gld-dynamic", RISES, "over", "cifar10"),
@@ -365,6 +374,8 @@ ALL = ("gd", "sgd", *ARMS)
 def all_at_once(seed: int, name: str) -> Rows:
     """What an arm of a matched-loss run leaves behind."""
     end = {"sharpness": 2.0 + 0.01 * seed, "test_accuracy": 0.5, "barrier": 0.1 + 0.01 * seed}
+    if name == "gd":
+        return []  # it is measured beside every other arm
     return matched(seed, name, [end] * (NOISE_SEEDS if name == "sgd" else 1))
 
 

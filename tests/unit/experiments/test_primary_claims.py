@@ -52,8 +52,7 @@ def run_of(
             "test_accuracy": 0.5 + gains[seed],
             "reached": float(seed not in stuck),
         }
-        rows += matched(seed, "sgd", [end])
-        rows += matched(seed, "gd", [{"sharpness": 1.0, "test_accuracy": 0.5, "barrier": 0.0}])
+        rows += matched(seed, "sgd", [end], descent={"reached": 1.0, "sharpness": 1.0, "test_accuracy": 0.5})
     config: dict[str, Any] = {
         "seeds": seeds,
         "seed": root,
@@ -170,7 +169,7 @@ def test_a_vetoed_look_decides_nothing_and_a_later_one_may(tmp_path: Path) -> No
     gains = clear(0.3)
     first = found(run_of(tmp_path / "first", 12, gains=gains, stuck=(0, 1, 2)))[GENERALISES].result
     assert first.verdict == "undecided"
-    assert first.veto == "3 of 12 runs of sgd did not reach the level of loss"
+    assert first.veto == "3 of 12 runs of sgd, or gradient descent beside them, did not come down to their loss"
     assert (first.looks[0].crossed, first.looks[0].veto) == (False, first.veto)
     later = found(run_of(tmp_path / "later", 20, gains=gains, stuck=(0, 1, 2)))[GENERALISES].result
     assert (later.verdict, later.n, later.veto) == ("supported", 20, None)

@@ -21,22 +21,22 @@ MATCHED = ("matched-loss",)
 ESCAPES = ("fashion-mnist", "digits")
 TRAININGS = ("svhn", "cifar10")
 KNOB = ("noise-knob",)
-_TRACE = (
-    "Undecided unless the injected trace was measured wherever its target was, and its intervals, over seeds and "
-    f"over the measured steps, lie within {SAME_TRACE[0]:g} to {SAME_TRACE[1]:g} of the target, with no single "
-    "seed outside."
+_SHOWN = (
+    "unless the injected trace was measured wherever its target was, and its intervals, over seeds and over the "
+    f"measured steps, lie within {SAME_TRACE[0]:g} to {SAME_TRACE[1]:g} of the target, with no single seed outside."
 )
+_TRACE = f"Undecided {_SHOWN}"
+_GIVEN = f"Noise that is given the trace of SGD's is undecided {_SHOWN}"
 _PRIMARY = (
     "The two-sided p of the t test over the first {} is compared with the nominal p of alpha spending (Lan–DeMets, "
     "O'Brien–Fleming type) at the claim's level in Holm's procedure, which gives the three primary claims one "
     "error of 5 %. Later seeds change nothing that a look decided."
 )
 _CENSORED = (
-    "A run that does not reach the level of loss, or whose gradient descent does not, counts as {}. Undecided if "
-    f"more than {CENSORED:.0%} of an arm's runs, or any of gradient descent's, did not reach it in the seeds "
-    "judged."
+    "A run is censored if it, or gradient descent beside it, did not come down to the loss within its steps; it "
+    f"counts as {{}}. Undecided if more than {CENSORED:.0%} of an arm's runs are censored in the seeds judged."
 )
-_AS_DESCENT = _CENSORED.format("one that came out as gradient descent did, a difference of 0")
+_AS_DESCENT = _CENSORED.format("a difference of 0")
 _AS_MEASURED = _CENSORED.format("measured where it ended")
 _RATIO = (
     "log(expected sharpness / that of gradient descent), both where they come down to the same training loss, mean "
@@ -89,11 +89,12 @@ CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "only-aligned-noise-flattens",
-        "At the same training loss SGD ends at flatter ground than noise of its trace that knows no directions.",
+        "At the same training loss SGD ends at flatter ground than isotropic, diagonal or shuffled noise of its "
+        "trace.",
         "FashionMNIST experiment",
         "Log ratio of expected sharpness to gradient descent's, as for 'flatter-at-matched-loss', of SGD minus "
         "that of the noise, within seeds; interval over seeds.",
-        f"Supported if the interval lies below 0, contradicted if above. {_AS_DESCENT} {_TRACE}",
+        f"Supported if the interval lies below 0, contradicted if above. {_AS_DESCENT} {_GIVEN}",
         MATCHED,
         matched_loss.flatter_than(*matched_loss.UNALIGNED),
         "{:+.2f}",
@@ -210,7 +211,7 @@ CLAIMS: tuple[Claim, ...] = (
         "what else than SGD flattens: isotropic, diagonal, shuffled or leading noise, a Gaussian with SGD's "
         "covariance, a penalty without noise",
         _RATIO,
-        f"Supported if the interval lies below 0, contradicted if above. {_AS_DESCENT} {_TRACE}",
+        f"Supported if the interval lies below 0, contradicted if above. {_AS_DESCENT} {_GIVEN}",
         MATCHED,
         matched_loss.flatter(*matched_loss.OTHER_ARMS),
         "{:+.2f}",
@@ -221,7 +222,7 @@ CLAIMS: tuple[Claim, ...] = (
         f"This arm, too, ends beyond a barrier of more than {BARRIER:g} in training loss from the minimum.",
         "what else than SGD leaves the minimum",
         "As for 'leaves-the-basin'.",
-        f"Supported if the interval lies above 0, contradicted if below. {_AS_MEASURED} {_TRACE}",
+        f"Supported if the interval lies above 0, contradicted if below. {_AS_MEASURED} {_GIVEN}",
         MATCHED,
         matched_loss.leaves(*matched_loss.OTHER_ARMS),
         "{:+.2f}",
@@ -232,7 +233,7 @@ CLAIMS: tuple[Claim, ...] = (
         "At the same training loss this arm, too, has the higher test accuracy than gradient descent.",
         "what else than SGD generalises better",
         "As for 'generalises-at-matched-loss'.",
-        f"Supported if the interval lies above 0, contradicted if below. {_AS_DESCENT} {_TRACE}",
+        f"Supported if the interval lies above 0, contradicted if below. {_AS_DESCENT} {_GIVEN}",
         MATCHED,
         matched_loss.generalises(*matched_loss.OTHER_ARMS),
         "{:+.1%}",
@@ -255,7 +256,7 @@ CLAIMS: tuple[Claim, ...] = (
         "Training with the full-covariance Gaussian generalises as SGD does.",
         "separates the covariance from the rest of SGD's law",
         "Difference of test accuracy at the last step, within seeds.",
-        f"Supported if the interval lies within ±{SAME_ACCURACY:.0%}, contradicted if outside. {_TRACE}",
+        f"Supported if the interval lies within ±{SAME_ACCURACY:.0%}, contradicted if outside.",
         TRAININGS,
         networks.accuracy_same(("gld-full", "sgd")),
         "{:+.1%}",

@@ -15,7 +15,7 @@ BARRIER = 0.05
 LEAST_BARRIER = 1e-3
 """A smaller rise counts as one of this size, so that it has a logarithm."""
 CENSORED = 0.2
-"""The share of runs that may miss the level of loss they are compared at."""
+"""The share of runs that may miss the loss they are compared at."""
 SAME_ACCURACY = 0.01
 """A difference of test accuracy below this counts as none."""
 CLOSE_ACCURACY = 0.02

@@ -1,16 +1,17 @@
 """Judges of the matched-loss runs: every arm at the same training loss, reached without noise.
 
 In every seed an arm has one run or several that differ in their noise alone; its statistic in the seed is their
-mean. A run that did not reach the loss has no place to compare, and is not left out either: those that get stuck
-are not the same as the others. It counts as a run that came out as gradient descent did (the log ratio or the
-difference is 0), and too many of them are a veto.
+mean. Gradient descent's figures stand beside those of each run, as ``gd_sharpness`` say: it was taken to that run's
+own loss. A run is censored if it, or gradient descent beside it, did not come down to its loss. It has nothing to
+compare and is not left out either, since what gets stuck is not like the rest: it counts as one that came out as
+gradient descent did (a log ratio or difference of 0), and too many of them are a veto.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from noisescape.experiments.claims.claim import Judge, Result
@@ -24,13 +25,12 @@ from noisescape.experiments.claims.rules import (
     falls,
     vanishes,
 )
-from noisescape.experiments.constants import DYNAMICS
+from noisescape.experiments.matched_loss import ARMS, OWN_NOISE
 
-OTHER_ARMS = tuple(name for name in DYNAMICS if name not in ("gd", "sgd"))
+OTHER_ARMS = tuple(arm for arm in ARMS if arm not in ("gd", "sgd"))
 """All arms beside SGD that are compared with gradient descent."""
-UNALIGNED = ("gld-constant", "gld-dynamic", "gld-diagonal", "gld-shuffled")
-"""Noises of SGD's trace that do not know the directions of the curvature."""
-
+UNALIGNED = ("gld-dynamic", "gld-diagonal", "gld-shuffled", "gld-shuffled-within-layers")
+"""Noises of SGD's trace that the paper says do not flatten, and those along shuffled directions."""
 METRICS = ("reached", "sharpness", "test_accuracy", "barrier")
 
 Values = Callable[[Evidence, str], list[float]]
@@ -50,46 +50,27 @@ class End:
     descent: Mapping[str, float]
 
     @property
-    def reached(self) -> bool:
-        """Whether it came down to the level of loss."""
-        return self.found["reached"] == 1
-
-    @property
-    def comparable(self) -> bool:
-        """Whether both did."""
-        return self.reached and self.descent["reached"] == 1
-
-    @property
-    def descent_missed(self) -> bool:
-        """Whether gradient descent did not; beside a run that did not, it may not have been asked to."""
-        return self.descent["reached"] == 0 or (self.reached and not self.comparable)
+    def censored(self) -> bool:
+        """Whether it or gradient descent did not come down to the level of loss."""
+        return not self.found["reached"] == self.descent["reached"] == 1
 
 
 def ends(evidence: Evidence, arm: str) -> list[list[End]]:
-    """The runs of an arm, for every seed: as many as it should have, those that left nothing included.
-
-    Gradient descent's figures stand beside those of the run, as ``gd_sharpness`` say, where it was measured at that
-    run's own loss; else they are those of the arm ``gd``.
-    """
+    """The runs of an arm, for every seed: as many as it should have, those that left nothing included."""
     curves = evidence.curves_by("phase", "dynamics", "metric", "replica")
     step = int(evidence.config["steps"])
     recorded = {replica for phase, name, _, replica in curves.names if (phase, name) == ("matched", arm)}
-    beside = any(name[:3] == ("matched", arm, "gd_reached") for name in curves.names)
     should = int(evidence.config["noise_seeds"]) if arm == "sgd" else 1
 
-    def figures(name: str, replica: int, prefix: str = "") -> list[dict[str, float]]:
-        columns = [curves.at(step, "matched", name, prefix + metric, replica) for metric in METRICS]
+    def figures(replica: int, prefix: str) -> list[dict[str, float]]:
+        columns = [curves.at(step, "matched", arm, prefix + metric, replica) for metric in METRICS]
         return [dict(zip(METRICS, row, strict=True)) for row in zip(*columns, strict=True)]
 
     by_run = [
-        zip(
-            figures(arm, replica),
-            figures(arm, replica, "gd_") if beside else figures("gd", 0),
-            strict=True,
-        )
+        [End(*pair) for pair in zip(figures(replica, ""), figures(replica, "gd_"), strict=True)]
         for replica in sorted(recorded | {*range(should)})
     ]
-    return [[End(found, descent) for found, descent in own] for own in zip(*by_run, strict=True)]
+    return [[*own] for own in zip(*by_run, strict=True)]
 
 
 def log_sharpness(evidence: Evidence, arm: str) -> list[float]:
@@ -164,29 +145,29 @@ def _beside_sgd(arms: Sequence[str], rule: Rule) -> Judge:
 
 
 def _beside_descent(evidence: Evidence, arm: str, value: Callable[[Mapping[str, float]], float]) -> list[float]:
-    """Mean over the runs of a seed of a value less gradient descent's; 0 for a run that has no place to compare."""
+    """Mean over the runs of a seed of a value less gradient descent's; 0 for those censored."""
     return [
-        _mean([value(end.found) - value(end.descent) if end.comparable else 0.0 for end in own])
+        _mean([0.0 if end.censored else value(end.found) - value(end.descent) for end in own])
         for own in ends(evidence, arm)
     ]
 
 
 def _veto(evidence: Evidence, *arms: str) -> str | None:
     """What speaks against any verdict on these arms: runs that did not reach the loss, noise off its trace."""
-    censored = [reason for arm in arms for reason in _censored(evidence, arm)]
-    # SGD's noise is the one whose trace the others are given
-    given = [arm for arm in arms if arm != "sgd"]
+    censored = (_censored(evidence, arm) for arm in arms)
+    # those with noise of their own are of its trace wherever they are; no other is given to them
+    given = (arm for arm in arms if arm not in OWN_NOISE)
     return "; ".join(filter(None, (*censored, evidence.trace_veto("escape", *given)))) or None
 
 
-def _censored(evidence: Evidence, arm: str) -> Iterator[str]:
-    runs = [end for own in ends(evidence, arm) for end in own]
-    missed = sum(not end.reached for end in runs)
-    descents = sum(end.descent_missed for end in runs)
-    if missed > CENSORED * len(runs):
-        yield f"{missed} of {len(runs)} runs of {arm} did not reach the level of loss"
-    if descents:
-        yield f"gradient descent did not reach the level of loss beside {descents} of {len(runs)} runs of {arm}"
+def _censored(evidence: Evidence, arm: str) -> str | None:
+    runs = [end.censored for own in ends(evidence, arm) for end in own]
+    missed = runs.count(True)
+    if missed <= CENSORED * len(runs):
+        return None
+    return (
+        f"{missed} of {len(runs)} runs of {arm}, or gradient descent beside them, did not come down to their loss"
+    )
 
 
 def _mean(values: Sequence[float]) -> float:
