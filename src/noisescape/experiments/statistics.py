@@ -91,7 +91,8 @@ def mean_over(values: Sequence[float]) -> Estimate:
 def t_test(mean: Estimate, threshold: float) -> float:
     """The two-sided p of Student's test that the mean is the threshold; NaN where nothing is known of its error.
 
-    It is below 0.05 exactly where the mean's 95 % interval is clear of the threshold.
+    It is below 0.05 exactly where the mean's 95 % interval is clear of the threshold. Equal values have no spread
+    to judge by, but n of them lie on one side with probability 2^(1 − n): the p of the sign test.
 
     >>> round(t_test(Estimate(1.0, 0.5, dof=3), 0.0), 4)
     0.1393
@@ -102,7 +103,7 @@ def t_test(mean: Estimate, threshold: float) -> float:
         return math.nan
     away = abs(mean.value - threshold)
     if mean.stderr == 0:
-        return 0.0 if away else 1.0
+        return float(0.5**mean.dof) if away else 1.0
     return float(2 * stats.t.sf(away / mean.stderr, mean.dof))
 
 

@@ -88,7 +88,7 @@ def test_a_run_that_did_not_reach_the_loss_counts_as_one_like_gradient_descent(t
 
 def test_a_run_that_left_nothing_counts_as_one_that_did_not_reach_it(tmp_path: Path) -> None:
     own = [end(-0.3), end(-0.3), end(-0.3)]
-    run = run_of(tmp_path / "run", [own, own, own[:2]])
+    run = run_of(tmp_path / "run", [own, [end(-0.3, barrier=0.4)] * 3, own[:2]])
     assert judged(FLATTER, run).effect == pytest.approx(-(0.3 + 0.3 + 0.2) / 3)
     assert judged(LEAVES, run).veto == "diverged or not defined in 1 of 3 seeds", "no barrier was measured there"
 
@@ -99,7 +99,7 @@ MISSED = "4 of 15 runs of sgd, or gradient descent beside them, did not come dow
 @pytest.mark.parametrize("whose", ["reached", "gd_reached"])
 @pytest.mark.parametrize(("missed", "vetoed"), [(3, False), (4, True)])
 def test_more_than_a_fifth_censored_are_a_veto(missed: int, vetoed: bool, whose: str, tmp_path: Path) -> None:
-    runs = [end(-0.3 + 0.01 * place) for place in range(15)]
+    runs = [end(-0.3 + 0.01 * place, 0.01 * place, 0.1 + 0.01 * place) for place in range(15)]
     run = run_of(tmp_path / "whole", [runs[place : place + 3] for place in range(0, 15, 3)])
     rows = run.metrics().to_pylist()
     for entry in rows:
@@ -129,9 +129,9 @@ def test_where_a_run_got_stuck_gradient_descent_has_no_loss_to_come_down_to(tmp_
 def test_a_run_that_reached_it_and_was_not_measured_leaves_it_undecided(
     lost: str, value: float | None, tmp_path: Path
 ) -> None:
-    own = [end(-0.3), end(-0.2), end(-0.1)]
-    broken = {**end(-0.2), lost: value}
-    seeds = [own, own, [own[0], {name: number for name, number in broken.items() if number is not None}, own[2]]]
+    own, other = ([end(-share, share, share)] * 3 for share in (0.3, 0.2))
+    broken = {**own[0], lost: value}
+    seeds = [own, other, [own[0], {name: number for name, number in broken.items() if number is not None}, own[2]]]
     run = run_of(tmp_path / "run", seeds)
     names = {"sharpness": FLATTER, "test_accuracy": GENERALISES, "barrier": LEAVES}
     for metric, name in names.items():
@@ -195,3 +195,14 @@ def test_only_noise_that_is_given_a_trace_must_be_shown_to_have_it(tmp_path: Pat
     full, dynamic = CLAIM["arm-flatter-at-matched-loss"].judge(Evidence.of(run))
     assert (full.case, full.verdict) == ("gld-full", "supported")
     assert dynamic.veto == "the injected trace of gld-dynamic was not measured"
+
+
+@pytest.mark.parametrize(("seeds", "verdict"), [(2, "undecided"), (5, "undecided"), (6, "contradicted")])
+def test_barriers_too_small_to_tell_apart_are_judged_by_their_number(
+    seeds: int, verdict: str, tmp_path: Path
+) -> None:
+    """All are taken for 0.001: an interval of no width, which says nothing of other seeds."""
+    run = run_of(tmp_path / "run", [[end(barrier=1e-5 * (seed + 1))] * NOISE_SEEDS for seed in range(seeds)])
+    found = judged(LEAVES, run)
+    assert (found.verdict, found.p) == (verdict, 2.0 ** (1 - seeds))
+    assert found.veto == (None if seeds == 6 else f"the same value in all {seeds} seeds, too few for a sign test")

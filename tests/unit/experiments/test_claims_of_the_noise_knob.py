@@ -55,10 +55,13 @@ def test_only_what_ran_is_judged(arms: tuple[str, ...], judged: list[str], tmp_p
 
 def test_recovered_is_what_lies_over_the_middle_of_the_gap(tmp_path: Path) -> None:
     ends = {"large-batch": 0.70, "small-batch": 0.80, "isotropic": 0.72, "gradient-penalty": 0.79}
+
     rows = [
         entry
-        for seed in range(3)
-        for entry in knob_arms(seed, {name: value + 0.001 * seed for name, value in ends.items()}, 1.0)
+        for seed, apart in enumerate((-0.002, 0.0, 0.002))
+        for entry in knob_arms(
+            seed, {name: value + (0.0 if name == "large-batch" else apart) for name, value in ends.items()}, 1.0
+        )
     ]
     evidence = Evidence.of(
         written(tmp_path / "run", "noise-knob", {"seeds": 3, "steps": STEPS, "dynamics": [*ends]}, rows)

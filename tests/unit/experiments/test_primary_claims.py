@@ -182,6 +182,16 @@ def test_later_trouble_does_not_undo_a_look(tmp_path: Path) -> None:
     assert [look.veto is None for look in result.looks] == [True, False]
 
 
+def test_equal_values_are_judged_by_their_number_at_a_look(tmp_path: Path) -> None:
+    """2^−11 is below the boundary of the one look at 12 seeds, and above that of the first of four."""
+    equal = found(run_of(tmp_path / "run", 12, barriers=[-9.0] * 12, gains=[0.125] * 12))
+    [look] = equal[LEAVES].result.looks
+    assert (look.p, look.crossed, equal[LEAVES].result.verdict) == (2.0**-11, True, "contradicted")
+    [look] = equal[GENERALISES].result.looks
+    assert (look.p, look.crossed, look.low, look.high) == (2.0**-11, False, -math.inf, math.inf)
+    assert equal[GENERALISES].result.verdict == "undecided"
+
+
 def test_seeds_of_several_runs_add_up_to_a_look(tmp_path: Path) -> None:
     one = run_of(tmp_path / "one", 7, clear(-1.0), root=1)
     two = run_of(tmp_path / "two", 5, clear(-1.0), root=2)

@@ -123,7 +123,10 @@ def test_p_is_a_twentieth_at_the_end_of_the_interval() -> None:
         assert t_test(found, end) == pytest.approx(0.05)
 
 
-@pytest.mark.parametrize(("values", "p"), [([2.0, 2.0], 1.0), ([3.0, 3.0], 0.0), ([2.0], math.nan), ([], math.nan)])
+@pytest.mark.parametrize(
+    ("values", "p"),
+    [([2.0, 2.0], 1.0), ([3.0] * 2, 0.5), ([1.0] * 6, 1 / 32), ([2.0], math.nan), ([], math.nan)],
+)
 def test_p_where_there_is_no_spread_or_no_error(values: list[float], p: float) -> None:
     assert t_test(mean_over(values), 2.0) == pytest.approx(p, nan_ok=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -65,6 +66,8 @@ def _look(found: Result, boundary: float) -> Look:
     dof = found.n - 1
     # from one level to another an interval's half width goes with Student's quantile
     half = (found.high - found.effect) * float(stdtrit(dof, 1 - boundary / 2) / stdtrit(dof, 1 - ALPHA / 2))
+    if found.low == found.high and found.p >= boundary:  # no spread, and too few for a sign test at that level
+        half = math.inf
     crossed = found.veto is None and found.p < boundary
     return Look(
         found.n, found.effect, found.effect - half, found.effect + half, found.p, boundary, crossed, found.veto

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 
 from noisescape.experiments.claims.claim import Result, Verdict
+from noisescape.experiments.group_sequential import ALPHA
 from noisescape.experiments.statistics import mean_over, rate_difference, t_test
 
 SHARPNESS_FACTOR = 1.5
@@ -67,14 +68,16 @@ def _judged(
 ) -> Result:
     found = mean_over(values)
     low, high = found.interval()
+    p = t_test(found, min(ends, key=lambda end: abs(end - found.value)))
     missing = sum(not math.isfinite(value) for value in values)
     reasons = (
         f"diverged or not defined in {missing} of {len(values)} seeds" if missing else None,
         "one seed decides nothing" if len(values) < 2 else None,
+        f"the same value in all {len(values)} seeds, too few for a sign test"
+        if low == high and p >= ALPHA
+        else None,
         veto,
     )
     whole = "; ".join(filter(None, reasons)) or None
     decided = decide(low, high) if whole is None else "undecided"
-    nearest = min(ends, key=lambda end: abs(end - found.value))
-    p = t_test(found, nearest)
     return Result(decided, found.value, low, high, len(values) - missing, case, whole, p=p)
