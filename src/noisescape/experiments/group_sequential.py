@@ -53,8 +53,8 @@ def boundaries(looks: tuple[int, ...], alpha: float = ALPHA) -> tuple[float, ...
         P(|Z_1| < c_1, …, |Z_{k−1}| < c_{k−1}, |Z_k| ≥ c_k) = spent(t_k) − spent(t_{k−1}),
 
     the density of S_{k−1} while no boundary was crossed being carried on from look to look by quadrature. The test
-    at a look is Student's: its p is compared with the nominal one, which for few seeds is no longer exact but close:
-    at 12, 20, 30 and 40 seeds 5.1 % in place of 5 % (simulated).
+    at a look is Student's: its p is compared with the nominal one, which for few seeds is not exact but close: at
+    12, 20, 30 and 40 seeds 5.1 % in place of 5 % (simulated).
 
     Args:
         looks: numbers of seeds, rising; the last is where all of α is spent.
