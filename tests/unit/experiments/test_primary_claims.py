@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from scipy import stats
 
 from claim_runs import CLAIM, STEPS, matched, written
-from noisescape.experiments.claims import CLAIMS, Finding, ledger
+from noisescape.experiments.claims import CLAIMS, Evidence, Finding, Result, exceeds, ledger
+from noisescape.experiments.claims.claim import Judge
+from noisescape.experiments.claims.primary import primary_results
 from noisescape.experiments.group_sequential import boundaries
 from noisescape.report.ledger import ledger_sections, tally
 from noisescape.report.tables import ledger_text
@@ -206,45 +209,47 @@ def test_a_look_takes_the_first_seeds_by_root_seed(tmp_path: Path) -> None:
     assert found(run_of(tmp_path / "none", 12, clear(1.0), root=0), first)[FLATTER].result.verdict == "contradicted"
 
 
-def test_verdicts_without_an_effect_are_as_rare_as_they_should_be(tmp_path: Path) -> None:
-    """Judged by the ledger itself: 400 families without any effect, at most 5 % with a verdict."""
+class Seeds:
+    """A pool of 40 seeds without a run's files."""
+
+    seeds = 40
+    dynamics = (("sgd", "gd"),) * 40
+
+
+def judged_directly(values: np.ndarray, seeds: int = 40) -> list[Result]:
+    """The family's results from its statistics, (3, 40)."""
+
+    def judge(own: np.ndarray) -> Judge:
+        return lambda evidence: [exceeds([own[seed] for seed in evidence.picked], 0.0)]
+
+    claims = [replace(CLAIM[name], judge=judge(own)) for name, own in zip(PRIMARY, values, strict=True)]
+    evidence = Evidence(Seeds(), tuple(range(seeds)))  # type: ignore[arg-type]
+    return [*primary_results(claims, evidence).values()]
+
+
+def test_verdicts_without_an_effect_are_as_rare_as_they_should_be() -> None:
+    """1,000 families without any effect: 5 % with a verdict."""
     random = np.random.default_rng(5)
-    decided = 0
-    for _ in range(400):
-        values = random.standard_normal((3, 40)) * np.array([[0.3], [0.3], [0.05]])
-        by_claim = _judged_directly(values)
-        decided += any(verdict != "undecided" for verdict in by_claim)
-    assert 0 < decided <= 0.05 * 400 + 3 * math.sqrt(0.05 * 0.95 * 400)
+    decided = sum(
+        any(found.verdict != "undecided" for found in judged_directly(random.standard_normal((3, 40))))
+        for _ in range(1000)
+    )
+    assert decided / 1000 == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 1000))
 
 
-def _judged_directly(values: np.ndarray) -> list[str]:
-    """The family's verdicts from the statistics of 40 seeds, without a run's files."""
-    from noisescape.experiments.claims.claim import Claim
-    from noisescape.experiments.claims.evidence import Evidence
-    from noisescape.experiments.claims.primary import primary_results
-    from noisescape.experiments.claims.rules import exceeds
-
-    class Seeds:
-        seeds = 40
-        dynamics = [("sgd", "gd")] * 40
-
-    def claim(name: str, own: np.ndarray) -> Claim:
-        return Claim(
-            name,
-            "",
-            "",
-            "",
-            "",
-            ("matched-loss",),
-            lambda evidence: [exceeds([own[seed] for seed in evidence.picked], 0.0)],
-            family="primary",
-            looks=CLAIM[name].looks,
-            compares=("sgd", "gd"),
-        )
-
-    claims = [claim(name, own) for name, own in zip(PRIMARY, values, strict=True)]
-    evidence = Evidence(Seeds(), tuple(range(40)))  # type: ignore[arg-type]
-    return [result.verdict for result in primary_results(claims, evidence).values()]
+def test_a_verdict_once_there_stays_as_seeds_are_added() -> None:
+    """Small effects, so that all kinds of ways lead to a verdict; also by a level that rose for another claim's."""
+    random = np.random.default_rng(7)
+    reached = []
+    for _ in range(60):
+        values = random.standard_normal((3, 40)) + np.array([[0.9], [0.9], [0.5]])
+        before = ["undecided"] * 3
+        for seeds in range(10, 41):
+            now = [found.verdict for found in judged_directly(values, seeds)]
+            assert all(old in ("undecided", new) for old, new in zip(before, now, strict=True))
+            reached += [seeds for old, new in zip(before, now, strict=True) if old != new]
+            before = now
+    assert set(reached) == {*LOOKS}, "at looks and nowhere else"
 
 
 def test_what_the_looks_found_is_in_json_terminal_and_page(tmp_path: Path) -> None:

@@ -30,24 +30,24 @@ def primary_results(claims: Sequence[Claim], evidence: Evidence) -> dict[Claim, 
     ]
     decided = dict(zip(claims, holm(tests, ALPHA), strict=True))
     return {
-        claim: _result(claim, claim.judge(own)[0], taken[claim], decided[claim])
+        claim: _result(claim, own.seeds, claim.judge(own)[0], taken[claim], decided[claim])
         for claim, own in seeds.items()
         if own.seeds
     }
 
 
-def _result(claim: Claim, by_all: Result, taken: Sequence[Result], decision: Decision) -> Result:
+def _result(claim: Claim, seeds: int, by_all: Result, taken: Sequence[Result], decision: Decision) -> Result:
     """The result of the look that decided, or else of the last one; before the first, all seeds and no verdict."""
     if not taken:
-        early = f"{by_all.n} of {claim.looks[0]} seeds: before the first look"
+        early = f"{seeds} of {claim.looks[0]} seeds: before the first look"
         return replace(by_all, verdict="undecided", veto="; ".join(filter(None, (early, by_all.veto))))
     bounds = boundaries(claim.looks, decision.level)
     looks = tuple(_look(found, bound) for found, bound in zip(taken, bounds, strict=False))
     index = len(taken) - 1 if decision.crossed is None else decision.crossed
     judged, look = taken[index], looks[index]
     beyond = (
-        f"all {by_all.n} seeds: {claim.shown(by_all.effect, by_all.low, by_all.high)}"
-        if by_all.n > judged.n
+        f"all {seeds} seeds: {claim.shown(by_all.effect, by_all.low, by_all.high)}"
+        if seeds > claim.looks[index]
         else ""
     )
     return replace(
