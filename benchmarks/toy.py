@@ -113,9 +113,10 @@ SHAPES: dict[str, Shape] = {
     "gd": lambda _points, _weights, _covariance: None,
     "gld-constant": lambda _points, weights, _covariance: torch.eye(2, dtype=weights.dtype),
     "gld-diagonal": lambda _points, _weights, covariance: covariance.diag().diag(),
-    "gld-leading": lambda _points, _weights, covariance: leading(covariance),
+    "gld-leading": lambda _points, _weights, covariance: covariance,
     "gld-hessian": lambda points, weights, _covariance: hessian(points, weights),
     "gld-top-eigenvector": lambda points, weights, _covariance: leading(hessian(points, weights)),
+    "gld-leading-1": lambda _points, _weights, covariance: leading(covariance),
 }
 
 

@@ -102,6 +102,23 @@ TABLE = {
     "gld-full": Case(ns.GLDFull(BATCH), lambda at: at.with_replacement),
     "gld-full-without": Case(ns.GLDFull(BATCH, replacement=False), lambda at: at.without),
     "gld-shuffled": Case(ns.GLDShuffled(BATCH, shuffle_seed=3), lambda at: shuffled(at.with_replacement)),
+    "gld-shuffled-within-layers": Case(
+        # a closed form is one layer
+        ns.GLDShuffledWithinLayers(BATCH, shuffle_seed=3),
+        lambda at: shuffled(at.with_replacement),
+    ),
+    "yoked diagonal": Case(
+        ns.Yoked(ns.GLDDiagonal(BATCH), torch.full((20,), 5.0)),
+        lambda at: torch.diag(at.with_replacement.diagonal()) * 5.0 / at.with_replacement.trace(),
+    ),
+    "yoked sgd": Case(
+        ns.Yoked(ns.SGD(BATCH), torch.full((20,), 5.0)),
+        lambda at: at.with_replacement * 5.0 / at.with_replacement.trace(),
+    ),
+    "yoked shuffled": Case(
+        ns.Yoked(ns.GLDShuffled(BATCH, shuffle_seed=3), torch.full((20,), 5.0)),
+        lambda at: shuffled(at.with_replacement) * 5.0 / at.with_replacement.trace(),
+    ),
     "matched": Case(
         ns.MatchedTrace(ns.GLDDiagonal(BATCH), 5.0),
         lambda at: torch.diag(at.with_replacement.diagonal()) * 5.0 / at.with_replacement.trace(),

@@ -33,6 +33,8 @@ ALL: dict[str, Dynamics] = {
     "matched constant": ns.MatchedTrace(ns.GLDConstant(1.0), 0.1),
     "matched diagonal": ns.MatchedTrace(ns.GLDDiagonal(3, refresh=3), 0.1),
     "matched hessian": ns.MatchedTrace(ns.GLDHessian(3, k=2, refresh=3), 0.1),
+    "yoked leading": ns.Yoked(ns.GLDLeading(3, k=2, refresh=3), torch.linspace(0.5, 0.1, 10)),
+    "yoked full": ns.Yoked(ns.GLDFull(3), torch.linspace(0.5, 0.1, 10)),
     "published leading": PublishedLeading(3, k=2, refresh=3),
     "published hessian": PublishedHessian(3, k=2, refresh=3),
 }

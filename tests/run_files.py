@@ -14,8 +14,11 @@ from noisescape.experiments.toy_2d import Toy2DConfig
 from noisescape.report import write_report
 from noisescape.runs.run import Run
 
-SIX = ["gd", "gld-constant", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"]
-"""The dynamics of the toy."""
+ARMS = [
+    *("gd", "gld-constant", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector"),
+    "gld-leading-1",
+]
+"""The arms of the toy."""
 
 TINY = Toy2DConfig(replicas=7, control_replicas=4, points=20, steps=60, seed=3)
 SMALL = DigitsConfig(

@@ -15,13 +15,13 @@ from noisescape.experiments.experiment import Experiment
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.toy_2d import Toy2DConfig
 from noisescape.runs.run import Run
-from run_files import SIX, files
+from run_files import ARMS, files
 
 
 def test_json_is_one_object_with_the_six_rates(call: Callable[..., Result], tmp_path: Path) -> None:
     found = only_json(call(*TOY, "--json"))
-    assert list(found["success"]) == SIX
-    for name in SIX:
+    assert list(found["success"]) == ARMS
+    for name in ARMS:
         rate = found["success"][name]
         assert rate.keys() == {"rate", "low", "high", "n"}
         assert 0 <= rate["low"] <= rate["rate"] <= rate["high"] <= 1
@@ -36,7 +36,7 @@ def test_json_is_one_object_with_the_six_rates(call: Callable[..., Result], tmp_
 def test_a_run_goes_where_it_is_sent_and_shows_a_table(call: Callable[..., Result], tmp_path: Path) -> None:
     result = call(*SMALLEST, "--control-replicas", 1, "--out", "here", "--seed", 5, "--preset", "as-published")
     assert result.exit_code == 0
-    assert all(name in result.stdout for name in (*SIX, "rotated", "isotropic"))
+    assert all(name in result.stdout for name in (*ARMS, "rotated", "isotropic"))
     assert result.stdout.splitlines()[-1] == "report: here/report.html"
     run = Run.open(tmp_path / "here")
     assert (run.info["seed"], run.info["config"]["preset"]) == (5, "as-published")

@@ -15,14 +15,16 @@ from noisescape.experiments.cifar10 import CIFAR10
 from noisescape.experiments.claims import Evidence, ledger
 from noisescape.experiments.fashion_mnist import FASHION_MNIST, fashion_mnist_problem
 from noisescape.experiments.images import open_images
+from noisescape.experiments.models import vgg11
 from noisescape.experiments.protocols import escape
 from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.experiments.statistics import derived_seed
 from noisescape.experiments.svhn import SVHN
 from noisescape.report import write_combined_report, write_report
 from noisescape.runs.places import open_runs
 from noisescape.runs.run import Run
 from paper_runs import FIGURES, SET_OF, on_images, tiny
-from run_files import check_page, files, headings, recorded
+from run_files import check_page, check_report, files, headings, recorded
 
 
 @pytest.fixture(scope="module")
@@ -159,6 +161,7 @@ def test_every_report_starts_with_the_ledger_and_ends_with_its_rules(experiment:
         assert finding.effect_text in body
         assert finding.claim.rule in rules
     assert runs[experiment].summary()["preset"] in page
+    assert headings(page)[-2] == "Where this run departs from the published code and the paper"
 
 
 @on_images
@@ -168,6 +171,27 @@ def test_a_report_says_what_it_rests_on(experiment: str, runs: dict[str, Run]) -
     assert "of 60 " in page
     assert "(only a part of the official set)" in page
     assert "The paper has" in page
+
+
+def test_a_vgg_as_published_trains_on_the_test_split_from_the_published_initialisation(data: Path) -> None:
+    config = tiny("cifar10", data, init="fan-out", exchanged=True)
+    made = CIFAR10.problem(config, 1)
+    assert (made.split.facts["train"]["split"], made.split.facts["test"]["split"]) == ("test", "train")
+    start = vgg11(derived_seed(config.seed, 1, 1), width=config.width, image_size=16, init="fan-out")
+    assert torch.equal(made.risk.parameters(), torch.nn.utils.parameters_to_vector(start.parameters()))
+    usual = CIFAR10.problem(replace(config, init="fan-in", exchanged=False), 1)
+    assert not torch.equal(made.risk.parameters(), usual.risk.parameters())
+
+
+def test_sharpness_is_measured_where_it_is_asked_for_and_at_the_end(data: Path, tmp_path: Path) -> None:
+    """Steps beyond the last are not reached."""
+    config = tiny("cifar10", data, seeds=1, sharpness_at=(2, 5, 99), dynamics=("gd", "sgd"))
+    run = CIFAR10.run(config, tmp_path / "run", jobs=1, progress=False)
+    for name in ("gd", "sgd"):
+        found = recorded(run, phase="training", dynamics=name, seed=0, metric="sharpness/signed")
+        assert [*found] == [2, 5, 7]
+    page = check_report(run, {*FIGURES["cifar10"], "sharpness"})
+    assert "Sharpness along training" in headings(page)
 
 
 def test_the_combined_report_holds_the_ledger_and_every_experiment(runs: dict[str, Run], tmp_path: Path) -> None:

@@ -19,4 +19,4 @@ class CIFAR10Config(TrainingConfig):
     data_set: ClassVar[str] = "cifar10"
 
 
-CIFAR10 = vgg_experiment(CIFAR10Config, data="CIFAR-10", quick_test=1000)
+CIFAR10 = vgg_experiment(CIFAR10Config, data="CIFAR-10", quick_test=1000, published={}, methods=())

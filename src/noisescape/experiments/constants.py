@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
@@ -33,6 +33,11 @@ NOISELESS = ("gd", "gd-gradient-penalty")
 """Those without noise, that have no trace to match."""
 TAKES_CURVATURE = ("gld-hessian", "gld-top-eigenvector")
 """Those that take eigenvectors of H, which cost more than what is taken from the noise."""
+
+Init = Literal["fan-in", "fan-out"]
+"""How a VGG-11 starts: all weights Kaiming-normal by their fan-in, or as in the published code, convolutions by
+their fan-out and linear layers by PyTorch's default."""
+INITS: tuple[Init, ...] = ("fan-in", "fan-out")
 
 
 def require_at_least(config: object, **least: int) -> None:
@@ -126,6 +131,7 @@ class EscapeConfig(ComparisonConfig):
         k: rank of leading and Hessian noise.
         rescale: whether leading noise is scaled up to TrΣ_B.
         curvature_refresh: as ``refresh``, for the two noises that take eigenvectors of H, which cost more.
+        every_step: names of dynamics whose covariance is computed on every step instead.
         penalty: strength s of the control GD on L + s‖∇L‖².
         rtol: relative standard error of what is estimated at the minimum.
         rtol_along: the same on the way there.
@@ -139,6 +145,7 @@ class EscapeConfig(ComparisonConfig):
     k: int = 20
     rescale: bool = True
     curvature_refresh: int = 10
+    every_step: tuple[str, ...] = ()
     penalty: float = 0.01
     rtol: float = 0.01
     rtol_along: float = 0.05
@@ -147,29 +154,36 @@ class EscapeConfig(ComparisonConfig):
         super().__post_init__()
         require_at_least(self, gd_steps=1, k=1, curvature_refresh=1)
         require_positive(self, "gd_lr", "rtol", "rtol_along")
+        require_dynamics(self.every_step)
         if not all(0 < share <= 1 for share in self.landmarks):
             raise InvalidValueError(f"landmarks are shares of gd_steps in (0, 1], not {self.landmarks}")
 
     @override
     def of_dynamics(self, name: str) -> dict[str, Any]:
         made = {**super().of_dynamics(name), "k": self.k, "rescale": self.rescale, "strength": self.penalty}
-        return made | {"refresh": self.curvature_refresh} if name in TAKES_CURVATURE else made
+        refresh = dict.fromkeys(TAKES_CURVATURE, self.curvature_refresh) | dict.fromkeys(self.every_step, 1)
+        return made | {"refresh": refresh.get(name, self.refresh)}
 
 
 @dataclass(frozen=True)
 class TrainingConfig(ComparisonConfig):
     """Constants of the training protocol, :mod:`noisescape.experiments.protocols.training`.
 
-    Published but for the number of steps, which is not known.
+    Published but for the number of steps, of which we know the published code's only.
 
     Attributes:
         train: training images.
         test: test images; None: all.
         image_size: pixels a side, 32 or 16.
         width: of the VGG-11's layers, as a share of the published.
+        init: of the network, one of :data:`Init`.
+        replacement: the sampling law of SGD's batches and of those that a covariance is taken from.
         batches: minibatches from which a covariance is estimated; None: exact, from all samples.
+        sharpness_at: steps after which the expected sharpness is measured, beside the last; those beyond it are
+            not reached.
         data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
         pixel_low: what black becomes.
+        exchanged: train on images of the test split and test on those of the training split.
     """
 
     lr: float = 0.05
@@ -182,16 +196,25 @@ class TrainingConfig(ComparisonConfig):
     test: int | None = None
     image_size: int = 32
     width: float = 1.0
+    init: Init = "fan-in"
+    replacement: bool = True
     batches: int | None = 100
+    sharpness_at: tuple[int, ...] = ()
     data_dir: str | None = None
     pixel_low: float = 0.0
+    exchanged: bool = False
 
     data_set: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_at_least(self, train=1)
+        if self.init not in INITS:
+            raise unknown("init", self.init, INITS)
+        if any(step < 0 for step in self.sharpness_at):
+            raise InvalidValueError(f"sharpness_at are steps, from 0 on, not {self.sharpness_at}")
 
     @override
     def of_dynamics(self, name: str) -> dict[str, Any]:
-        return {**super().of_dynamics(name), "k": 20, "rescale": True, "strength": 0.01, "batches": self.batches}
+        made = {**super().of_dynamics(name), "k": 20, "rescale": True, "strength": 0.01}
+        return made | {"replacement": self.replacement, "batches": self.batches}

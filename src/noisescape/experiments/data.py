@@ -100,6 +100,7 @@ def image_split(
     data_dir: str | Path | None = None,
     size: int | None = None,
     pixel_range: tuple[float, float] = (-1.0, 1.0),
+    exchanged: bool = False,
 ) -> ImageSplit:
     """A training set with some random labels from one of ``images.IMAGE_SETS``, and a clean test set.
 
@@ -118,6 +119,7 @@ def image_split(
         size: height and width to shrink to, a divisor of the original side: 14 or 7 of 28, 16 or 8 of 32. Each new
             pixel is the mean of the square it replaces.
         pixel_range: what 0 and 255 become; linear in between.
+        exchanged: train on images of the test split and test on those of the training split. Both must be there.
 
     Raises:
         DataError: something is wrong with the data set or its directory.
@@ -126,14 +128,14 @@ def image_split(
     low, high = pixel_range
     if not -np.inf < low < high < np.inf:
         raise InvalidValueError(f"pixel_range must be finite and increasing, not ({low}, {high})")
-    source = open_images(name, "train", data_dir)
+    source = open_images(name, "test" if exchanged else "train", data_dir)
     side = source.about.size
     if size is not None and (size < 1 or side % size):
         divisors = ", ".join(str(divisor) for divisor in range(1, side + 1) if side % divisor == 0)
         raise InvalidValueError(
             f"{name} cannot be shrunk to size {size}: its side is {side}, so size is one of {divisors}"
         )
-    test_source = _test_split(source, data_dir)
+    test_source = open_images(name, "train", data_dir) if exchanged else _test_split(source, data_dir)
     if test_source is None and test is None:
         raise InvalidValueError(
             f"{name} has no test split here: say with test how many of {source.count} rows to test on"

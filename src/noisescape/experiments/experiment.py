@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,27 @@ DATA_DIR = Option(
 
 
 @dataclass(frozen=True)
+class Method:
+    """Something that is no constant, and that the paper, its published code and a run may each do otherwise.
+
+    Attributes:
+        what: it is about, in a few words.
+        paper: what the paper describes; done by every preset but ``as-published``.
+        code: what the published code does; done by ``as-published``.
+        here: what is done at every preset instead, where that is neither.
+    """
+
+    what: str
+    paper: str
+    code: str
+    here: str = ""
+
+    def at(self, preset: str) -> str:
+        """What a run at this preset does."""
+        return self.here or (self.code if preset == "as-published" else self.paper)
+
+
+@dataclass(frozen=True)
 class Experiment:
     """All that makes an experiment itself.
 
@@ -50,8 +71,9 @@ class Experiment:
         config: the class of its constants; its ``experiment`` is the experiment's name.
         title: of its report.
         help: of its command, a line.
-        presets: constants by name: ``quick``, which is taken where none is chosen, ``paper`` and ``as-published``.
-            The name is the constant ``preset`` of each.
+        presets: constants by name: ``quick``, which is taken where none is chosen, ``paper``, what the paper
+            describes, and ``as-published``, what its published code does. The name is the constant ``preset`` of
+            each.
         options: constants that its command has an option for.
         runner: ``(config[, problem], out, *, jobs, resume, progress)`` ↦ the complete run.
         table: summary ↦ its `noisescape.report.Table`.
@@ -59,6 +81,8 @@ class Experiment:
         problem: (config, repetition) ↦ what a repetition trains on, for the protocols that take any.
         figures: (name, caption) of those that stand for it in a report on several experiments.
         of_paper: whether it is part of ``reproduce all``; then it has all three presets.
+        methods: where paper, published code and this package differ other than by a constant.
+        in_code: constants of the published code that no preset takes.
     """
 
     config: type[Any]
@@ -72,6 +96,8 @@ class Experiment:
     problem: MakeProblem | None = None
     figures: tuple[tuple[str, str], ...] = ()
     of_paper: bool = True
+    methods: tuple[Method, ...] = ()
+    in_code: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

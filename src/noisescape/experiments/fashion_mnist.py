@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar
 
 from noisescape.experiments.constants import COMPARED, EscapeConfig
-from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
+from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Method, Option
 
 if TYPE_CHECKING:
     from noisescape.experiments.problem import Problem
@@ -71,8 +71,15 @@ FASHION_MNIST = Experiment(
             test=2000,
         ),
         "paper": _PAPER,
-        # the code's deviations, and 6,000 images
-        "as-published": replace(_PAPER, preset="as-published", clean=5000, corrupted=1000, rho=1e-3, rescale=False),
+        "as-published": replace(
+            _PAPER,
+            preset="as-published",
+            clean=5800,
+            corrupted=200,
+            rho=1e-3,
+            rescale=False,
+            every_step=("gld-dynamic", "gld-diagonal", "gld-top-eigenvector"),
+        ),
     },
     options=(
         SEEDS,
@@ -88,4 +95,39 @@ FASHION_MNIST = Experiment(
         ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
         ("sharpness", "Expected sharpness under every noise from the same minimum."),
     ),
+    methods=(
+        Method("leading noise is injected", "on every step", "on refresh steps only"),
+        Method(
+            "eigenvalues of Hessian noise",
+            "the largest, none below 0",
+            "the largest in magnitude, scaled by their signed sum",
+        ),
+        Method("batches of SGD", "with replacement", "without replacement, independent of each other"),
+        Method(
+            "covariance of the noises",
+            "of a minibatch gradient",
+            "estimated from the N/B batches of a random partition",
+            "C/B, exact; for leading noise from a sketch where the gradients are many",
+        ),
+        Method(
+            "first eigenvector of H",
+            "of the largest eigenvalue",
+            "of the eigenvalue largest in magnitude, by 30 power iterations from a random start",
+            "of the largest eigenvalue, to a per cent of its curvature, followed from refresh to refresh",
+        ),
+        Method("which training images", "not known", "the first of the training split", "drawn by the seed"),
+        Method(
+            "sharpness is measured",
+            "along the trajectory",
+            "every 1,000 steps from 0 to 15,000, absolute",
+            "after quarters of the steps, signed and absolute",
+        ),
+        Method(
+            "compared beside the published dynamics",
+            "nothing",
+            "nothing",
+            "full-covariance Gaussian noise, shuffled directions, a gradient penalty",
+        ),
+    ),
+    in_code={"seeds": 1},
 )

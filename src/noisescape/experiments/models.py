@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import nn
 
 from noisescape.errors import InvalidValueError
+from noisescape.experiments.constants import Init
 
 
 def digits_net(seed: int) -> nn.Sequential:
@@ -57,17 +60,20 @@ def lenet(seed: int, *, init_std: float = 0.02) -> nn.Sequential:
 VGG11 = (64, "pool", 128, "pool", 256, 256, "pool", 512, 512, "pool", 512, 512, "pool")
 
 
-def vgg11(seed: int, *, width: float = 1.0, image_size: int = 32) -> nn.Sequential:
+def vgg11(seed: int, *, width: float = 1.0, image_size: int = 32, init: Init = "fan-in") -> nn.Sequential:
     """VGG-11 for colour images of 32 × 32 or 16 × 16, without batch-norm or dropout.
 
     3×3 convolutions of the published widths times ``width``, ReLU, max-pooling after layers 1, 2, 4, 6 and 8
-    (16 × 16 images skip the first), two hidden linear layers of 512, linear to 10. Kaiming-normal weights, zero
-    biases: at the default initialisation a network of this depth without normalisation hardly starts to learn.
+    (16 × 16 images skip the first), two hidden linear layers of 512, linear to 10. Kaiming-normal weights of
+    variance 2/fan-in, zero biases: at the default initialisation a network of this depth without normalisation
+    hardly starts to learn.
 
     Args:
         seed: of the initialisation.
         width: of the layers, as a share of the published 9,750,922-parameter network's.
         image_size: 32 or 16.
+        init: "fan-out" is the published code's: convolutions of variance 2/fan-out, with zero biases; weights and
+            biases of linear layers from U(±1/√fan-in), PyTorch's default.
 
     >>> sum(p.numel() for p in vgg11(0).parameters())
     9750922
@@ -90,9 +96,16 @@ def vgg11(seed: int, *, width: float = 1.0, image_size: int = 32) -> nn.Sequenti
     head = [nn.Linear(channels, channels), nn.ReLU(), nn.Linear(channels, channels), nn.ReLU()]
     model = nn.Sequential(*layers, nn.Flatten(), *head, nn.Linear(channels, 10))
     generator = torch.Generator().manual_seed(seed)
-    for name, parameter in model.named_parameters():
-        if name.endswith("bias"):
-            nn.init.zeros_(parameter)
+    mode: Literal["fan_in", "fan_out"] = "fan_in" if init == "fan-in" else "fan_out"
+    for layer in model:
+        if not isinstance(layer, (nn.Conv2d, nn.Linear)):
+            continue
+        weight, bias = layer.parameters()
+        if init == "fan-out" and isinstance(layer, nn.Linear):
+            bound = layer.in_features**-0.5
+            for parameter in (weight, bias):
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
         else:
-            nn.init.kaiming_normal_(parameter, nonlinearity="relu", generator=generator)
+            nn.init.kaiming_normal_(weight, mode=mode, nonlinearity="relu", generator=generator)
+            nn.init.zeros_(bias)
     return model

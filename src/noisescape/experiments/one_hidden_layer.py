@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 
 from noisescape.errors import InvalidValueError
 from noisescape.experiments.constants import require_at_least
-from noisescape.experiments.experiment import SEEDS, Experiment
+from noisescape.experiments.experiment import SEEDS, Experiment, Method
 
 Optimiser = Literal["adam", "gd"]
 
@@ -26,11 +26,15 @@ class OneHiddenLayerConfig:
         clip: δ; the output is kept in [δ, 1 − δ].
         epochs: how many.
         steps_per_epoch: full-batch steps in each.
-        decay_from: the epoch from which the learning rate falls linearly, to reach 0 after the last.
+        decay_from: the epoch, counted from 1, from which the learning rate falls linearly, to reach 0 after the
+            last. In this epoch it is still whole.
         adam_lr: initial learning rate of Adam.
         gd_lr: the same of gradient descent, times the width: λ₁ of H grows with the width.
-        init_std: of the hidden weights, times 1/√width, so that outputs start at the scale of the labels.
-        batch_size: B of the noise, with replacement.
+        init_std: of the hidden weights, times 1/√width, so that outputs start at the scale of the labels; biases
+            are such that the output is ½ at x = 0.
+        init_bound: b, for hidden weights and biases from U(−b, b)/√width instead.
+        batch_size: B of the noise.
+        replacement: its sampling law.
         seed: of everything.
         device: where.
     """
@@ -47,7 +51,9 @@ class OneHiddenLayerConfig:
     adam_lr: float = 1e-3
     gd_lr: float = 0.2
     init_std: float = 0.25
+    init_bound: float | None = None
     batch_size: int = 10
+    replacement: bool = True
     seed: int = 0
     device: str = "cpu"
 
@@ -56,9 +62,10 @@ class OneHiddenLayerConfig:
     def __post_init__(self) -> None:
         least = dict.fromkeys(("seeds", "epochs", "steps_per_epoch", "batch_size"), 1)
         require_at_least(self, **least, points=2, seed=0)
-        for name in ("adam_lr", "gd_lr", "init_std"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidValueError(f"{name} must be positive and finite, not {getattr(self, name)}")
+        for name in ("adam_lr", "gd_lr", "init_std", "init_bound"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise InvalidValueError(f"{name} must be positive and finite, not {value}")
         if not 1 <= self.decay_from <= self.epochs:
             raise InvalidValueError(f"decay_from must lie in 1..epochs = {self.epochs}, not {self.decay_from}")
         if not self.widths or any(width < 2 or width % 2 for width in self.widths):
@@ -84,12 +91,26 @@ ONE_HIDDEN_LAYER = Experiment(
     presets={
         "quick": replace(_PAPER, preset="quick", seeds=3),
         "paper": _PAPER,
-        # the code's single width and optimiser
-        "as-published": replace(_PAPER, preset="as-published", widths=(100,), optimisers=("adam",)),
+        # U(±0.1) at this width; the code counts its epochs from 0, and epoch 21 is the last with the whole rate
+        "as-published": replace(
+            _PAPER,
+            preset="as-published",
+            widths=(100,),
+            optimisers=("adam",),
+            decay_from=22,
+            init_bound=1.0,
+            replacement=False,
+        ),
     },
     options=(SEEDS,),
     runner="noisescape.experiments.protocols.one_hidden_layer:run_one_hidden_layer",
     table="noisescape.report.tables:one_hidden_layer_table",
     report="noisescape.report.one_hidden_layer:one_hidden_layer_report",
     figures=(("indicator", "Solid: Tr(HΣ). Dashed: its isotropic reference. Every line is a seed."),),
+    methods=(
+        Method(
+            "Tr(HΣ)", "exact", "from the covariance of 100 independent random batches", "exact, from all samples"
+        ),
+    ),
+    in_code={"seeds": 1},
 )

@@ -53,9 +53,10 @@ class PublishedHessian(GLDHessian):
 def published_dynamics(name: str, **constants: Any) -> Dynamics:
     """The dynamics called ``name``, deviations and all.
 
-    SGD draws its batches from a partition, that is without replacement; the other noises take their
-    covariance from the means of such a partition, which overestimates it by 1/(1 − B/N) and so comes to C/B,
-    up to 1/N.
+    SGD draws every batch afresh, without replacement within it: Σ_B = (N−B)/(B(N−1))·C. What the other noises take
+    their covariance from differs. With VGG-11 it is a hundred batches like SGD's, constants that their preset has:
+    ``batches`` and ``replacement``. With FashionMNIST it is the N/B batches of a random partition, whose covariance
+    is N/(B(N−1))·C in expectation, so here C/B, that of batches with replacement, exact.
     """
     made = dynamics_by_name(name, **constants)
     batch_size, k, refresh = (constants[key] for key in ("batch_size", "k", "refresh"))

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from noisescape.errors import InvalidValueError, unknown
 from noisescape.experiments.constants import require_at_least
-from noisescape.experiments.experiment import Experiment, Option
+from noisescape.experiments.experiment import Experiment, Method, Option
 
 
 @dataclass(frozen=True)
@@ -76,4 +76,18 @@ TOY_2D = Experiment(
     table="noisescape.report.tables:toy_2d_table",
     report="noisescape.report.toy_2d:toy_2d_report",
     figures=(("success", "Escape rates of each dynamics, by geometry."),),
+    methods=(
+        Method(
+            "the covariance that noise is shaped by",
+            "that of single gradients",
+            "that of running sums of gradients: none are cleared between samples",
+        ),
+        Method(
+            "compared beside the published dynamics",
+            "nothing",
+            "nothing",
+            "leading noise of rank 1, and all of them in two control geometries",
+        ),
+    ),
+    in_code={"replicas": 100, "control_replicas": 0},
 )

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from noisescape.experiments.constants import TrainingConfig
-from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
+from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Method, Option
 
 if TYPE_CHECKING:
     from noisescape.experiments.problem import Problem
@@ -27,19 +27,29 @@ def vgg_problem(config: TrainingConfig, repetition: int) -> Problem:
         data_dir=config.data_dir,
         size=config.image_size,
         pixel_range=(config.pixel_low, 1.0),
+        exchanged=config.exchanged,
     )
     seed = derived_seed(config.seed, repetition, 1)
-    model = vgg11(seed, width=config.width, image_size=config.image_size)
+    model = vgg11(seed, width=config.width, image_size=config.image_size, init=config.init)
     return classification(model, split, config.device)
 
 
-def vgg_experiment(config: type[TrainingConfig], *, data: str, quick_test: int) -> Experiment:
+def vgg_experiment(
+    config: type[TrainingConfig],
+    *,
+    data: str,
+    quick_test: int,
+    published: dict[str, Any],
+    methods: tuple[Method, ...],
+) -> Experiment:
     """The experiment on one data set.
 
     Args:
         config: its constants' class, whose defaults are the published ones.
         data: the data set's name, for readers.
         quick_test: test images of the quick preset.
+        published: constants of the published code for this data set alone.
+        methods: where it differs other than by a constant, for this data set alone.
     """
     paper = config()
     return Experiment(
@@ -64,7 +74,16 @@ def vgg_experiment(config: type[TrainingConfig], *, data: str, quick_test: int) 
                 batches=None,
             ),
             "paper": paper,
-            "as-published": replace(paper, preset="as-published", rho=1e-3),
+            "as-published": replace(
+                paper,
+                preset="as-published",
+                rho=1e-3,
+                steps=200_001,
+                init="fan-out",
+                replacement=False,
+                sharpness_at=tuple(range(3000, 15_001, 1000)),
+                **published,
+            ),
         },
         options=(SEEDS, Option("steps", "Training steps."), Option("train", "Training images."), DATA_DIR),
         problem=vgg_problem,
@@ -72,4 +91,13 @@ def vgg_experiment(config: type[TrainingConfig], *, data: str, quick_test: int) 
         table="noisescape.report.tables:training_table",
         report="noisescape.report.training:training_report",
         figures=(("sharpness_accuracy", "Sharpness and test accuracy of every dynamics."),),
+        methods=(
+            *methods,
+            Method("steps of SGD", "not known", "100,001, half of the others'", "as many as of the others"),
+            Method("sharpness", "not known", "absolute", "signed and absolute, also at the last step"),
+            Method(
+                "compared beside the published dynamics", "nothing", "nothing", "full-covariance Gaussian noise"
+            ),
+        ),
+        in_code={"seeds": 1},
     )

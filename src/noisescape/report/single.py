@@ -7,6 +7,7 @@ from pathlib import Path
 from noisescape.errors import InvalidValueError
 from noisescape.experiments.claims import ledger
 from noisescape.experiments.registry import EXPERIMENTS
+from noisescape.report.departures import departures
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import render
 from noisescape.report.style import figure_style
@@ -26,6 +27,8 @@ def write_report(run: Run) -> Path:
     experiment = EXPERIMENTS[name]
     with figure_style():
         lead, sections = experiment.report_parts(run)
+    if experiment.of_paper:
+        sections = [*sections, departures(experiment, run.info["config"])]
     findings = ledger([run])
     page = render(
         title=experiment.title,

@@ -34,6 +34,7 @@ LABELS = _Labels(
         "gld-leading": "leading",
         "gld-hessian": "Hessian",
         "gld-top-eigenvector": "1st eigenvector",
+        "gld-leading-1": "leading, k = 1",
         "gld-full": "full covariance",
         "gld-shuffled": "shuffled directions",
         "gld-shuffled-within-layers": "shuffled within layers",
@@ -45,7 +46,7 @@ LABELS = _Labels(
         "gradient-penalty": "micro-gradient penalty",
     }
 )
-"""Short names of the dynamics, for legends and tables; another's is its own."""
+"""Short names of the dynamics and arms, for legends and tables; another's is its own."""
 
 COLOURS = _Colours(
     {
@@ -57,6 +58,7 @@ COLOURS = _Colours(
         "gld-leading": "#e58606",
         "gld-hessian": "#8f5fbf",
         "gld-top-eigenvector": "#c2448f",
+        "gld-leading-1": "#a65628",
         "gld-full": "#5a9a3c",
         "gld-shuffled": "#8c6d46",
         "gld-shuffled-within-layers": "#5f7f8c",
@@ -78,7 +80,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 ANISOTROPIC = (
-    *("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-full"),
+    *("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-leading-1", "gld-full"),
     *("large-batch", "as-if-small", "small-batch"),
 )
 """Dynamics whose noise knows the directions of the landscape; drawn with solid lines."""

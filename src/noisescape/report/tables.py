@@ -120,6 +120,69 @@ def noise_knob_table(summary: Mapping[str, Any]) -> Table:
     return Table(columns, rows, AT_THE_END, wide=[sharpness])
 
 
+def matched_loss_table(summary: Mapping[str, Any]) -> Table:
+    """What each arm differs from gradient descent in at the same training loss."""
+    rows = []
+    for name, found in summary["compared"].items():
+        arm, _, level = name.partition("@")
+        ratio = found["log_sharpness_ratio"]
+        rows.append(
+            [
+                arm,
+                f"{level or '1'} L₀",
+                estimate(found["loss"], ".2g", missing="–"),
+                _ratio(ratio),
+                _ratio(found["log_eigenvalue_ratio"]),
+                estimate(found["accuracy_gain"], "+.1f", 100, missing="–"),
+                estimate(found["barrier"], ".2f", missing="–"),
+                f"{found['censored']} / {found['runs']}",
+            ]
+        )
+    columns = ["arm", "level", "loss", "sharpness ratio", "λ₁ ratio", "accuracy, points", "barrier", "not reached"]
+    about = "Beside gradient descent at the same loss; 95 % intervals over seeds, ± standard errors."
+    return Table(columns, rows, about, wide=["loss", "λ₁ ratio"])
+
+
+def _ratio(found: Mapping[str, Any]) -> str:
+    """A ratio from its logarithm, with its interval."""
+    if found["value"] is None:
+        return "–"
+    shown = f"{math.exp(found['value']):.2g}"
+    if found["low"] is None or found["high"] is None:
+        return shown
+    return f"{shown} [{math.exp(found['low']):.2g}, {math.exp(found['high']):.2g}]"
+
+
+def minima_table(summary: Mapping[str, Any]) -> Table:
+    """The minima that all arms begin in, a row for each seed."""
+    columns = [
+        "seed",
+        "loss",
+        "‖ḡ‖",
+        "λ₁",
+        "E[ΔL] × 10³",
+        "training acc., %",
+        "test acc., %",
+        "steps to settle",
+        "settled",
+    ]
+    rows = [
+        [
+            str(seed),
+            f"{found['loss']:.2g}",
+            f"{found['gradient_norm']:.2g}",
+            f"{found['largest_eigenvalue']:.1f}",
+            f"{1000 * found['sharpness']:.1f}",
+            f"{100 * found['train_accuracy']:.1f}",
+            f"{100 * found['test_accuracy']:.1f}",
+            f"{found['settle_steps']:,.0f}",
+            "yes" if found["settled"] else "no",
+        ]
+        for seed, found in enumerate(summary["minimum"])
+    ]
+    return Table(columns, rows, "Settled: ‖ḡ‖ and λ₁ below the bounds.")
+
+
 def trace_table(summary: Mapping[str, Any], form: str) -> Table:
     """The trace that each noise had beside the one it should have had."""
     rows = []

@@ -129,10 +129,13 @@ def draw_indicator(summary: Mapping[str, Any]) -> MplFigure:
 def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplFigure:
     """A panel for each dynamics: tracked replicas over contours of the published landscape."""
     names = [key.removeprefix("published/") for key in _published(paths)]
-    figure = new_figure(9.6, 6.6)
-    grid = figure.subplots(2, 3, sharex=True, sharey=True)
+    columns = -(-len(names) // 2)
+    figure = new_figure(3.2 * columns, 6.6)
+    grid = figure.subplots(2, columns, sharex=True, sharey=True)
     x, y, height = _landscape()
-    for axis, name in zip(grid.flat, in_order(names), strict=True):
+    for spare in grid.flat[len(names) :]:
+        spare.set_axis_off()
+    for axis, name in zip(grid.flat, in_order(names), strict=False):
         axis.contour(x, y, np.log10(height + 1e-2), levels=14, colors="#9aa5b1", linewidths=0.6)
         low = EXTENT[0]
         axis.fill_between([low, escaped_below], low, escaped_below, color="#5a9a3c", alpha=0.12, linewidth=0)
@@ -145,7 +148,8 @@ def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplF
         axis.set_title(LABELS[name])
         axis.set(xlim=EXTENT, ylim=EXTENT, aspect="equal")
         axis.grid(visible=False)
-    for axis in grid[-1]:
+    for axis in grid.flat[len(names) - columns : len(names)]:  # the lowest of every column
+        axis.tick_params(labelbottom=True)
         axis.set_xlabel("$w_1$")
     for axis in grid[:, 0]:
         axis.set_ylabel("$w_2$")

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 
 from noisescape.experiments.curves import Curves
@@ -22,6 +23,11 @@ def training_report(run: Run) -> tuple[str, list[Section]]:
     names = in_order(config["dynamics"])
     curves = Curves(run.metrics().to_pylist(), int(config["seeds"]))
     saved = partial(Figure.drawn, run)
+    along = []
+    if config.get("sharpness_at"):  # earlier runs measured it at the end only
+        picture = saved("sharpness", draw_along(curves, names), "Expected sharpness of every dynamics by step.")
+        text = "Where the published code measures it. Thin lines are seeds, thick ones their mean."
+        along = [Section("Sharpness along training", text, [picture])]
     return _lead(summary), [
         Section(
             "Where each noise ended",
@@ -46,6 +52,7 @@ def training_report(run: Run) -> tuple[str, list[Section]]:
             "Thin lines are seeds, thick ones their mean.",
             [saved("learning_curves", draw_curves(curves, names), "Training loss and test accuracy.")],
         ),
+        *along,
     ]
 
 
@@ -68,26 +75,34 @@ def draw_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
     figure = new_figure(9.6, 3.8)
     axes = figure.subplots(1, 2)
     for axis, metric in zip(axes, ("loss", "test_accuracy"), strict=True):
-        for name in names:
-            known = [curve for curve in curves.of("training", name, metric) if curve]
-            for curve in known:
-                axis.plot(
-                    [*curve],
-                    [*curve.values()],
-                    line_style(name),
-                    color=COLOURS[name],
-                    linewidth=0.5,
-                    alpha=0.5,
-                )
-            steps = [*max(known, key=len)]
-            mean = [np.mean([own.get(step, np.nan) for own in known]) for step in steps]
-            axis.plot(steps, mean, line_style(name), color=COLOURS[name], linewidth=1.8, label=LABELS[name])
-        axis.set_xlabel("step")
+        _lines(axis, curves, names, metric)
     axes[0].set_ylabel("training loss")
     axes[1].set_ylabel("test accuracy")
     axes[1].yaxis.set_major_formatter("{x:.0%}")
     legend_outside(figure, axes[0])
     return figure
+
+
+def draw_along(curves: Curves, names: Sequence[str]) -> MplFigure:
+    """Signed expected sharpness at the steps where it was measured, every seed and their mean."""
+    figure = new_figure(6.8, 3.8)
+    axis = figure.subplots()
+    _lines(axis, curves, names, "sharpness/signed")
+    axis.set_ylabel("expected sharpness")
+    legend_outside(figure, axis)
+    return figure
+
+
+def _lines(axis: Axes, curves: Curves, names: Sequence[str], metric: str) -> None:
+    """A metric by step: every seed thin, their mean thick."""
+    for name in names:
+        known = [curve for curve in curves.of("training", name, metric) if curve]
+        for curve in known:
+            axis.plot([*curve], [*curve.values()], line_style(name), color=COLOURS[name], linewidth=0.5, alpha=0.5)
+        steps = [*max(known, key=len, default=())]
+        mean = [np.mean([own.get(step, np.nan) for own in known]) for step in steps]
+        axis.plot(steps, mean, line_style(name), color=COLOURS[name], linewidth=1.8, label=LABELS[name])
+    axis.set_xlabel("step")
 
 
 def draw_scatter(curves: Curves, names: Sequence[str], steps: int) -> MplFigure:

@@ -17,7 +17,7 @@ DRAWS = 100_000
 
 
 def test_every_dynamics_is_in_the_table():
-    assert {type(dynamics) for dynamics in ALL.values()} == {*ns.DYNAMICS.values(), ns.MatchedTrace}
+    assert {type(dynamics) for dynamics in ALL.values()} == {*ns.DYNAMICS.values(), ns.MatchedTrace, ns.Yoked}
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -53,6 +53,7 @@ def test_toy_constants_are_checked(changes: dict[str, object], message: str) -> 
         ({"k": 0}, "k must be at least 1, not 0"),
         ({"refresh": 0}, "refresh must be at least 1, not 0"),
         ({"curvature_refresh": 0}, "curvature_refresh must be at least 1, not 0"),
+        ({"every_step": ("gld-diagnal",)}, "unknown dynamics 'gld-diagnal'; did you mean gld-diagonal"),
         ({"rtol": 0.0}, "rtol must be positive, not 0"),
         ({"landmarks": (0.5, 1.5)}, r"landmarks are shares of gd_steps in \(0, 1\], not \(0.5, 1.5\)"),
     ],
@@ -67,7 +68,9 @@ def test_the_controls_beside_the_comparison_have_to_be_asked_for() -> None:
     assert set(CONTROLS) == {"gld-shuffled", "gld-shuffled-within-layers", "gd-gradient-penalty"}
 
 
-@pytest.mark.parametrize("changes", [{"batch_size": 0}, {"adam_lr": 0.0}, {"gd_lr": -1.0}, {"init_std": math.nan}])
+@pytest.mark.parametrize(
+    "changes", [{"batch_size": 0}, {"adam_lr": 0.0}, {"gd_lr": -1.0}, {"init_std": math.nan}, {"init_bound": 0.0}]
+)
 def test_every_constant_of_one_hidden_layer_is_checked(changes: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         replace(OneHiddenLayerConfig(), **changes)
@@ -104,6 +107,8 @@ def test_one_hidden_layer_constants_are_checked(changes: dict[str, Any], message
         ({"sharpness_delta": math.nan}, "sharpness_delta must be positive, not nan"),
         ({"sharpness_draws": 1}, "sharpness_draws must be at least 2"),
         ({"dynamics": ("gd", "sdg")}, "unknown dynamics 'sdg'; did you mean sgd"),
+        ({"init": "fan-inn"}, "unknown init 'fan-inn'; did you mean fan-in"),
+        ({"sharpness_at": (10, -1)}, r"sharpness_at are steps, from 0 on, not \(10, -1\)"),
         ({"seed": -1}, "seed must be at least 0"),
     ],
 )

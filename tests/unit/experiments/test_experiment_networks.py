@@ -46,6 +46,25 @@ def test_vgg_starts_from_kaimings_normal_with_zero_biases() -> None:
             assert abs(relative - 1) < 4.5 / math.sqrt(2 * parameter.numel())
 
 
+def test_the_published_vgg_starts_from_fan_out_and_the_default_of_linear_layers() -> None:
+    model = vgg11(5, width=0.25, init="fan-out")
+    for layer in model:
+        if isinstance(layer, nn.Conv2d):
+            fan_out = 9 * layer.out_channels
+            relative = float(layer.weight.detach().std()) / math.sqrt(2 / fan_out)
+            assert abs(relative - 1) < 4.5 / math.sqrt(2 * layer.weight.numel())
+            assert layer.bias is not None
+            assert not layer.bias.any()
+        elif isinstance(layer, nn.Linear):
+            bound = 1 / math.sqrt(layer.in_features)
+            values = torch.cat([layer.weight.flatten(), layer.bias]).detach()
+            assert 0.99 * bound < float(values.abs().max()) <= bound
+            error = bound * math.sqrt(4 / 45 / len(values))  # of the mean of squares of a uniform
+            assert abs(float(values.square().mean()) - bound**2 / 3) < 4.5 * error * bound
+            assert bool(layer.bias.any())
+    assert counted(model) == counted(vgg11(5, width=0.25))
+
+
 @pytest.mark.parametrize(
     "make",
     [lenet, digits_net, lambda seed: vgg11(seed, width=1 / 32)],

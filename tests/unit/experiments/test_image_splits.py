@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from noisescape.errors import DataError
 from noisescape.experiments.data import image_split
 from noisescape.experiments.images import open_images
 from tiny_images import COLOUR, TINY, made, write
@@ -90,6 +91,25 @@ def test_a_part_is_tested_on_the_test_split_where_there_is_one(colour: Path) -> 
     split = image_split("colour", seed=0, clean=200, data_dir=colour)
     assert split.facts["test_selection"] == "all"
     assert split.facts["test"]["split"] == "test"
+
+
+def test_exchanged_splits_train_on_the_test_split(tiny: Path) -> None:
+    split = image_split("tiny", seed=1, clean=40, corrupted=10, test=100, data_dir=tiny, exchanged=True)
+    train, test = (open_images("tiny", name, tiny) for name in ("train", "test"))
+    assert (split.facts["train"], split.facts["test"]) == (test.facts(), train.facts())
+    assert (len(split.images), len(split.test_images)) == (50, 100)
+    assert torch.equal(split.labels[:40], test.labels[split.rows[:40]])
+    assert torch.equal(split.test_labels, train.labels[split.test_rows])
+    torch.testing.assert_close(split.images, test.pixels(split.rows).float() / 255 * 2 - 1)
+    torch.testing.assert_close(split.test_images, train.pixels(split.test_rows).float() / 255 * 2 - 1)
+    assert len(image_split("tiny", seed=1, clean=60, data_dir=tiny, exchanged=True).test_rows) == 300
+    with pytest.raises(ValueError, match=r"61 clean .* tiny has 60"):
+        image_split("tiny", seed=1, clean=61, data_dir=tiny, exchanged=True)
+
+
+def test_splits_are_exchanged_only_where_both_are_there(colour: Path) -> None:
+    with pytest.raises(DataError, match=r"has no test split but train_prefix\.parquet; put test\.parquet"):
+        image_split("colour", seed=0, clean=5, test=5, data_dir=colour, exchanged=True)
 
 
 @pytest.mark.parametrize("size", [8, 4, 2, 1])

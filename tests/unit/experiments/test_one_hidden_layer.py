@@ -14,7 +14,7 @@ from torch.autograd.functional import hessian, jacobian
 from torch.testing import assert_close
 
 from cases import F64, normal
-from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig
+from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
 from noisescape.experiments.protocols import one_hidden_layer as hidden
 from noisescape.experiments.protocols.one_hidden_layer import FixedOutput, one_hidden_layer_risk
 from noisescape.experiments.statistics import derived_seed
@@ -119,6 +119,38 @@ def test_the_initialisation_is_fixed_by_its_seed() -> None:
     assert not torch.equal(one, other)
     many = FixedOutput(4096, 1e-3, 0.25, 3).hidden.weight.detach()
     assert float(many.std()) == pytest.approx(0.25 / 64, rel=0.05)
+
+
+def test_the_published_initialisation_is_uniform_weights_and_biases_alike() -> None:
+    config = ONE_HIDDEN_LAYER.configure("as-published")
+    theta = one_hidden_layer_risk(config, 100, 0).parameters()
+    assert 0.098 < float(theta.abs().max()) <= 0.1
+    biases = theta[200:]
+    assert float(biases.min()) < -0.08
+    assert float(biases.max()) > 0.08
+    many = FixedOutput(4096, 1e-3, 0.25, 3, init_bound=1.0)
+    assert float(many.hidden.bias.detach().std()) == pytest.approx(1 / 64 / math.sqrt(3), rel=0.05)
+    assert float(many.hidden.weight.detach().std()) == pytest.approx(1 / 64 / math.sqrt(3), rel=0.05)
+
+
+def test_the_published_learning_rate_is_whole_for_22_epochs_and_ends_at_a_tenth() -> None:
+    """Counted from 0, epoch t has (31 − t)/10 of the rate from 21 on."""
+    config = ONE_HIDDEN_LAYER.configure("as-published")
+    rates = [config.rate("adam", 100, epoch) for epoch in range(31)]
+    assert rates == pytest.approx([1e-3] * 21 + [1e-4 * (31 - epoch) for epoch in range(21, 31)])
+
+
+def test_batches_without_replacement_have_a_smaller_trace() -> None:
+    theta = one_hidden_layer_risk(HIDDEN, 16, 0).parameters()
+    found = [
+        hidden.measured(one_hidden_layer_risk(HIDDEN, 16, 0), theta, replace(HIDDEN, replacement=law))
+        for law in (True, False)
+    ]
+    share = (HIDDEN.points - HIDDEN.batch_size) / (HIDDEN.points - 1)
+    for name in ("trace_sigma", "trace_h_sigma", "isotropic_reference"):
+        assert found[1][name] == pytest.approx(share * found[0][name])
+        assert found[0][name] > 0
+    assert found[1]["anisotropy"] == pytest.approx(found[0]["anisotropy"])
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "gd"])

@@ -16,15 +16,36 @@ from noisescape.experiments.suite import paper_suite
 from noisescape.experiments.svhn import SVHN
 from noisescape.experiments.toy_2d import TOY_2D
 
+VGG_PUBLISHED = {
+    "rho": 1e-3,
+    "steps": 200_001,
+    "init": "fan-out",
+    "replacement": False,
+    "sharpness_at": (*range(3000, 10_000, 1000), *range(10_000, 16_000, 1000)),
+}
 PRESETS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
     "toy-2d": (TOY_2D.configure, {}),
-    "one-hidden-layer": (ONE_HIDDEN_LAYER.configure, {"widths": (100,), "optimisers": ("adam",)}),
+    "one-hidden-layer": (
+        ONE_HIDDEN_LAYER.configure,
+        {
+            "widths": (100,),
+            "optimisers": ("adam",),
+            "decay_from": 22,
+            "init_bound": 1.0,
+            "replacement": False,
+        },
+    ),
     "fashion-mnist": (
         FASHION_MNIST.configure,
-        {"clean": 5000, "corrupted": 1000, "rho": 1e-3, "rescale": False},
+        {
+            "clean": 5800,
+            "rho": 1e-3,
+            "rescale": False,
+            "every_step": ("gld-dynamic", "gld-diagonal", "gld-top-eigenvector"),
+        },
     ),
-    "svhn": (SVHN.configure, {"rho": 1e-3}),
-    "cifar10": (CIFAR10.configure, {"rho": 1e-3}),
+    "svhn": (SVHN.configure, {**VGG_PUBLISHED, "exchanged": True, "test": 70_000}),
+    "cifar10": (CIFAR10.configure, VGG_PUBLISHED),
 }
 VGG_QUICK = {"seeds", "train", "test", "image_size", "width", "lr", "steps", "pixel_low", "batches"}
 QUICK = {
@@ -63,6 +84,11 @@ def test_the_published_preset_differs_in_what_it_says_only(experiment: str) -> N
 def test_the_quick_preset_gives_up_what_the_decision_lists(experiment: str) -> None:
     make, _ = PRESETS[experiment]
     assert changed(make("paper"), make("quick")).keys() == {"preset"} | QUICK[experiment]
+
+
+def test_the_published_fashion_mnist_has_6000_images_and_the_described_way_to_its_minimum() -> None:
+    config = FASHION_MNIST.configure("as-published")
+    assert (config.clean, config.corrupted, config.gd_lr, config.gd_steps) == (5800, 200, 0.1, 3000)
 
 
 @by_experiment

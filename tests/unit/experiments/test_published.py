@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,7 @@ from noisescape.dynamics import SGD, GLDHessian, GLDLeading, NoiseState
 from noisescape.experiments.fashion_mnist import FASHION_MNIST
 from noisescape.experiments.protocols.comparison import make_dynamics
 from noisescape.experiments.published import PublishedHessian, PublishedLeading, published_dynamics
+from noisescape.experiments.svhn import SVHN
 from noisescape.risk import EmpiricalRisk
 
 MLP = CASES["mlp cross-entropy"]
@@ -99,6 +102,56 @@ def test_published_sgd_draws_without_replacement() -> None:
     share = (count - 4) / (count - 1)
     found = published_dynamics("sgd", **CONSTANTS).covariance(risk, theta).dense()
     assert_close(found, share * SGD(4).covariance(risk, theta).dense())
+
+
+def test_what_the_published_code_computes_on_every_step() -> None:
+    """By name, as it is made; the others keep ten steps."""
+    published, paper = FASHION_MNIST.configure("as-published"), FASHION_MNIST.configure("paper")
+    every_step = {"gld-dynamic", "gld-diagonal", "gld-top-eigenvector"}
+    refreshed = {*every_step, "gld-leading", "gld-hessian"}
+    for name in refreshed:
+        assert make_dynamics(published, name, 1.0).refresh == (1 if name in every_step else 10)
+        assert make_dynamics(paper, name, 1.0).refresh == 10
+    both = replace(paper, refresh=7, curvature_refresh=5, every_step=("gld-hessian",))
+    found = {name: make_dynamics(both, name, 1.0).refresh for name in refreshed}
+    assert found == {**dict.fromkeys(refreshed, 7), "gld-hessian": 1, "gld-top-eigenvector": 5}
+
+
+def test_published_vgg_noise_is_that_of_independent_batches_without_replacement() -> None:
+    """Diagonal and dynamic noise from batches that hold no sample twice: at B = N there is no noise."""
+    risk, theta = MLP.risk(), MLP.theta
+    count = risk.sample_count
+    config = SVHN.configure("as-published", batch_size=count, batches=4, refresh=1)
+    scale = float(SGD(count).variances(risk, theta)[0].sum())
+    for name in ("gld-diagonal", "gld-dynamic"):
+        of_subsets, _ = make_dynamics(config, name, 1.0).noise(risk, theta, None, generator())
+        assert float(of_subsets.trace()) == pytest.approx(0, abs=1e-20 * scale + 1e-28)
+        paper = replace(config, preset="paper", replacement=True)
+        with_replacement, _ = make_dynamics(paper, name, 1.0).noise(risk, theta, None, generator())
+        assert float(with_replacement.trace()) > 0.01 * scale
+    assert make_dynamics(config, "sgd", 1.0) == SGD(count, replacement=False)
+
+
+def test_a_partition_has_the_covariance_of_batches_with_replacement_up_to_one_in_n() -> None:
+    """The N/B batch means of a random partition, by enumeration: why FashionMNIST as published takes C/B."""
+    rows = normal(6, 3, seed=3)
+    centred = rows - rows.mean(0)
+    found = [
+        torch.cov(torch.stack([rows[list(batch)].mean(0) for batch in partition]).T)
+        for partition in partitions([*range(6)], 2)
+    ]
+    assert len(found) == 15
+    assert_close(torch.stack(found).mean(0), 6 / 5 * centred.T @ centred / 6 / 2)
+
+
+def partitions(items: list[int], size: int) -> Iterator[list[tuple[int, ...]]]:
+    """Every way to part the items into batches of a size."""
+    if not items:
+        yield []
+    for others in itertools.combinations(items[1:], size - 1):
+        batch = (items[0], *others) if items else ()
+        for rest in partitions([item for item in items if item not in batch], size):
+            yield [batch, *rest]
 
 
 def test_only_three_dynamics_of_the_published_code_deviate() -> None:

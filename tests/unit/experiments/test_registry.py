@@ -51,6 +51,8 @@ def test_presets_are_constants_of_the_experiment(experiment: Experiment) -> None
         assert experiment.configure(name) == preset
         assert preset.preset == name
     assert experiment.configure() == experiment.presets["quick"]
+    assert experiment.in_code.keys() <= {field.name for field in dataclasses.fields(experiment.config)}
+    assert bool(experiment.methods) == experiment.of_paper
 
 
 def test_changes_may_be_of_a_constant_that_is_called_preset() -> None:

@@ -28,19 +28,27 @@ from noisescape.runs.tasks import Outcome, Task
 class FixedOutput(nn.Module):
     """clip(Σ ±ReLU(Wx + b)): the hidden layer is trained, the signs are not.
 
-    The biases start so that the output is ½ at x = 0: a network whose output happens to start below 0 on the points
-    labelled 1 is clipped there, gets no gradient from them, and never learns.
+    The weights start from N(0, init_std²/width), and the biases so that the output is ½ at x = 0: a network whose
+    output happens to start below 0 on the points labelled 1 is clipped there, gets no gradient from them, and never
+    learns. With ``init_bound`` both start from U(−init_bound, init_bound)/√width instead, as in the published code.
     """
 
-    def __init__(self, width: int, clip: float, init_std: float, seed: int) -> None:
+    def __init__(
+        self, width: int, clip: float, init_std: float, seed: int, *, init_bound: float | None = None
+    ) -> None:
         super().__init__()
         generator = torch.Generator().manual_seed(seed)
         self.hidden = nn.Linear(2, width)
-        nn.init.normal_(self.hidden.weight, std=init_std / width**0.5, generator=generator)
         signs = torch.ones(width)
         signs[width // 2 :] = -1
-        with torch.no_grad():
-            self.hidden.bias.copy_(signs.clamp_min(0) / width)
+        if init_bound is None:
+            nn.init.normal_(self.hidden.weight, std=init_std / width**0.5, generator=generator)
+            with torch.no_grad():
+                self.hidden.bias.copy_(signs.clamp_min(0) / width)
+        else:
+            bound = init_bound / width**0.5
+            for parameter in self.hidden.parameters():
+                nn.init.uniform_(parameter, -bound, bound, generator=generator)
         self.signs: Tensor
         self.register_buffer("signs", signs)
         self.clip = clip
@@ -60,7 +68,8 @@ def one_hidden_layer_risk(config: OneHiddenLayerConfig, width: int, repetition: 
     generator = torch.Generator().manual_seed(derived_seed(config.seed, repetition, 0))
     points = 4 * torch.rand(config.points, 2, generator=generator) - 2
     labels = (points[:, 0] >= points[:, 1]).float()
-    model = FixedOutput(width, config.clip, config.init_std, derived_seed(config.seed, repetition, 1))
+    seed = derived_seed(config.seed, repetition, 1)
+    model = FixedOutput(width, config.clip, config.init_std, seed, init_bound=config.init_bound)
     return EmpiricalRisk(model.to(config.device), squared, (points.to(config.device), labels.to(config.device)))
 
 
@@ -145,7 +154,7 @@ def measured(risk: EmpiricalRisk, theta: Tensor, config: OneHiddenLayerConfig) -
     jacobians = rows[active] / residual[active, None]  # up to sign
     centred = rows - rows.mean(0)
     number = risk.sample_count
-    factor = covariance_factor(config.batch_size, number, replacement=True) / number
+    factor = covariance_factor(config.batch_size, number, replacement=config.replacement) / number
     trace_sigma = factor * float(centred.double().square().sum())
     trace_h = 2 / number * float(jacobians.double().square().sum())
     overlaps = (jacobians @ centred.T).double().square().sum()

@@ -45,18 +45,21 @@ FRAMES = 100
 
 
 def toy_dynamics(gradient_trace: float) -> dict[str, Dynamics]:
-    """The six compared dynamics, every noise at the same trace and recomputed on every step.
+    """The compared dynamics by arm, every noise at the same trace and recomputed on every step.
 
-    Leading noise has rank 1 (rank 2 is the whole covariance in two dimensions); Hessian noise has rank 2.
+    Leading and Hessian noise have rank 2, as in the published code: in two dimensions that is the whole matrix.
+    Leading noise of rank 1, along nearly the line of first-eigenvector noise, is an arm of its own beside them.
     """
     shapes = (
         GLDConstant(1.0),
         GLDDiagonal(1),
-        GLDLeading(1, k=1, refresh=1),
+        GLDLeading(1, k=2, refresh=1),
         GLDHessian(1, k=2, refresh=1),
         GLDTopEigenvector(1, refresh=1),
     )
-    return {"gd": GD(), **{shape.name: MatchedTrace(shape, gradient_trace) for shape in shapes}}
+    arms: dict[str, Dynamics] = {shape.name: shape for shape in shapes}
+    arms["gld-leading-1"] = GLDLeading(1, k=1, refresh=1)
+    return {"gd": GD(), **{arm: MatchedTrace(shape, gradient_trace) for arm, shape in arms.items()}}
 
 
 class RunningSums(SampleLoss):

@@ -90,7 +90,8 @@ def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: s
 
     def trace(theta: Tensor) -> float:
         generator = torch.Generator(theta.device).manual_seed(derived_seed(config.seed, repetition, 3))
-        variances, _ = SGD(config.batch_size).variances(risk, theta, config.batches, generator)
+        sgd = SGD(config.batch_size, replacement=config.replacement)
+        variances, _ = sgd.variances(risk, theta, config.batches, generator)
         return float(variances.sum())
 
     return follow(
@@ -101,6 +102,6 @@ def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: s
         trace,
         phase="training",
         repetition=repetition,
-        sharpness_at={config.steps},
+        sharpness_at={*config.sharpness_at, config.steps},
         checkpoint=checkpoint,
     )

@@ -1,0 +1,219 @@
+"""Figures and report of the comparison at matched loss."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure as MplFigure
+
+from noisescape.experiments.curves import Curves
+from noisescape.report.page import Figure, Section
+from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
+from noisescape.report.tables import matched_loss_table, minima_table
+from noisescape.runs.run import Run
+
+ARMS = LABELS | {
+    "gld-dynamic": "isotropic, SGD's trace",
+    "gld-diagonal": "diagonal, SGD's trace",
+    "gld-shuffled": "shuffled, SGD's trace",
+    "gld-shuffled-within-layers": "shuffled within layers, SGD's trace",
+    "gld-leading": "leading, SGD's trace",
+    "gld-hessian": "Hessian, SGD's trace",
+    "gld-top-eigenvector": "1st eigenvector, SGD's trace",
+}
+"""What the arms are called here, where most noises are yoked to SGD's."""
+
+
+def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
+    """What the page says first, and its sections; the figures are drawn into the run's directory."""
+    summary, config, rows = run.summary(), run.info["config"], run.metrics().to_pylist()
+    names = in_order(config["dynamics"])
+    saved = partial(Figure.drawn, run)
+    matched = Matched(rows)
+    return _lead(summary, config), [
+        Section(
+            "At the same training loss",
+            f"{_about(summary, config)}\n\nEvery iterate beside gradient descent's of exactly its loss. Means over "
+            "noise seeds within a seed, then mean ± standard error over seeds.",
+            [
+                matched_loss_table(summary).labelled(ARMS),
+                saved(
+                    "sharpness",
+                    draw_sharpness([matched], names),
+                    "Expected sharpness over gradient descent's at the same training loss, and test accuracy less "
+                    "gradient descent's. A point is a run; the bar is the mean over seeds.",
+                ),
+            ],
+        ),
+        Section(
+            "What lies between",
+            "Loss on the straight segment from the minimum to where each arm was compared, above the higher of its "
+            "ends. A curved path may be lower.",
+            [saved("barriers", draw_barriers([matched], names), "Height of the barrier. A point is a run.")],
+        ),
+        Section(
+            "Learning curves",
+            "The first run of every arm in each seed, up to where it was compared; SGD goes on from there at the "
+            "same rate. Steps are counted from the minimum.",
+            [
+                saved(
+                    "learning_curves",
+                    draw_learning_curves(Curves(_first_runs(rows), int(config["seeds"])), names),
+                    "Training loss and test accuracy from the minimum on. A line is a seed.",
+                )
+            ],
+        ),
+        Section("The minima", "Where all arms begin.", [minima_table(summary)]),
+    ]
+
+
+class Matched:
+    """What was measured at matched loss in one run's rows."""
+
+    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        self._found: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+        for row in rows:
+            if row["phase"] == "matched":
+                of_runs = self._found.setdefault((row["dynamics"], row["metric"]), {})
+                of_runs[row["seed"], row["replica"]] = float(row["value"])
+
+    def of(self, name: str, metric: str) -> dict[tuple[int, int], float]:
+        """(seed, noise seed) ↦ value."""
+        return self._found.get((name, metric), {})
+
+    def ratios(self, name: str) -> dict[tuple[int, int], float]:
+        """Sharpness over gradient descent's at the same loss, of the runs that have both."""
+        own, other = self.of(name, "sharpness"), self.of(name, "gd_sharpness")
+        return {key: own[key] / other[key] for key in own.keys() & other.keys() if own[key] > 0 and other[key] > 0}
+
+    def gains(self, name: str) -> dict[tuple[int, int], float]:
+        """Test accuracy less gradient descent's at the same loss."""
+        own, other = self.of(name, "test_accuracy"), self.of(name, "gd_test_accuracy")
+        return {key: own[key] - other[key] for key in own.keys() & other.keys()}
+
+
+def draw_sharpness(runs: Sequence[Matched], names: Sequence[str]) -> MplFigure:
+    """Ratio of sharpness and gain of accuracy, a row for each arm; of one run or of several pooled."""
+    arms = [name for name in reversed(names) if name != "gd"]
+    figure = new_figure(9.6, 1.4 + 0.42 * len(arms))
+    left, right = figure.subplots(1, 2, sharey=True)
+    for height, name in enumerate(arms):
+        ratios = _seed_means([run.ratios(name) for run in runs], math.log)
+        gains = _seed_means([run.gains(name) for run in runs], float)
+        for axis, single, means, back in (
+            (left, [value for run in runs for value in run.ratios(name).values()], ratios, math.exp),
+            (right, [value for run in runs for value in run.gains(name).values()], gains, float),
+        ):
+            spread = np.linspace(-0.16, 0.16, len(single)) if len(single) > 1 else np.zeros(len(single))
+            axis.plot(single, height + spread, "o", color=COLOURS[name], alpha=0.45, markersize=4)
+            if means:
+                axis.plot(
+                    [back(sum(means) / len(means))] * 2, [height - 0.32, height + 0.32], color=COLOURS[name], lw=3
+                )
+    left.axvline(1, color="#444444", linewidth=0.8, linestyle=":")
+    right.axvline(0, color="#444444", linewidth=0.8, linestyle=":")
+    left.set(xscale="log", xlabel="sharpness / gradient descent's", yticks=range(len(arms)))
+    left.set_yticklabels([ARMS[name] for name in arms])
+    right.set_xlabel("test accuracy − gradient descent's")
+    right.xaxis.set_major_formatter(lambda value, _position: f"{100 * value:+.0f} pt" if value else "0")
+    return figure
+
+
+def draw_barriers(runs: Sequence[Matched], names: Sequence[str]) -> MplFigure:
+    """Heights of the barriers, a row for each arm."""
+    arms = [name for name in reversed(names) if name != "gd"]
+    figure = new_figure(7.2, 1.4 + 0.42 * len(arms))
+    axis = figure.subplots()
+    for height, name in enumerate(arms):
+        single = [value for run in runs for value in run.of(name, "barrier").values()]
+        spread = np.linspace(-0.16, 0.16, len(single)) if len(single) > 1 else np.zeros(len(single))
+        axis.plot(single, height + spread, "o", color=COLOURS[name], alpha=0.45, markersize=4)
+        means = _seed_means([run.of(name, "barrier") for run in runs], float)
+        if means:
+            axis.plot(
+                [sum(means) / len(means)] * 2, [height - 0.32, height + 0.32], color=COLOURS[name], linewidth=3
+            )
+    axis.set(xlabel="barrier (loss)", yticks=range(len(arms)), ylim=(-0.6, len(arms) - 0.4))
+    axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
+    axis.set_yticklabels([ARMS[name] for name in arms])
+    return figure
+
+
+def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
+    """Training loss and test accuracy of every arm's first run, every seed."""
+    figure = new_figure(9.6, 3.8)
+    left, right = figure.subplots(1, 2)
+    for axis, metric in ((left, "loss"), (right, "test_accuracy")):
+        for name in names:
+            shown = False
+            for curve in curves.of("escape", name, metric):
+                known = [(step, value) for step, value in curve.items() if math.isfinite(value)]
+                if not known:
+                    continue
+                thinned = known[:: max(1, len(known) // 400)]
+                style = "o" if name == "gd" else line_style(name)
+                axis.plot(
+                    *zip(*thinned, strict=True),
+                    style,
+                    color=COLOURS[name],
+                    linewidth=0.9,
+                    markersize=3,
+                    alpha=0.7,
+                    label=None if shown else ARMS[name],
+                )
+                shown = True
+        axis.set_xlabel("step from the minimum")
+    left.set(ylabel="training loss", yscale="log")
+    right.set_ylabel("test accuracy")
+    right.yaxis.set_major_formatter("{x:.0%}")
+    legend_outside(figure, left)
+    return figure
+
+
+def _first_runs(rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
+    return (row for row in rows if row["replica"] == 0)
+
+
+def _seed_means(runs: Sequence[Mapping[tuple[int, int], float]], function: Any) -> list[float]:
+    """Means over the noise seeds of each seed."""
+    means = []
+    for found in runs:
+        for seed in sorted({seed for seed, _ in found}):
+            own = [function(value) for (of, _), value in found.items() if of == seed]
+            means.append(sum(own) / len(own))
+    return means
+
+
+def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    """What ran on what."""
+    return (
+        f"Preset {summary['preset']}: {config['clean']:,} images of {summary['data']['train']['name']} with their "
+        f"own labels and {config['corrupted']:,} with random ones. {config['gd_steps']:,} steps of gradient "
+        f"descent at {config['gd_lr']:g}, then at {config['settle_lr']:g} until ‖ḡ‖ < {config['settled_gradient']:g} and "
+        f"λ₁ < {config['settled_stability']:g}/η. From there every arm at η = {config['lr']:g}, "
+        f"B = {config['batch_size']}: SGD and full Gaussian noise until they have left and come back to the "
+        "minimum's training loss L₀; the other noises as long as SGD and, step by step, with the trace that SGD's "
+        "noise had. What ended above that loss is quenched to it."
+    )
+
+
+def _lead(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
+    parts = []
+    for name in in_order(config["dynamics"]):
+        if name == "gd":
+            continue
+        found = summary["compared"][name]
+        ratio, gain = found["log_sharpness_ratio"]["value"], found["accuracy_gain"]["value"]
+        if ratio is not None and gain is not None:
+            parts.append(f"{ARMS[name]} {math.exp(ratio):.2g} times as sharp and {100 * gain:+.1f} points")
+        else:
+            parts.append(f"{ARMS[name]} did not get there")
+    seeds = f"{summary['seeds']} seed{'s' * (summary['seeds'] > 1)}"
+    return (
+        f"At the same training loss, beside gradient descent from the same minimum ({seeds}): "
+        f"{'; '.join(parts)} of test accuracy."
+    )

@@ -1,0 +1,183 @@
+"""Settled minima, quenches, matched losses and barriers, where each is known in closed form."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import noisescape as ns
+from noisescape.theory.basin import at_matched_loss, barrier, loss_along, quench, settle
+from noisescape.theory.landscapes import quadratic
+
+F64 = torch.float64
+WELLS = ns.EmpiricalRisk.from_losses(lambda x: (x.square() - 1).square(), torch.ones(1, dtype=F64))
+"""Minima at ±1, λ = 8 there; between them a barrier of 1."""
+
+
+def bowl(*curvatures: float) -> ns.EmpiricalRisk:
+    return quadratic(torch.diag(torch.tensor(curvatures, dtype=F64)), torch.zeros(2, len(curvatures), dtype=F64))
+
+
+def point(*coordinates: float) -> Tensor:
+    return torch.tensor(coordinates, dtype=F64)
+
+
+# ---------------------------------------------------------------------- settle
+
+
+@pytest.mark.parametrize("lr", [0.05, 0.2])
+def test_settling_takes_the_steps_that_the_closed_form_says(lr: float) -> None:
+    """‖ḡ‖ = λ|1 − ηλ|^k in one dimension."""
+    risk, bound = bowl(3.0), 1e-3
+    found = settle(risk, point(1.0), lr=lr, steps=500, gradient_norm=bound, largest_eigenvalue=4.0)
+    assert found.steps == math.floor(math.log(bound / 3) / math.log(abs(1 - lr * 3))) + 1
+    assert found.settled
+    assert found.largest_eigenvalue == pytest.approx(3.0)
+    assert found.gradient_norm == pytest.approx(3 * float(found.theta.abs()), rel=1e-12)
+    assert found.loss == pytest.approx(1.5 * float(found.theta) ** 2, rel=1e-12)
+
+
+def test_a_start_at_rest_is_left_where_it_is() -> None:
+    found = settle(bowl(2.0, 1.0), point(0.0, 0.0), lr=0.1, steps=9, gradient_norm=0.1, largest_eigenvalue=3.0)
+    assert (found.steps, found.settled) == (0, True)
+
+
+def test_a_minimum_too_sharp_for_the_rate_to_come_is_not_settled() -> None:
+    found = settle(bowl(5.0), point(1.0), lr=0.1, steps=50, gradient_norm=0.1, largest_eigenvalue=4.9)
+    assert not found.settled
+    assert found.steps == 50
+    assert found.gradient_norm < 0.1
+
+
+def test_steps_that_run_out_leave_it_unsettled_and_say_where() -> None:
+    found = settle(bowl(1.0), point(1.0), lr=0.5, steps=3, gradient_norm=0.1, largest_eigenvalue=2.0)
+    assert not found.settled
+    torch.testing.assert_close(found.theta, point(0.125))
+
+
+# ---------------------------------------------------------------------- quench
+
+
+@pytest.mark.parametrize("level", [0.4, 0.05, 1e-6])
+def test_a_quench_ends_on_the_level(level: float) -> None:
+    risk = bowl(4.0, 1.0)
+    found = quench(risk, point(1.0, 1.0), level=level, lr=0.2, steps=200)
+    assert found.reached
+    assert found.loss == pytest.approx(level, rel=1e-4)
+    assert found.loss == pytest.approx(float(risk.loss(found.theta)), rel=1e-12)
+
+
+def test_while_its_steps_are_short_a_quench_is_gradient_descent() -> None:
+    risk, lr = bowl(4.0, 1.0), 0.1
+    found = quench(risk, point(1.0, 1.0), level=0.0, lr=lr, steps=7)
+    run = ns.simulate(risk, ns.GD(), point(1.0, 1.0), lr=lr, steps=7, progress=False)
+    torch.testing.assert_close(found.theta, run.theta)
+    assert (found.steps, found.reached) == (7, False)
+
+
+@pytest.mark.parametrize("lr", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("start", [0.9, 1.1, 0.5])
+def test_a_quench_stays_in_a_basin_that_gradient_descent_at_its_rate_leaves(lr: float, start: float) -> None:
+    """λ = 8: at these rates ηλ is 2.4, 4 and 8, and nothing stays at 1."""
+    found = quench(WELLS, point(start), level=1e-8, lr=lr, steps=500)
+    assert found.reached
+    assert float(found.theta) == pytest.approx(1.0, abs=1e-4)
+    left = ns.simulate(WELLS, ns.GD(), point(start), lr=lr, steps=500, progress=False)
+    assert not abs(float(left.theta) - 1) < 1e-2
+
+
+def test_a_quench_gets_down_where_kinks_make_single_steps_rise() -> None:
+    """|x| + y²/100: plain descent hops over the kink, falling along it; a rise of one step must not end it."""
+    risk = ns.EmpiricalRisk.from_losses(lambda w: w[:1].abs() + w[1:].square() / 100, point(0.013, 1.0))
+    found = quench(risk, point(0.013, 1.0), level=0.006, lr=0.01, steps=20_000)
+    assert found.reached
+
+
+def test_an_iterate_below_the_level_is_left_alone() -> None:
+    found = quench(bowl(1.0), point(0.5), level=1.0, lr=0.1, steps=9)
+    assert (found.steps, found.reached, float(found.theta)) == (0, True, 0.5)
+
+
+def test_a_level_below_the_floor_is_not_reached() -> None:
+    found = quench(WELLS, point(1.2), level=-1.0, lr=0.05, steps=300)
+    assert not found.reached
+    assert found.loss == pytest.approx(0.0, abs=1e-12)
+
+
+# ---------------------------------------------------------------------- matched losses
+
+
+def test_iterates_are_brought_to_the_lowest_of_their_losses() -> None:
+    thetas = {"sharp": point(1.0, 0.0), "flat": point(0.0, 1.0)}
+    found = at_matched_loss(bowl(4.0, 1.0), thetas, lr=0.1, steps=100)
+    assert {name: one.loss for name, one in found.items()} == pytest.approx({"sharp": 0.5, "flat": 0.5}, rel=1e-4)
+    assert found["flat"].steps == 0
+    torch.testing.assert_close(found["sharp"].theta, point(0.5, 0.0), rtol=1e-3, atol=1e-12)
+
+
+def test_iterates_are_brought_to_a_level_given() -> None:
+    found = at_matched_loss(bowl(4.0), {"a": point(1.0), "b": point(-2.0)}, lr=0.1, steps=100, level=0.02)
+    assert [one.reached for one in found.values()] == [True, True]
+    assert [float(one.theta) for one in found.values()] == pytest.approx([0.1, -0.1], rel=1e-3)
+
+
+# ---------------------------------------------------------------------- along paths
+
+
+def test_the_loss_along_a_path_is_that_of_its_points() -> None:
+    path = torch.tensor([[0.0, 0.0], [3.0, 0.0], [3.0, 1.0]], dtype=F64)
+    found = loss_along(bowl(2.0, 4.0), path, points=3)
+    torch.testing.assert_close(found.position, torch.tensor([0.0, 1.5, 3.0, 3.5, 4.0], dtype=F64) / 4)
+    torch.testing.assert_close(found.loss, torch.tensor([0.0, 2.25, 9.0, 9.5, 11.0], dtype=F64))
+
+
+def test_a_path_of_no_length_is_at_its_start() -> None:
+    found = loss_along(bowl(2.0), torch.ones(2, 1, dtype=F64), points=2)
+    assert found.position.tolist() == [0.0, 0.0]
+    assert found.loss.tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("start", "end"), [(-1.0, 1.0), (-1.05, 0.9), (-0.7, 1.3), (1.3, -0.9)])
+@pytest.mark.parametrize("points", [5, 8, 41])
+def test_the_barrier_of_a_double_well_is_its_hill_over_the_higher_end(
+    start: float, end: float, points: int
+) -> None:
+    higher = max((x**2 - 1) ** 2 for x in (start, end))
+    assert barrier(WELLS, point(start), point(end), points=points) == pytest.approx(1 - higher, abs=1e-6)
+
+
+def test_there_is_no_barrier_within_a_convex_basin() -> None:
+    risk = bowl(4.0, 1.0)
+    assert barrier(risk, point(1.0, 0.0), point(0.0, 1.0)) == 0
+    assert barrier(risk, point(1.0, 0.0), point(1.0, 0.0)) == 0
+
+
+def test_a_barrier_where_the_loss_overflows_is_infinite() -> None:
+    risk = ns.EmpiricalRisk.from_losses(lambda x: torch.where(x.abs() < 0.3, torch.inf, x.square()), point(1.0))
+    assert barrier(risk, point(-1.0), point(1.0)) == math.inf
+
+
+# ---------------------------------------------------------------------- what is refused
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: quench(WELLS, point(1.0)[None], level=0, lr=0.1, steps=1), r"one θ \(D,\) is asked for"),
+        (lambda: quench(WELLS, point(1.0), level=0, lr=0.0, steps=1), "lr must be positive, not 0.0"),
+        (
+            lambda: settle(WELLS, point(1.0), lr=0.1, steps=1, gradient_norm=-1, largest_eigenvalue=1),
+            "gradient_norm must be positive",
+        ),
+        (lambda: at_matched_loss(WELLS, {}, lr=0.1, steps=1), "no iterates to match"),
+        (lambda: loss_along(WELLS, point(1.0)), "a path has at least two knots"),
+        (lambda: barrier(WELLS, point(1.0), point(2.0), points=1), "points must be at least 2"),
+        (lambda: quench(WELLS, point(math.nan), level=0, lr=0.1, steps=1), "not finite"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
