@@ -16,26 +16,33 @@ from noisescape.experiments.statistics import wilson
 from noisescape.runs.run import Run, tidy
 
 CLAIM: dict[str, Claim] = {claim.name: claim for claim in CLAIMS}
-STEPS, GD_STEPS = 10, 50
+STEPS, GD_STEPS, NOISE_SEEDS = 10, 50, 3
 Rows = list[dict[str, Any]]
 
 
 def written(
-    path: Path, experiment: str, config: dict[str, Any], rows: Rows, summary: dict[str, Any] | None = None
+    path: Path,
+    experiment: str,
+    config: dict[str, Any],
+    rows: Rows,
+    summary: dict[str, Any] | None = None,
+    data: dict[str, str] | None = None,
 ) -> Run:
-    run = Run.create(path, experiment=experiment, config=config, seed=0)
+    run = Run.create(path, experiment=experiment, config=config, seed=config.get("seed", 0), data=data)
     if rows:
         run.write_metrics(tidy(rows))
     run.write_summary(summary or {})
     return run
 
 
-def row(phase: str, seed: int, dynamics: str, step: int, metric: str, value: float) -> dict[str, Any]:
+def row(
+    phase: str, seed: int, dynamics: str, step: int, metric: str, value: float, replica: int = 0
+) -> dict[str, Any]:
     return {
         "phase": phase,
         "seed": seed,
         "dynamics": dynamics,
-        "replica": 0,
+        "replica": replica,
         "step": step,
         "metric": metric,
         "value": value,
@@ -43,29 +50,10 @@ def row(phase: str, seed: int, dynamics: str, step: int, metric: str, value: flo
 
 
 def traces(phase: str, seed: int, dynamics: str, ratio: float) -> Rows:
-    """Injected noise at two steps, twice as much as that between them, and the target of all three."""
+    """Injected noise of which a ratio to its target comes out, at each of three steps."""
     return [
-        *(row(phase, seed, dynamics, step, "injected", ratio * step) for step in (3, 6)),
+        *(row(phase, seed, dynamics, step, "injected", ratio * step) for step in (3, 6, 9)),
         *(row(phase, seed, dynamics, step, "trace_target", step) for step in (3, 6, 9)),
-    ]
-
-
-def sharpness(seed: int, dynamics: str, late: float, ratio: float = 1.0) -> Rows:
-    """Five steps, of which those of the last half have the mean ``late``."""
-    values = {0: 99.0, 4: 99.0, 5: late + 0.3, 8: late, STEPS: late - 0.3}
-    return [
-        *(row("escape", seed, dynamics, step, "sharpness/signed", value) for step, value in values.items()),
-        *([] if dynamics.startswith("gd") else traces("escape", seed, dynamics, ratio)),
-    ]
-
-
-def losses(seed: int, dynamics: str, mean: float, ratio: float = 1.0) -> Rows:
-    """The start and four steps of a given mean, around a level of the seed's own."""
-    offsets = {5: 0.2, 8: -0.3, 9: 0.1, STEPS: 0.0}
-    return [
-        row("escape", seed, dynamics, 0, "loss", 99.0 if dynamics == "gd" else 1.0),
-        *(row("escape", seed, dynamics, step, "loss", seed + mean + offset) for step, offset in offsets.items()),
-        *([] if dynamics.startswith("gd") else traces("escape", seed, dynamics, ratio)),
     ]
 
 
@@ -88,7 +76,8 @@ class Case:
         verdicts: statistics of three seeds, and the verdict they must give.
         case: what the finding says it is of.
         experiment: whose run.
-        effect: from the mean of the statistics to the reported effect.
+        scale: from a statistic to what is averaged.
+        effect: back from that mean to the reported effect.
         noisy: whether an injected trace is among what is judged.
     """
 
@@ -98,6 +87,7 @@ class Case:
     verdicts: dict[str, tuple[float, float, float]]
     case: str = ""
     experiment: str = "digits"
+    scale: Callable[[float], float] = float
     effect: Callable[[float], float] = float
     noisy: bool = True
 
@@ -107,6 +97,7 @@ class Case:
             "seeds": len(values),
             "steps": STEPS,
             "gd_steps": GD_STEPS,
+            "noise_seeds": NOISE_SEEDS,
             "dynamics": [*self.dynamics],
         }
         rows = [
@@ -117,7 +108,7 @@ class Case:
         return written(path, self.experiment, config, rows)
 
     def judged(self, path: Path, values: Sequence[float], ratios: Sequence[float] | None = None) -> Result:
-        [result] = CLAIM[self.claim].judge(Evidence(self.run(path, values, ratios)))
+        [result] = CLAIM[self.claim].judge(Evidence.of(self.run(path, values, ratios)))
         assert result.case == self.case
         return result
 
@@ -126,11 +117,6 @@ FALLS = {
     "supported": (-0.30, -0.20, -0.25),
     "contradicted": (0.30, 0.20, 0.25),
     "undecided": (-0.30, 0.10, -0.05),
-}
-STAYS = {
-    "supported": (-0.02, 0.01, -0.01),
-    "contradicted": (-0.30, -0.20, -0.25),
-    "undecided": (-0.12, -0.04, -0.10),
 }
 RISES = {
     "supported": (0.03, 0.02, 0.025),
@@ -142,25 +128,8 @@ SAME = {
     "contradicted": (0.03, 0.031, 0.029),
     "undecided": (0.01, -0.005, 0.004),
 }
-LOSS_SAME = {verdict: tuple(5 * value for value in values) for verdict, values in SAME.items()}
 DOUBLE_SAME = {verdict: tuple(2 * value for value in values) for verdict, values in SAME.items()}
 LARGE_SAME = {verdict: tuple(10 * value for value in values) for verdict, values in SAME.items()}
-
-
-def flattening(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
-    def rows(seed: int, value: float, ratio: float) -> Rows:
-        base = 2.0 + seed  # what counts is relative to gradient descent of the same seed
-        return [*sharpness(seed, "gd", base), *sharpness(seed, dynamics, base * (1 + value), ratio)]
-
-    noisy = not dynamics.startswith("gd")
-    return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, noisy=noisy)
-
-
-def leaving(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
-    def rows(seed: int, value: float, ratio: float) -> Rows:
-        return [*losses(seed, "gd", 0.1), *losses(seed, dynamics, 0.1 + value, ratio)]
-
-    return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, experiment="fashion-mnist")
 
 
 def accuracies(
@@ -176,29 +145,72 @@ def accuracies(
     return Case(claim, (more, less), rows, verdicts, case=f"{more} {joint} {less}", experiment=experiment)
 
 
-def at_minimum(claim: str, metric: str, verdicts: dict[str, Any]) -> Case:
+def at_minimum(claim: str, metric: str, verdicts: dict[str, Any], case: str = "", **scales: Any) -> Case:
     def rows(seed: int, value: float, _: float) -> Rows:
         return [row("minimum", seed, "gd", GD_STEPS, metric, value)]
 
-    return Case(claim, ("gd",), rows, verdicts, noisy=False)
+    return Case(claim, ("gd",), rows, verdicts, case=case, noisy=False, **scales)
 
 
-def followed(seed: int, value: float, ratio: float) -> Rows:
-    base = 0.3 + 0.1 * seed
-    means = {"sgd": base + value + 0.02, "gld-leading": base + value - 0.02, "gld-constant": base}
+UNTRACED = ("sgd", "gld-full", "gd-gradient-penalty")
+"""Arms whose noise is not given a trace."""
+AT_LEVEL = {"reached": 1.0, "sharpness": 2.0, "test_accuracy": 0.7, "barrier": 0.0}
+"""Gradient descent at a run's loss."""
+
+
+def matched(
+    seed: int,
+    dynamics: str,
+    ends: Sequence[dict[str, float]],
+    ratio: float = 1.0,
+    descent: dict[str, float] = AT_LEVEL,
+) -> Rows:
+    """Where an arm's runs came to, gradient descent beside each, and the trace of what was injected."""
     return [
-        entry
-        for name, mean in means.items()
-        for entry in accuracy("escape", seed, name, mean, ratio if name == "sgd" else 1.0)
+        *(
+            row("matched", seed, dynamics, STEPS, metric, value, replica)
+            for replica, end in enumerate(ends)
+            for metric, value in (
+                {"reached": 1.0} | end | {f"gd_{name}": number for name, number in descent.items()}
+            ).items()
+        ),
+        *(
+            []
+            if dynamics in ("sgd", "gld-full", "gd-gradient-penalty")
+            else traces("escape", seed, dynamics, ratio)
+        ),
     ]
 
 
-def full_beside_sgd(seed: int, value: float, ratio: float) -> Rows:
-    return [
-        *sharpness(seed, "gld-full", 2.0 * (1 + 0.1 * seed + value), ratio),
-        *sharpness(seed, "sgd", 2.0 * (1 + 0.1 * seed)),
-        *sharpness(seed, "gd", 2.0),
-    ]
+def beside_descent(claim: str, dynamics: str, metric: str, verdicts: dict[str, Any]) -> Case:
+    """Three runs a seed of the arm, around what its statistic is to be; gradient descent at its own level."""
+
+    def end(base: float, value: float) -> dict[str, float]:
+        return {
+            "sharpness": base * math.exp(value if metric == "sharpness" else 3.0),
+            "test_accuracy": base + (value if metric == "test_accuracy" else 3.0),
+            "barrier": 0.05 * 10 ** (value if metric == "barrier" else 3.0),
+        }
+
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        base = 0.3 + 0.1 * seed
+        ends = [end(base, value + noise) for noise in (0.02, -0.03, 0.01)]
+        return matched(seed, dynamics, ends, ratio, {"reached": 1.0, "sharpness": base, "test_accuracy": base})
+
+    noisy = dynamics not in UNTRACED
+    return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, experiment="matched-loss", noisy=noisy)
+
+
+def beside_sgd(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
+    """What SGD's log sharpness has over the arm's; gradient descent's does not count."""
+
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        own = 0.5 + 0.2 * seed
+        sgd = [{"sharpness": own * math.exp(value + noise)} for noise in (0.02, -0.03, 0.01)]
+        return [*matched(seed, dynamics, [{"sharpness": own}], ratio), *matched(seed, "sgd", sgd)]
+
+    case, noisy = f"sgd and {dynamics}", dynamics != "gld-full"
+    return Case(claim, (dynamics, "sgd", "gd"), rows, verdicts, case=case, experiment="matched-loss", noisy=noisy)
 
 
 ORDERS = {-1.0: (3, 2, 1), -0.5: (2, 3, 1), 0.5: (2, 1, 3), 1.0: (1, 2, 3)}
@@ -275,6 +287,19 @@ def knob_gain(claim: str, one: str, other: str, *, noisy: bool) -> Case:
 
 
 LOGS = {"supported": (1.0, 1.2, 0.9), "contradicted": (-1.0, -1.2, -0.9), "undecided": (1.0, -0.3, 0.2)}
+WIDE_SAME = {"supported": (0.1, -0.1, 0.05), "contradicted": (0.7, 0.72, 0.69), "undecided": (0.5, 0.3, 0.4)}
+ARMS = (
+    "gld-full",
+    "gld-dynamic",
+    "gld-diagonal",
+    "gld-shuffled",
+    "gld-shuffled-within-layers",
+    "gld-leading",
+    "gld-hessian",
+    "gld-top-eigenvector",
+    "gd-gradient-penalty",
+)
+UNALIGNED = ("gld-dynamic", "gld-diagonal", "gld-shuffled", "gld-shuffled-within-layers")
 CASES = [
     Case(
         "indicator-one-hidden-layer",
@@ -291,19 +316,28 @@ CASES = [
         "ill-conditioned",
         "decay_exponent",
         {"supported": (0.6, 0.62, 0.64), "contradicted": (0.4, 0.38, 0.36), "undecided": (0.4, 0.6, 0.55)},
+        "k = 20",
     ),
     at_minimum(
         "aligned",
         "projection_coefficient",
-        {"supported": (0.6, 0.62, 0.64), "contradicted": (0.04, 0.05, 0.06), "undecided": (0.05, 0.2, 0.1)},
+        {"supported": (3.0, 0.7, 3.7), "contradicted": (0.04, 0.05, 0.06), "undecided": (0.05, 0.2, 0.1)},
+        scale=lambda a: math.log(a) if a > 0 else math.nan,
+        effect=math.exp,
     ),
-    *(leaving("escapes", name, RISES) for name in ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")),
-    *(leaving("stays", name, LOSS_SAME) for name in ("gld-constant", "gld-dynamic", "gld-diagonal")),
-    leaving("gaussian-escapes", "gld-full", RISES),
-    leaving("shuffled-stays", "gld-shuffled", LOSS_SAME),
-    *(flattening("flatter", name, FALLS) for name in ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")),
-    *(flattening("not-flatter", name, STAYS) for name in ("gld-constant", "gld-dynamic", "gld-diagonal")),
-    Case("accuracy-follows", ("sgd", "gld-leading", "gld-constant"), followed, RISES),
+    *(
+        beside_descent(claim, name, metric, verdicts)
+        for names, claims in (
+            (("sgd",), ("flatter-at-matched-loss", "leaves-the-basin", "generalises-at-matched-loss")),
+            (ARMS, ("arm-flatter-at-matched-loss", "arm-leaves-the-basin", "arm-generalises-at-matched-loss")),
+        )
+        for claim, metric, verdicts in zip(
+            claims, ("sharpness", "barrier", "test_accuracy"), (FALLS, LOGS, RISES), strict=True
+        )
+        for name in names
+    ),
+    *(beside_sgd("only-aligned-noise-flattens", name, FALLS) for name in UNALIGNED),
+    beside_sgd("gaussian-as-flat-as-sgd", "gld-full", WIDE_SAME),
     accuracies("accuracy-order", "sgd", "gld-diagonal", RISES, "over"),
     accuracies("accuracy-order", "gld-diagonal", "gld-dynamic", RISES, "over", "cifar10"),
     accuracies("accuracy-order", "gld-diagonal", "gld-constant", RISES, "over"),
@@ -313,14 +347,13 @@ CASES = [
         "flatter-generalises",
         ("gd", "sgd", "gld-full"),
         ranked,
+        # of three ranks 1 counts as 0.75: the interval is that of their artanh
         {"supported": (-1.0, -1.0, -0.5), "contradicted": (0.5, 1.0, 1.0), "undecided": (-1.0, 1.0, 0.5)},
         experiment="svhn",
+        scale=lambda r: math.atanh(max(-0.75, min(r, 0.75))) if math.isfinite(r) else math.nan,
+        effect=math.tanh,
         noisy=False,
     ),
-    flattening("gaussian-flattens", "gld-full", FALLS),
-    Case("gaussian-as-sgd", ("gld-full", "sgd", "gd"), full_beside_sgd, LARGE_SAME),
-    flattening("shuffled-does-not-flatten", "gld-shuffled", STAYS),
-    flattening("noise-is-needed", "gd-gradient-penalty", STAYS),
     accuracies("gaussian-generalises-as-sgd", "gld-full", "sgd", SAME, "and"),
     Case("knob-trace", ("as-if-small",), knob_trace, LARGE_SAME, experiment="noise-knob", noisy=False),
     knob_gain("batch-gap", "small-batch", "large-batch", noisy=False),
@@ -335,27 +368,22 @@ def by_case(cases: Sequence[Case] = CASES) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("case", cases, ids=[f"{case.claim} {case.case}".strip() for case in cases])
 
 
-ALL = (
-    "gd",
-    "sgd",
-    "gld-constant",
-    "gld-dynamic",
-    "gld-diagonal",
-    "gld-leading",
-    "gld-hessian",
-    "gld-top-eigenvector",
-    "gld-full",
-    "gld-shuffled",
-    "gd-gradient-penalty",
-)
+ALL = ("gd", "sgd", *ARMS)
 
 
 def all_at_once(seed: int, name: str) -> Rows:
-    return [
-        *sharpness(seed, name, 2.0 + 0.01 * seed),
-        *(entry for entry in losses(seed, name, 0.1) if entry["metric"] == "loss"),
-        row("escape", seed, name, STEPS, "test_accuracy", 0.5),
-    ]
+    """What an arm of a matched-loss run leaves behind."""
+    end = {"sharpness": 2.0 + 0.01 * seed, "test_accuracy": 0.5, "barrier": 0.1 + 0.01 * seed}
+    if name == "gd":
+        return []  # it is measured beside every other arm
+    return matched(seed, name, [end] * (NOISE_SEEDS if name == "sgd" else 1))
+
+
+def minimum(seed: int) -> Rows:
+    """What every run to a minimum measures there, and on the way."""
+    found = {"decay_exponent": 0.3 + 0.01 * seed, "projection_coefficient": 2.0 + 0.1 * seed}
+    measured = [row("minimum", seed, "gd", GD_STEPS, metric, value) for metric, value in found.items()]
+    return [*along(seed, 1.0 + 0.1 * seed, 1.0), *measured]
 
 
 SIX = ("gd", "gld-constant", "gld-diagonal", "gld-leading", "gld-hessian", "gld-top-eigenvector")
@@ -378,7 +406,7 @@ def toy(
         }
 
     summary = {**of(rates), "controls": {geometry: of(shares) for geometry, shares in controls.items()}}
-    return Evidence(written(path, "toy-2d", {"replicas": n}, [], summary))
+    return Evidence.of(written(path, "toy-2d", {"replicas": n}, [], summary))
 
 
 def newcombe(one: tuple[int, int], other: tuple[int, int], level: float) -> tuple[float, float]:

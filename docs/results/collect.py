@@ -4,10 +4,14 @@ A run goes into the directory NAME, by default that of its experiment.
 
 For every run: configuration, versions and machine (run.json), summary, timing, the ledger, the table of metrics and
 the figures as PNG. Reports, with their embedded figures, and checkpoints stay where they are.
+
+Beside this file, ledger.json: all runs kept here judged together, those with the same constants pooled. It is
+written anew each time, also without a run to copy.
 """
 
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from noisescape.experiments.claims import ledger
@@ -24,6 +28,7 @@ def main(arguments: list[str]) -> None:
         path, _, name = argument.partition("=")
         for run in open_runs([Path(path)]):
             collect(run, HERE / (name or run.info["experiment"]))
+    write_ledger(HERE, [Run.open(path.parent) for path in sorted(HERE.glob("*/run.json"))])
 
 
 def collect(run: Run, target: Path) -> None:
@@ -34,7 +39,12 @@ def collect(run: Run, target: Path) -> None:
         shutil.copyfile(run.path / name, target / name)
     for picture in sorted((run.path / "figures").glob("*.png")):
         shutil.copyfile(picture, target / picture.name)
-    findings = [finding.to_dict() for finding in ledger([run])]
+    write_ledger(target, [run])
+
+
+def write_ledger(target: Path, runs: Sequence[Run]) -> None:
+    """Write what these runs found together."""
+    findings = [finding.to_dict() for finding in ledger(runs)]
     write_text(target / "ledger.json", strict_json({"findings": findings}))
 
 

@@ -243,7 +243,9 @@ def demo(
 
 @app.command()
 def claims(
-    runs: Annotated[list[Path], typer.Argument(help="Directories of complete runs, or of several such.")],
+    runs: Annotated[
+        list[Path], typer.Argument(help="Directories of complete runs, or of several such; seeds are pooled.")
+    ],
     verbose: Annotated[
         bool, typer.Option("--verbose", "-v", help="Also print each claim's statistic and rule.")
     ] = False,

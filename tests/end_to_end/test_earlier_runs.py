@@ -32,6 +32,14 @@ def test_an_earlier_run_has_its_table_and_the_verdicts_it_had(name: str) -> None
     assert [(found.claim.name, found.result.case, found.result.verdict) for found in ledger([run])] == known
 
 
+def test_the_ledger_of_all_of_them_is_the_kept_one() -> None:
+    """Those with the same constants pooled."""
+    findings = json.loads((RESULTS / "ledger.json").read_text(encoding="utf-8"))["findings"]
+    known = [(found["name"], found["run"], found["case"], found["verdict"]) for found in findings]
+    runs = [Run.open(RESULTS / name) for name in KEPT]
+    assert [(f.claim.name, f.run, f.result.case, f.result.verdict) for f in ledger(runs)] == known
+
+
 @pytest.mark.parametrize("name", ["one-hidden-layer", "svhn"])
 def test_an_earlier_run_without_checkpoints_is_drawn_again(name: str, tmp_path: Path) -> None:
     shutil.copytree(RESULTS / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png"))

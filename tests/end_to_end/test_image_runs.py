@@ -108,7 +108,7 @@ def test_a_run_on_images_says_what_it_was_trained_on(experiment: str, runs: dict
 @on_images
 def test_injected_noise_is_recorded_beside_its_target(experiment: str, runs: dict[str, Run]) -> None:
     run = runs[experiment]
-    config, evidence = run.info["config"], Evidence(runs[experiment])
+    config, evidence = run.info["config"], Evidence.of(runs[experiment])
     phase = "escape" if experiment == "fashion-mnist" else "training"
     for name in config["dynamics"]:
         for seed in range(config["seeds"]):
@@ -118,7 +118,7 @@ def test_injected_noise_is_recorded_beside_its_target(experiment: str, runs: dic
             assert [*noises] == ([] if name in ("gd", "gd-gradient-penalty") else [*targets])
         ratios = evidence.trace_ratio(phase, name)
         if noises:
-            assert all(0 < ratio < 20 for ratio in ratios), "measured, so that a mismatch would be seen"
+            assert all(0 < ratio.value < 20 for ratio in ratios), "measured, so that a mismatch would be seen"
             assert run.summary()["injected_trace"][name]["value"] > 0
             assert run.summary()["target_trace"][name]["value"] > 0
 

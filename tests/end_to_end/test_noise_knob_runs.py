@@ -116,7 +116,7 @@ def test_a_report_is_self_contained_and_has_the_ledger(run: Run) -> None:
     for text in (
         "large as if small",
         "micro-gradient penalty",
-        "Of 6 findings on controls",
+        "Of 6 exploratory findings on controls",
         "whatever its batch size",
     ):
         assert text in page

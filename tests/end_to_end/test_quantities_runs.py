@@ -13,8 +13,10 @@ import torch
 from rich.console import Console
 
 import noisescape as ns
+from noisescape.experiments.curves import Curves
+from noisescape.experiments.protocols.quantities import _correlation
 from noisescape.experiments.quantities import QUANTITIES, QuantitiesConfig, quantities_problem
-from noisescape.experiments.statistics import rank_correlation
+from noisescape.experiments.statistics import fisher_z, rank_correlation
 from noisescape.report import write_report
 from noisescape.runs.run import Run
 from run_files import Fetched, files
@@ -23,10 +25,10 @@ SMALL = QuantitiesConfig(
     activation="gelu",
     seeds=2,
     gd_steps=40,
-    lr=0.02,
+    lr=0.2,
     steps=12,
     batch_sizes=(3, 12),
-    rates=(0.05, 1.0),
+    rates=(0.005, 1.0),
     draws=6,
     clean=30,
     corrupted=6,
@@ -130,7 +132,7 @@ def test_the_account_adds_up(run: Run) -> None:
         }
         for step in (0, 6, 12):
             assert found["actual"][step] == pytest.approx(of_loss[step] - of_loss[0], abs=1e-7)
-            assert found["descent"][step] == pytest.approx(-0.02 * sum(squares[t] for t in range(step)), rel=1e-6)
+            assert found["descent"][step] == pytest.approx(-0.2 * sum(squares[t] for t in range(step)), rel=1e-6)
             three = found["descent"][step] + found["curvature"][step] + found["noise"][step]
             assert found["predicted"][step] == pytest.approx(three, rel=1e-9, abs=1e-12)
             assert found["remainder"][step] == pytest.approx(found["actual"][step] - three, rel=1e-9, abs=1e-12)
@@ -140,7 +142,7 @@ def test_the_account_adds_up(run: Run) -> None:
 def test_a_tiny_step_of_a_smooth_network_changes_what_its_budget_says(run: Run) -> None:
     """η = 10⁻³, at a place where the gradient is not 0."""
     for size in ("3", "12"):
-        found = run.summary()["single_steps"][size]["0.05"]
+        found = run.summary()["single_steps"][size]["0.005"]
         assert found["drawn_over_predicted"]["value"] == pytest.approx(1, abs=0.1)
 
 
@@ -161,15 +163,30 @@ def test_the_summary_is_of_what_was_recorded(run: Run) -> None:
         )
         balances.append(-noise / (descent + curvature))
     assert summary["batch_size"]["3"]["balance"]["value"] == pytest.approx(np.mean(balances))
-    correlations = []
-    for seed in range(2):
-        sharp, right = (recorded(run, "sgd", seed, 3, m) for m in ("sharpness/signed", "test_accuracy"))
-        correlations.append(rank_correlation([sharp[s] for s in (6, 12)], [right[s] for s in (6, 12)]))
-    finite = [value for value in correlations if math.isfinite(value)]
-    if finite and max(map(abs, finite)) < 1:
-        expected = np.tanh(np.mean(np.arctanh(finite)))
-        assert summary["correlation"]["3"]["value"] == pytest.approx(expected)
     assert summary["correlation"].keys() == {"3", "12", "all"}
+
+
+def test_a_correlation_is_over_a_seeds_iterates_and_its_interval_over_seeds() -> None:
+    """The minimum, step 0, which all runs share, does not count."""
+    sharpness = {0: {3: [9, 1, 2, 3], 12: [9, 4, 6, 5]}, 1: {3: [9, 3, 1, 2], 12: [9, 6, 5, 4]}}
+    accuracy = {0: {3: [9, 6, 5, 4], 12: [9, 1, 2, 3]}, 1: {3: [9, 1, 2, 4], 12: [9, 3, 5, 6]}}
+    rows = [
+        {"phase": "sgd", "seed": seed, "batch_size": size, "step": step, "metric": metric, "value": float(value)}
+        for metric, kept in (("sharpness/signed", sharpness), ("test_accuracy", accuracy))
+        for seed, by_size in kept.items()
+        for size, values in by_size.items()
+        for step, value in enumerate(values)
+    ]
+    curves = Curves(rows, 2, by=("phase", "batch_size", "metric"))
+    for sizes in ([3], [12], [3, 12]):
+        found = _correlation(SMALL, curves, sizes)
+        z = []
+        for seed in range(2):
+            both = [[x for size in sizes for x in kept[seed][size][1:]] for kept in (sharpness, accuracy)]
+            z.append(fisher_z(rank_correlation(*both), 3 * len(sizes)))
+        half = 12.706204736432095 * np.std(z, ddof=1) / 2**0.5
+        assert list(found.values()) == pytest.approx(np.tanh([np.mean(z), np.mean(z) - half, np.mean(z) + half]))
+    assert math.isnan(_correlation(SMALL, curves, [7])["value"])
 
 
 def test_the_page_is_self_contained(run: Run) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 
@@ -19,7 +19,7 @@ class Curves:
     def __init__(
         self, rows: Iterable[Mapping[str, Any]], seeds: int, by: tuple[str, ...] = ("phase", "dynamics", "metric")
     ) -> None:
-        self._seeds = range(seeds)
+        self._seeds: Sequence[int] = range(seeds)
         self._found: dict[tuple[Any, ...], dict[int, dict[int, float]]] = {}
         for row in rows:
             of_seeds = self._found.setdefault(tuple(row[column] for column in by), {})
@@ -29,6 +29,12 @@ class Curves:
     def names(self) -> list[tuple[Any, ...]]:
         """The values of the columns ``by``, sorted."""
         return sorted(self._found)
+
+    def only(self, seeds: Sequence[int]) -> Curves:
+        """The same curves of these repetitions, in this order."""
+        chosen = Curves((), 0)
+        chosen._seeds, chosen._found = seeds, self._found
+        return chosen
 
     def of(self, *name: Any) -> list[dict[int, float]]:
         """Step ↦ value in the order of steps, for every seed; empty where nothing was recorded."""

@@ -78,24 +78,6 @@ def rank_correlation(one: Sequence[float], other: Sequence[float]) -> float:
     return round(float(stats.spearmanr(one, other).statistic), 12)
 
 
-def mean_correlation(correlations: Sequence[float]) -> dict[str, float]:
-    """The mean of independent correlations by Fisher's z = artanh ρ, and its 95 % t interval; NaN left out.
-
-    Each counts once, however many points it is made of: points of one run depend on each other, runs do not. Where
-    one is ±1 the mean is that, or NaN if both signs occur, and the interval is all of −1 to 1.
-
-    >>> [round(value, 2) for value in mean_correlation([0.5, 0.7, 0.6]).values()]
-    [0.61, 0.3, 0.8]
-    """
-    known = [value for value in correlations if math.isfinite(value)]
-    whole = {value for value in known if abs(value) >= 1}
-    if whole:
-        return {"value": whole.pop() if len(whole) == 1 else math.nan, "low": -1.0, "high": 1.0}
-    found = mean_over([math.atanh(value) for value in known])
-    low, high = found.interval()
-    return {"value": math.tanh(found.value), "low": math.tanh(low), "high": math.tanh(high)}
-
-
 def mean_over(values: Sequence[float]) -> Estimate:
     """Mean and standard error of independent values, NaN left out; infinite error for fewer than two."""
     finite = np.asarray([value for value in values if math.isfinite(value)], dtype=float)
@@ -104,6 +86,43 @@ def mean_over(values: Sequence[float]) -> Estimate:
     if len(finite) == 1:
         return Estimate(float(finite[0]), math.inf, dof=1)
     return Estimate(float(finite.mean()), float(finite.std(ddof=1) / len(finite) ** 0.5), dof=len(finite) - 1)
+
+
+def t_test(mean: Estimate, threshold: float) -> float:
+    """The two-sided p of Student's test that the mean is the threshold; NaN where nothing is known of its error.
+
+    It is below 0.05 exactly where the mean's 95 % interval is clear of the threshold. Equal values have no spread
+    to judge by, but n of them lie on one side with probability 2^(1 − n): the p of the sign test.
+
+    >>> round(t_test(Estimate(1.0, 0.5, dof=3), 0.0), 4)
+    0.1393
+    """
+    from scipy import stats  # slow to import, and every worker process would
+
+    if not math.isfinite(mean.stderr):
+        return math.nan
+    away = abs(mean.value - threshold)
+    if mean.stderr == 0:
+        return float(0.5**mean.dof) if away else 1.0
+    return float(2 * stats.t.sf(away / mean.stderr, mean.dof))
+
+
+def fisher_z(correlation: float, count: int) -> float:
+    """artanh r of a rank correlation of ``count`` pairs, 2 or more; tanh maps mean and interval back into (−1, 1).
+
+    Without ties Spearman's r is 1 − 6Σd²/(n(n² − 1)) with an even Σd². The value 1 stands for a Σd² of 0 up to 1,
+    half way to the next one, and is taken for that of 1, which has an artanh; −1 likewise. For two pairs, where r
+    is 1 or −1, that is 0: two points have no correlation. NaN for NaN.
+
+    Source: Fisher, Metron 1 (1921).
+
+    >>> fisher_z(0.0, 6), round(math.tanh(fisher_z(-1.0, 3)), 12)
+    (0.0, -0.75)
+    """
+    if not math.isfinite(correlation):
+        return math.nan
+    most = 1 - 6 / (count * (count**2 - 1))
+    return math.atanh(min(max(correlation, -most), most))
 
 
 def measured_every(steps: int) -> int:

@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 from noisescape.experiments.claims import Finding
 from noisescape.report.page import Section, Table
 
-COLUMNS = ("verdict", "claim", "case", "experiment", "effect [95 % interval]", "n", "note")
+COLUMNS = ("verdict", "claim", "case", "experiment", "effect [interval]", "n", "p", "standing", "note")
+LOOKS = ("claim", "experiment", "seeds", "effect [interval]", "p", "decides below", "crossed", "note")
+EXPLORATORY = (
+    "Exploratory intervals are at 95 % and corrected neither for the other claims nor for looking again; p is that "
+    "of the t test behind them."
+)
+PRIMARY = (
+    "Primary claims are tested at numbers of seeds fixed beforehand, as one family with an error of 5 %; their "
+    "intervals are at the level of the look, so that they are clear of the threshold where it decides."
+)
 
 
 def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
@@ -18,12 +28,17 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
     claims = [finding for finding in findings if not finding.claim.control]
     controls = [finding for finding in findings if finding.claim.control]
     counted = tally(claims) if claims else tally(controls, "controls")
-    items = [_table(claims, "The paper's claims."), _table(controls, "Controls beside them.")]
+    items = [
+        _table(claims, "The paper's claims."),
+        _looks(findings),
+        _table(controls, "Controls beside them."),
+    ]
+    primary = any(not finding.claim.exploratory for finding in findings)
     return [
         Section(
             "What holds and what does not",
             f"{counted} Every rule was written down before the run; it is given at the end of this page. "
-            "n counts seeds, or replicas for escape rates.",
+            f"n counts seeds, or replicas for escape rates. {f'{PRIMARY} ' if primary else ''}{EXPLORATORY}",
             [item for item in items if item.rows],
         )
     ]
@@ -40,18 +55,31 @@ def rules_section(findings: Sequence[Finding]) -> list[Section]:
 
 
 def tally(findings: Sequence[Finding], on: str = "the paper's claims") -> str:
-    """The verdicts counted, as a sentence.
+    """The verdicts counted, primary and exploratory ones apart, as sentences.
 
     >>> tally([])
     'No claim was judged.'
     """
-    if not findings:
-        return "No claim was judged."
-    counts = Counter(finding.result.verdict for finding in findings)
-    parts = [
-        f"{counts[verdict]} {verdict}" for verdict in ("supported", "contradicted", "undecided") if counts[verdict]
-    ]
-    return f"Of {len(findings)} findings on {on}: {', '.join(parts)}."
+    parts = []
+    for standing in ("primary", "exploratory"):
+        counts = Counter(finding.result.verdict for finding in findings if finding.claim.standing == standing)
+        verdicts = [
+            f"{counts[verdict]} {verdict}"
+            for verdict in ("supported", "contradicted", "undecided")
+            if counts[verdict]
+        ]
+        if verdicts:
+            parts.append(f"Of {counts.total()} {standing} findings on {on}: {', '.join(verdicts)}.")
+    return " ".join(parts) or "No claim was judged."
+
+
+def p_text(p: float) -> str:
+    """A p value; a dash where there is none.
+
+    >>> p_text(0.034567), p_text(1.2e-9), p_text(0.0), p_text(float("nan"))
+    ('0.0346', '1.2e-09', '0', '–')
+    """
+    return "–" if math.isnan(p) else f"{p:.3g}"
 
 
 def _table(findings: Sequence[Finding], caption: str) -> Table:
@@ -68,7 +96,27 @@ def _table(findings: Sequence[Finding], caption: str) -> Table:
                 finding.source,
                 finding.effect_text,
                 str(result.n),
+                p_text(result.p),
+                finding.claim.standing,
                 result.note,
             ]
         )
     return Table(COLUMNS, rows, caption)
+
+
+def _looks(findings: Sequence[Finding]) -> Table:
+    rows = [
+        [
+            finding.claim.name,
+            finding.source,
+            str(look.n),
+            finding.claim.shown(look.effect, look.low, look.high),
+            p_text(look.p),
+            p_text(look.boundary),
+            "yes" if look.crossed else "no",
+            look.veto or "",
+        ]
+        for finding in findings
+        for look in finding.result.looks
+    ]
+    return Table(LOOKS, rows, "The looks of the primary claims that were taken.")

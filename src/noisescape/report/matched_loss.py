@@ -193,8 +193,9 @@ def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return (
         f"Preset {summary['preset']}: {config['clean']:,} images of {summary['data']['train']['name']} with their "
         f"own labels and {config['corrupted']:,} with random ones. {config['gd_steps']:,} steps of gradient "
-        f"descent at {config['gd_lr']:g}, then at {config['settle_lr']:g} until ‖ḡ‖ < {config['settled_gradient']:g} and "
-        f"λ₁ < {config['settled_stability']:g}/η. From there every arm at η = {config['lr']:g}, "
+        f"descent at {config['gd_lr']:g}, then at {config['settle_lr']:g} until "
+        f"‖ḡ‖ < {config['settled_gradient']:g} and λ₁ < {config['settled_stability']:g}/η. "
+        f"From there every arm at η = {config['lr']:g}, "
         f"B = {config['batch_size']}: SGD and full Gaussian noise until they have left and come back to the "
         "minimum's training loss L₀; the other noises as long as SGD and, step by step, with the trace that SGD's "
         "noise had. What ended above that loss is quenched to it."

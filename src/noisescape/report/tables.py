@@ -285,12 +285,13 @@ def _or_infinite(value: float | None) -> str:
     return "∞" if value is None or math.isinf(value) else f"{value:.4g}"
 
 
+UNCORRECTED = "Exploratory: 95 % intervals, corrected neither for the other claims nor for looking again."
 STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
 """The colour of a verdict in the terminal."""
 
 
 def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
-    """The ledger: each claim, then a line a finding; ``verbose`` adds statistic and rule."""
+    """The ledger: each claim, then a line a finding and its looks; ``verbose`` adds statistic and rule."""
     several = len({finding.source for finding in findings}) > 1
     labels = [
         " ".join(filter(None, (finding.source if several else "", finding.result.case))) for finding in findings
@@ -301,7 +302,8 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
     for finding, label in zip(findings, labels, strict=True):
         claim, result = finding.claim, finding.result
         if claim is not shown:
-            text.append(f"\n{'Control: ' if claim.control else ''}{claim.statement}\n", style="bold")
+            text.append(f"\n{'Control: ' if claim.control else ''}{claim.statement}", style="bold")
+            text.append(f" ({claim.standing})\n", style="dim")
             if verbose:
                 text.append(f"  {claim.statistic}\n  {claim.rule}\n", style="dim")
             shown = claim
@@ -309,6 +311,12 @@ def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
         text.append(f"{label:<{width}} {finding.effect_text}, n = {result.n}\n")
         if result.note:
             text.append(f"{'':15}{result.note}\n", style="dim")
+        for look in result.looks:
+            decides = "crossed" if look.crossed else "not crossed"
+            said = f"look at {look.n} seeds: p = {look.p:.2g}, decides below {look.boundary:.2g}: {decides}"
+            text.append(f"{'':15}{said}\n", style="dim")
+    if any(finding.claim.exploratory for finding in findings):
+        text.append(f"\n{UNCORRECTED}\n", style="dim")
     return text
 
 

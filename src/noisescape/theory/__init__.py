@@ -1,4 +1,4 @@
-"""Closed forms for noisy gradient descent near a minimum, and landscapes to compare them on."""
+"""Closed forms for noisy gradient descent near a minimum, landscapes to compare them on, the account of a run."""
 
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.measurement.loss_budget import LossBudget, drawn_loss_change, loss_budget

@@ -2,92 +2,43 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 
 import pytest
 
 from claim_runs import (
-    ALL,
     CASES,
     CLAIM,
     GD_STEPS,
     STEPS,
-    accuracy,
+    Rows,
     all_at_once,
     along,
     hidden,
+    minimum,
     row,
-    sharpness,
     written,
 )
 from noisescape.experiments.claims import Evidence, ledger
-
-
-@pytest.mark.parametrize("compared", [ALL, ALL[1:]], ids=["all", "without gradient descent"])
-def test_every_claim_on_escapes_judges_its_dynamics_and_no_other(compared: tuple[str, ...], tmp_path: Path) -> None:
-    config = {"seeds": 2, "steps": STEPS, "gd_steps": GD_STEPS, "dynamics": compared}
-    rows = [entry for seed, name in itertools.product(range(2), compared) for entry in all_at_once(seed, name)]
-    findings = ledger([written(tmp_path / "run", "fashion-mnist", config, rows)])
-    cases = {name: [f.result.case for f in findings if f.claim.name == name] for name in CLAIM}
-    whatever_ran = {"indicator-along": [""], "ill-conditioned": [""], "aligned": [""], "accuracy-follows": [""]}
-    beside_gradient_descent = {
-        "escapes": ["sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector"],
-        "stays": ["gld-constant", "gld-dynamic", "gld-diagonal"],
-        "flatter": ["sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector"],
-        "not-flatter": ["gld-constant", "gld-dynamic", "gld-diagonal"],
-        "gaussian-escapes": ["gld-full"],
-        "shuffled-stays": ["gld-shuffled"],
-        "gaussian-flattens": ["gld-full"],
-        "gaussian-as-sgd": [""],
-        "shuffled-does-not-flatten": ["gld-shuffled"],
-        "noise-is-needed": ["gd-gradient-penalty"],
-    }
-    expected = whatever_ran | (beside_gradient_descent if "gd" in compared else {})
-    assert {name: found for name, found in cases.items() if found} == expected
-
-
-@pytest.mark.parametrize("base", [0.0, -1.0])
-def test_where_gradient_descent_is_not_sharp_nothing_is_relative_to_it(base: float, tmp_path: Path) -> None:
-    config = {"seeds": 2, "steps": STEPS, "dynamics": ["gd", "sgd"]}
-    rows = [
-        entry
-        for seed, level in enumerate((base, 2.0))
-        for entry in (*sharpness(seed, "gd", level), *sharpness(seed, "sgd", 1.0))
-    ]
-    [found] = CLAIM["flatter"].judge(Evidence(written(tmp_path / "run", "digits", config, rows)))
-    assert (found.verdict, found.n) == ("undecided", 1)
-    assert found.effect == pytest.approx(-0.5)
-
-
-def test_accuracy_follows_compares_the_means_of_both_groups(tmp_path: Path) -> None:
-    found = dict(zip(ALL, (0.0, 0.9, 0.3, 0.4, 0.8, 0.6, 0.7, 0.2, 0.0, 0.0, 0.0), strict=True))
-    config = {"seeds": 2, "steps": STEPS, "gd_steps": GD_STEPS, "dynamics": ALL}
-    rows = [
-        entry
-        for seed, name in itertools.product(range(2), ALL)
-        for entry in accuracy("escape", seed, name, found[name] + 0.05 * seed)
-    ]
-    evidence = Evidence(written(tmp_path / "run", "digits", config, rows))
-    [result] = CLAIM["accuracy-follows"].judge(evidence)
-    assert result.effect == pytest.approx((0.9 + 0.6 + 0.7 + 0.2) / 4 - (0.3 + 0.4 + 0.8) / 3)
-    assert result.verdict == "supported"
 
 
 @pytest.mark.parametrize(
     ("experiment", "judged"),
     [
         ("fashion-mnist", {"indicator-along", "ill-conditioned", "aligned"}),
+        ("digits", {"indicator-along", "ill-conditioned", "aligned"}),
         ("svhn", {"flatter-generalises"}),
+        ("matched-loss", set()),
     ],
 )
 def test_what_did_not_run_is_not_judged(experiment: str, judged: set[str], tmp_path: Path) -> None:
-    config = {"seeds": 2, "steps": STEPS, "gd_steps": GD_STEPS, "dynamics": ["gd"]}
+    config = {"seeds": 2, "steps": STEPS, "gd_steps": GD_STEPS, "noise_seeds": 1, "dynamics": ["gd"]}
     rows = [
         entry
         for seed in range(2)
         for entry in (
+            *minimum(seed),
             *all_at_once(seed, "gd"),
             row("training", seed, "gd", STEPS, "test_accuracy", 0.5),
             row("training", seed, "gd", STEPS, "sharpness/signed", 0.5),
@@ -97,13 +48,52 @@ def test_what_did_not_run_is_not_judged(experiment: str, judged: set[str], tmp_p
     assert {finding.claim.name for finding in ledger([run])} == judged
 
 
+def best(seed: int, d: float, k: float, a: float = 2.0) -> Rows:
+    """D = TrH·TrΣ/reference = 30·4/0.012 = 10,000."""
+    figures = {
+        "decay_exponent_best": d,
+        "decay_exponent_best_k": k,
+        "projection_coefficient": a,
+        "trace_h": 30.0,
+        "trace_sigma": 4.0,
+        "isotropic_reference": 0.012,
+    }
+    return [row("minimum", seed, "gd", GD_STEPS, metric, value) for metric, value in figures.items()]
+
+
+def test_the_best_k_is_judged_where_it_was_measured(tmp_path: Path) -> None:
+    """The paper asks for some k."""
+    config = {"seeds": 3, "gd_steps": GD_STEPS, "k": 10}
+    plain = [row("minimum", seed, "gd", GD_STEPS, "decay_exponent", 0.3 + 0.01 * seed) for seed in range(3)]
+    [at_ten] = CLAIM["ill-conditioned"].judge(Evidence.of(written(tmp_path / "plain", "digits", config, plain)))
+    rows = [*plain, *best(0, 0.75, 40), *best(1, 0.75, 60, a=0.5), *best(2, 0.76, 41)]
+    found = CLAIM["ill-conditioned"].judge(Evidence.of(written(tmp_path / "run", "digits", config, rows)))
+    assert [(result.case, result.verdict) for result in found] == [
+        ("k = 10", "contradicted"),
+        ("best k", "supported"),
+    ]
+    assert found[0] == at_ten
+    assert found[1].effect == pytest.approx((0.75 + 0.75 + 0.76) / 3)
+    # a·D^{2d−1}: 0.5·10,000^0.5 = 50 and 2·10,000^0.52
+    assert found[1].remark == f"k = 40 to 60; a·D^(2d−1) = 50 to {2 * 10_000**0.52:.3g}"
+
+
+def test_without_a_dimension_the_best_k_has_no_guarantee(tmp_path: Path) -> None:
+    rows = [entry for seed in range(3) for entry in best(seed, 0.7 + 0.01 * seed, 40)]
+    kept = [entry for entry in rows if entry["metric"] != "isotropic_reference"]
+    _, found = CLAIM["ill-conditioned"].judge(
+        Evidence.of(written(tmp_path / "run", "digits", {"seeds": 3, "gd_steps": GD_STEPS}, kept))
+    )
+    assert (found.verdict, found.note) == ("supported", "")
+
+
 def test_the_least_ratio_of_all_epochs_is_noted(tmp_path: Path) -> None:
     case = CASES[0]
     found = case.judged(tmp_path / "high", [math.log(10), math.log(20), math.log(30)])
     assert found.note == ""  # every seed's first epoch has the ratio 1
     rows = [{**entry, "value": 7 * entry["value"]} for entry in hidden(0, 2.0, 1.0) + hidden(1, 2.5, 1.0)]
     run = written(tmp_path / "higher", "one-hidden-layer", {"seeds": 2}, rows)
-    [found] = CLAIM[case.claim].judge(Evidence(run))
+    [found] = CLAIM[case.claim].judge(Evidence.of(run))
     assert found.note == "at least 7 at every epoch"
     assert found.effect == pytest.approx(7 * math.exp(2.25))
 
@@ -115,7 +105,7 @@ def test_every_width_and_optimiser_is_a_case_of_its_own(tmp_path: Path) -> None:
         for width, optimiser, sign in ((32, "gd", 1), (512, "adam", 1), (32, "adam", -1))
         for entry in hidden(seed, sign * (1 + 0.1 * seed), 1.0)
     ]
-    evidence = Evidence(written(tmp_path / "run", "one-hidden-layer", {"seeds": 3}, rows))
+    evidence = Evidence.of(written(tmp_path / "run", "one-hidden-layer", {"seeds": 3}, rows))
     found = {result.case: result.verdict for result in CLAIM["indicator-one-hidden-layer"].judge(evidence)}
     assert found == {
         "adam, width 32": "contradicted",
@@ -133,7 +123,7 @@ def test_a_ratio_without_logarithm_leaves_it_undecided(value: float, tmp_path: P
         broken = next(entry for entry in table if entry["metric"] == metric and entry["seed"] == 1)
         broken["value"] = value
         config = {"seeds": 3, "gd_steps": GD_STEPS}
-        [found] = CLAIM[name].judge(Evidence(written(tmp_path / name, case.experiment, config, table)))
+        [found] = CLAIM[name].judge(Evidence.of(written(tmp_path / name, case.experiment, config, table)))
         assert found.verdict == "undecided"
         assert "diverged or not defined in 1 of 3 seeds" in found.note
 
@@ -146,7 +136,7 @@ def test_where_the_curvature_is_not_positive_there_is_nothing_to_exceed(referenc
         if entry["metric"] == "along/isotropic_reference" and entry["step"] == 10:
             entry["value"] = reference
     [found] = CLAIM["indicator-along"].judge(
-        Evidence(written(tmp_path / "run", "digits", {"seeds": 3, "gd_steps": GD_STEPS}, rows))
+        Evidence.of(written(tmp_path / "run", "digits", {"seeds": 3, "gd_steps": GD_STEPS}, rows))
     )
     assert found.effect == pytest.approx(math.exp(1.5 * 1.1)), "the mean of 2 and 1 times each seed's"
     assert found.verdict == "supported"
@@ -157,7 +147,7 @@ def test_no_ratio_has_no_least(tmp_path: Path) -> None:
     for entry in rows:
         if entry["metric"].endswith("isotropic_reference"):
             entry["value"] = -1.0
-    evidence = Evidence(written(tmp_path / "run", "digits", {"seeds": 3, "gd_steps": GD_STEPS}, rows))
+    evidence = Evidence.of(written(tmp_path / "run", "digits", {"seeds": 3, "gd_steps": GD_STEPS}, rows))
     [found] = CLAIM["indicator-along"].judge(evidence)
     assert found.verdict == "undecided"
     assert found.note == "diverged or not defined in 3 of 3 seeds"

@@ -27,7 +27,7 @@ def test_without_a_gap_nothing_is_recovered(case, gaps: tuple[float, ...], tmp_p
             for entry in knob_arms(seed, {arm: 0.5 + value, "large-batch": 0.5, "small-batch": 0.5 + gap}, 1.0)
         ]
         config = {"seeds": 3, "steps": STEPS, "dynamics": [*case.dynamics]}
-        [found] = CLAIM[case.claim].judge(Evidence(written(tmp_path / verdict, "noise-knob", config, rows)))
+        [found] = CLAIM[case.claim].judge(Evidence.of(written(tmp_path / verdict, "noise-knob", config, rows)))
         assert (found.verdict, found.veto) == ("undecided", NO_GAP)
 
 
@@ -55,12 +55,15 @@ def test_only_what_ran_is_judged(arms: tuple[str, ...], judged: list[str], tmp_p
 
 def test_recovered_is_what_lies_over_the_middle_of_the_gap(tmp_path: Path) -> None:
     ends = {"large-batch": 0.70, "small-batch": 0.80, "isotropic": 0.72, "gradient-penalty": 0.79}
+
     rows = [
         entry
-        for seed in range(3)
-        for entry in knob_arms(seed, {name: value + 0.001 * seed for name, value in ends.items()}, 1.0)
+        for seed, apart in enumerate((-0.002, 0.0, 0.002))
+        for entry in knob_arms(
+            seed, {name: value + (0.0 if name == "large-batch" else apart) for name, value in ends.items()}, 1.0
+        )
     ]
-    evidence = Evidence(
+    evidence = Evidence.of(
         written(tmp_path / "run", "noise-knob", {"seeds": 3, "steps": STEPS, "dynamics": [*ends]}, rows)
     )
     [isotropic], [penalty] = (

@@ -116,7 +116,7 @@ def test_the_isotropic_basin_is_compared_with_constant_noise(rate: float, verdic
 
 def test_a_toy_without_controls_is_judged_by_its_order_only(tmp_path: Path) -> None:
     evidence = toy(tmp_path / "run")
-    assert [finding.claim.name for finding in ledger([evidence.run])] == ["toy-order"]
+    assert [finding.claim.name for finding in ledger([*evidence.pool.runs])] == ["toy-order"]
 
 
 def test_a_toy_without_noise_predicts_no_order(tmp_path: Path) -> None:

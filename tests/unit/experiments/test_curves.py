@@ -33,3 +33,11 @@ def test_a_seed_that_stopped_before_has_no_number() -> None:
 
 def test_other_columns_may_name_a_curve() -> None:
     assert Curves(ROWS, 3, by=("metric",)).of("a") == [{}, {0: 9.0}, {}]
+
+
+def test_some_of_the_seeds_in_an_order_of_their_own() -> None:
+    chosen = CURVES.only((2, 0))
+    assert chosen.of("escape", "sgd", "loss") == [{0: 3.0}, {0: 1.0, 5: 2.0}]
+    assert chosen.at(5, "escape", "sgd", "loss") == pytest.approx([math.nan, 2.0], nan_ok=True)
+    assert chosen.names == CURVES.names
+    assert len(CURVES.of("escape", "sgd", "loss")) == 3

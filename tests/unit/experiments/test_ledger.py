@@ -15,7 +15,7 @@ from claim_runs import (
     GD_STEPS,
     RATES,
     STEPS,
-    all_at_once,
+    minimum,
     toy,
     written,
 )
@@ -43,6 +43,12 @@ def test_every_claim_says_what_it_is_and_how_it_is_judged(claim: Claim) -> None:
     assert claim.form.format(0.5)
 
 
+@pytest.mark.parametrize("constants", [{"family": "primary"}, {"looks": (12,)}])
+def test_a_claim_is_primary_with_looks_or_neither(constants: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="the claim 'batch-gap' needs looks if it is primary, and only then"):
+        replace(CLAIM["batch-gap"], **constants)
+
+
 def test_claims_have_names_of_their_own_and_controls_come_last() -> None:
     assert len(CLAIM) == len(CLAIMS)
     assert len({claim.statement for claim in CLAIMS}) == len(CLAIMS)
@@ -55,7 +61,11 @@ def test_every_experiment_of_the_paper_bears_on_a_claim() -> None:
 
 
 EXAMPLE = Finding(
-    CLAIM["isotropic-as-gd"], "svhn", "svhn-1", "svhn", Result("supported", 0.00123, -0.004, 0.0061, 3, "a and b")
+    CLAIM["isotropic-as-gd"],
+    "svhn",
+    "svhn-1",
+    "svhn",
+    Result("supported", 0.00123, -0.004, 0.0061, 3, "a and b", p=0.04),
 )
 
 
@@ -64,14 +74,14 @@ EXAMPLE = Finding(
     [
         ("isotropic-as-gd", EXAMPLE.result, "+0.1% [-0.4%, +0.6%]"),
         ("toy-order", Result("supported", 0.5, 0.25, 1.0, 9), "+50.0% [+25.0%, +100.0%]"),
-        ("flatter", Result("undecided", -0.504, -1.2, 0.2, 3), "-50% [-120%, +20%]"),
+        ("flatter-at-matched-loss", Result("undecided", -0.504, -1.2, 0.2, 3), "-0.50 [-1.20, +0.20]"),
         ("indicator-along", Result("supported", 1234.5, 12.345, 123456.0, 3), "1234 [12.35, 1.235e+05]"),
         ("ill-conditioned", Result("supported", 0.61803, 0.6, 0.63, 3), "0.618 [0.6, 0.63]"),
         ("flatter-generalises", Result("undecided", -0.25, -1.0, 0.5, 3), "-0.25 [-1.00, +0.50]"),
-        ("flatter", Result("undecided", 0.1, -math.inf, math.inf, 1), "+10%"),
+        ("batch-gap", Result("undecided", 0.1, -math.inf, math.inf, 1), "+10.0%"),
         ("indicator-along", Result("undecided", 3.0, 0.0, math.inf, 1), "3"),
-        ("flatter", Result("undecided", math.nan, math.nan, math.nan, 0), "–"),
-        ("flatter", Result("undecided", math.inf, math.nan, math.nan, 0), "–"),
+        ("batch-gap", Result("undecided", math.nan, math.nan, math.nan, 0), "–"),
+        ("batch-gap", Result("undecided", math.inf, math.nan, math.nan, 0), "–"),
     ],
 )
 def test_effects_are_printed_with_their_interval(claim: str, result: Result, text: str) -> None:
@@ -88,27 +98,30 @@ def test_a_finding_is_strict_json() -> None:
         "statistic": claim.statistic,
         "rule": claim.rule,
         "control": False,
+        "family": None,
+        "exploratory": True,
         "experiment": "svhn",
         "run": "svhn-1",
         **{key: value for key, value in asdict(EXAMPLE.result).items() if key != "remark"},
+        "looks": [],
         "note": "",
     }
     endless = replace(EXAMPLE, result=Result("undecided", math.nan, -math.inf, math.inf, 1))
     found = json.loads(strict_json(endless.to_dict()), parse_constant=pytest.fail)
-    assert (found["effect"], found["low"], found["high"]) == (None, None, None)
+    assert (found["effect"], found["low"], found["high"], found["p"]) == (None, None, None, None)
 
 
 @pytest.fixture
 def two_runs(tmp_path: Path) -> list[Run]:
     """An escape, where SGD and gradient descent ran, and a toy."""
     config = {"seeds": 2, "steps": STEPS, "gd_steps": GD_STEPS, "dynamics": ["gd", "sgd"]}
-    rows = [entry for seed in range(2) for name in ("gd", "sgd") for entry in all_at_once(seed, name)]
+    rows = [entry for seed in range(2) for entry in minimum(seed)]
     escape = written(tmp_path / "escape", "digits", config, rows)
-    return [escape, toy(tmp_path / "toy", rotated=RATES).run]
+    return [escape, toy(tmp_path / "toy", rotated=RATES).pool.runs[0]]
 
 
 def test_the_ledger_is_in_the_order_of_the_claims_then_of_the_runs(two_runs: list[Run], tmp_path: Path) -> None:
-    other = toy(tmp_path / "other").run
+    other = toy(tmp_path / "other").pool.runs[0]
     findings = ledger([*two_runs, other])
     places = [([*CLAIM].index(f.claim.name), ["escape", "toy", "other"].index(f.run)) for f in findings]
     assert places == sorted(places)
@@ -128,11 +141,12 @@ def test_the_ledger_in_a_terminal_names_each_claim_once(two_runs: list[Run]) -> 
     findings = ledger(two_runs)
     text = ledger_text(findings).plain
     for claim in {finding.claim for finding in findings}:
-        assert text.count(f"{'Control: ' if claim.control else ''}{claim.statement}\n") == 1
+        assert text.count(f"{'Control: ' if claim.control else ''}{claim.statement} (exploratory)\n") == 1
         assert claim.rule not in text
     for finding in findings:
         assert f"{finding.effect_text}, n = {finding.result.n}\n" in text
     assert text.count("toy-2d") == sum(finding.experiment == "toy-2d" for finding in findings)
+    assert text.endswith("corrected neither for the other claims nor for looking again.\n")
     verbose = ledger_text(findings, verbose=True).plain
     for claim in {finding.claim for finding in findings}:
         assert f"  {claim.statistic}\n  {claim.rule}\n" in verbose
@@ -141,7 +155,7 @@ def test_the_ledger_in_a_terminal_names_each_claim_once(two_runs: list[Run]) -> 
 
 
 def test_two_runs_of_one_experiment_are_named_apart(two_runs: list[Run], tmp_path: Path) -> None:
-    findings = ledger([two_runs[1], toy(tmp_path / "another", {**RATES, "gld-constant": 0.45}).run])
+    findings = ledger([two_runs[1], toy(tmp_path / "another", {**RATES, "gld-constant": 0.45}).pool.runs[0]])
     lines = [line for line in ledger_text(findings[:2]).plain.splitlines() if "n = " in line]
     assert ["another" in line for line in lines] == [False, True]
     cells = [" ".join(row) for row in ledger_sections(findings)[0].items[0].rows]
@@ -157,6 +171,9 @@ def test_the_ledger_on_a_page_parts_claims_from_controls(two_runs: list[Run]) ->
         sum(finding.claim.control for finding in findings),
     ]
     assert section.text.startswith(tally([f for f in findings if not f.claim.control]))
+    assert all(row[tables[0].columns.index("standing")] == "exploratory" for table in tables for row in table.rows)
+    assert "Exploratory intervals are at 95 % and corrected neither for the other claims" in section.text
+    assert "Primary" not in section.text, "there are none"
     [rules] = rules_section(findings)
     assert [rows[0] for rows in rules.items[0].rows] == list(dict.fromkeys(f.claim.name for f in findings))
     assert ledger_sections([]) == rules_section([]) == []
@@ -167,5 +184,11 @@ def test_verdicts_are_counted_in_a_sentence() -> None:
         return [replace(EXAMPLE, result=replace(EXAMPLE.result, verdict=name)) for name in names]
 
     found = verdicts("undecided", "supported", "contradicted", "supported")
-    assert tally(found) == "Of 4 findings on the paper's claims: 2 supported, 1 contradicted, 1 undecided."
-    assert tally(verdicts("undecided")) == "Of 1 findings on the paper's claims: 1 undecided."
+    assert (
+        tally(found) == "Of 4 exploratory findings on the paper's claims: 2 supported, 1 contradicted, 1 undecided."
+    )
+    primary = replace(EXAMPLE, claim=CLAIM["leaves-the-basin"])
+    assert tally([*verdicts("undecided"), primary]) == (
+        "Of 1 primary findings on the paper's claims: 1 supported. "
+        "Of 1 exploratory findings on the paper's claims: 1 undecided."
+    )

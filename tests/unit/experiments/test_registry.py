@@ -45,7 +45,7 @@ def test_options_set_constants_of_their_type(experiment: Experiment) -> None:
 def test_presets_are_constants_of_the_experiment(experiment: Experiment) -> None:
     assert EXPERIMENTS[experiment.name] is experiment
     assert {"quick"} <= experiment.presets.keys() <= {"quick", "paper", "as-published"}
-    assert len(experiment.presets) == (3 if experiment.of_paper else 1)
+    assert len(experiment.presets) == 3 or not experiment.of_paper
     for name, preset in experiment.presets.items():
         assert type(preset) is experiment.config
         assert experiment.configure(name) == preset

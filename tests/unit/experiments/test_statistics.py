@@ -10,7 +10,14 @@ import pytest
 import torch
 from scipy import stats
 
-from noisescape.experiments.statistics import derived_seed, mean_correlation, mean_over, wilson
+from noisescape.experiments.statistics import (
+    derived_seed,
+    fisher_z,
+    mean_over,
+    rank_correlation,
+    t_test,
+    wilson,
+)
 
 
 @pytest.mark.parametrize("trials", [1, 7, 100, 4000])
@@ -103,33 +110,53 @@ def test_generators_of_neighbouring_keys_are_uncorrelated() -> None:
     assert float(off_diagonal.abs().max()) < 4.5 / math.sqrt(count)
 
 
-def test_a_mean_correlation_is_that_of_fishers_z() -> None:
-    """By hand: z = artanh ρ, mean ± t₂·s/√3."""
-    correlations = [0.2, 0.5, -0.1]
-    z = np.arctanh(correlations)
-    half = 4.302652729911275 * z.std(ddof=1) / 3**0.5
-    expected = {"value": np.tanh(z.mean()), "low": np.tanh(z.mean() - half), "high": np.tanh(z.mean() + half)}
-    assert mean_correlation(correlations) == pytest.approx(expected)
-    assert mean_correlation([*correlations, math.nan]) == pytest.approx(expected)
+def test_p_is_that_of_students_test() -> None:
+    values = [1.0, 4.0, 2.5, 0.5]
+    for threshold in (0.0, 2.5, 5.0):
+        expected = stats.ttest_1samp(values, threshold).pvalue
+        assert t_test(mean_over(values), threshold) == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_interval_of_a_mean_correlation_covers_what_it_says() -> None:
-    """Five runs of 200 independent normal pairs of correlation 0.5."""
-    random = np.random.default_rng(1)
-    covered = 0
-    for _ in range(400):
-        pairs = random.multivariate_normal([0, 0], [[1, 0.5], [0.5, 1]], size=(5, 200))
-        found = mean_correlation([np.corrcoef(run.T)[0, 1] for run in pairs])
-        covered += found["low"] <= 0.5 <= found["high"]
-    assert abs(covered / 400 - 0.95) < 4 * (0.95 * 0.05 / 400) ** 0.5
+def test_p_is_a_twentieth_at_the_end_of_the_interval() -> None:
+    found = mean_over([1.0, 4.0, 2.5, 0.5])
+    for end in found.interval():
+        assert t_test(found, end) == pytest.approx(0.05)
 
 
-def test_correlations_that_say_nothing_have_no_interval() -> None:
-    assert mean_correlation([1.0, 0.3]) == {"value": 1.0, "low": -1.0, "high": 1.0}
-    both = mean_correlation([1.0, -1.0])
-    assert math.isnan(both["value"])
-    assert (both["low"], both["high"]) == (-1.0, 1.0)
-    alone = mean_correlation([0.4])
-    assert alone["value"] == pytest.approx(0.4)
-    assert (alone["low"], alone["high"]) == (-1.0, 1.0)
-    assert all(math.isnan(value) for value in mean_correlation([math.nan]).values())
+@pytest.mark.parametrize(
+    ("values", "p"),
+    [([2.0, 2.0], 1.0), ([3.0] * 2, 0.5), ([1.0] * 6, 1 / 32), ([2.0], math.nan), ([], math.nan)],
+)
+def test_p_where_there_is_no_spread_or_no_error(values: list[float], p: float) -> None:
+    assert t_test(mean_over(values), 2.0) == pytest.approx(p, nan_ok=True)
+
+
+@pytest.mark.parametrize("count", [3, 4, 6, 11])
+def test_only_a_perfect_rank_correlation_is_taken_back(count: int) -> None:
+    """To half way between it and the next, that of one exchange of neighbours."""
+    ranks = [*range(count)]
+    next_one = rank_correlation(ranks, [1, 0, *ranks[2:]])
+    assert math.tanh(fisher_z(1.0, count)) == pytest.approx((1 + next_one) / 2)
+    assert fisher_z(-1.0, count) == -fisher_z(1.0, count)
+    for correlation in (next_one, 0.3, 0.0, -next_one):
+        assert math.tanh(fisher_z(correlation, count)) == pytest.approx(correlation)
+    assert math.isnan(fisher_z(math.nan, count))
+
+
+def test_two_points_have_no_correlation() -> None:
+    assert (fisher_z(1.0, 2), fisher_z(-1.0, 2)) == (0.0, 0.0)
+    assert math.isnan(fisher_z(math.nan, 1))
+
+
+def test_the_interval_by_fishers_z_covers_as_often_as_it_says() -> None:
+    """Twelve seeds, each a rank correlation of eight pairs that are correlated; the true mean z by many of them."""
+    random = np.random.default_rng(4)
+
+    def drawn(count: int) -> np.ndarray:
+        one = random.standard_normal((count, 8))
+        other = 0.7 * one + random.standard_normal((count, 8))
+        return np.array([fisher_z(rank_correlation(*pair), 8) for pair in zip(one, other, strict=True)])
+
+    truth, seeds = drawn(4000).mean(), drawn(12 * 500).reshape(500, 12)
+    inside = sum(low <= truth <= high for low, high in (mean_over([*own]).interval() for own in seeds))
+    assert inside / 500 == pytest.approx(0.95, abs=0.035)

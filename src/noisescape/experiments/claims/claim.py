@@ -1,10 +1,10 @@
-"""A claim, the verdict on it, and what a run found."""
+"""A claim, the verdict on it, and what runs found."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from noisescape.errors import InvalidValueError
@@ -12,7 +12,32 @@ from noisescape.experiments.claims.evidence import Evidence
 
 Verdict = Literal["supported", "contradicted", "undecided"]
 Judge = Callable[[Evidence], "list[Result]"]
-"""What a run says of a claim: a result for every case, none where the run has nothing to say."""
+"""What runs say of a claim: a result for every case, none where they have nothing to say."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One look of a primary claim at its first seeds.
+
+    Attributes:
+        n: how many.
+        effect: the statistic.
+        low: end of its interval at the level 1 − boundary, clear of the threshold exactly where p < boundary.
+        high: the other end.
+        p: of the t test, two-sided.
+        boundary: the nominal p below which the look decides, at the level that Holm's procedure gave the claim.
+        crossed: whether it does; never where there is a veto.
+        veto: why the look decides nothing, whatever its p.
+    """
+
+    n: int
+    effect: float
+    low: float
+    high: float
+    p: float
+    boundary: float
+    crossed: bool
+    veto: str | None = None
 
 
 @dataclass(frozen=True)
@@ -22,12 +47,15 @@ class Result:
     Attributes:
         verdict: supported, contradicted or undecided.
         effect: the statistic.
-        low: end of its 95 % interval.
-        high: end of its 95 % interval.
+        low: end of its 95 % interval; for a primary claim that of the look that is shown.
+        high: the other end.
         n: seeds, or replicas.
         case: which of several, "width 32" say; may be empty.
         veto: why it is undecided whatever the interval says; None where the interval decides.
         remark: what a reader should know besides.
+        p: two-sided, of the t test behind the interval against the threshold, or against the nearer end of a
+            margin; NaN where there is none.
+        looks: those taken, of a primary claim.
     """
 
     verdict: Verdict
@@ -38,6 +66,8 @@ class Result:
     case: str = ""
     veto: str | None = None
     remark: str = ""
+    p: float = math.nan
+    looks: tuple[Look, ...] = ()
 
     def __post_init__(self) -> None:
         if self.veto is not None and self.verdict != "undecided":
@@ -63,6 +93,9 @@ class Claim:
         judge: the rule as code.
         form: how the statistic is printed.
         control: whether it stands beside the paper's claims rather than among them.
+        family: "primary" for those whose error is controlled together; None for the exploratory ones.
+        looks: the numbers of seeds at which a primary claim is tested, fixed before the runs.
+        compares: the dynamics of a primary claim; its seeds are those in which all of them ran.
     """
 
     name: str
@@ -74,17 +107,43 @@ class Claim:
     judge: Judge = field(repr=False)
     form: str = "{:.3g}"
     control: bool = False
+    family: Literal["primary"] | None = None
+    looks: tuple[int, ...] = ()
+    compares: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if (self.family is None) != (not self.looks):
+            raise InvalidValueError(f"the claim '{self.name}' needs looks if it is primary, and only then")
+
+    @property
+    def exploratory(self) -> bool:
+        """Whether its verdict is not corrected for the other claims."""
+        return self.family is None
+
+    @property
+    def standing(self) -> str:
+        """How its verdict is to be read, in a word."""
+        return self.family or "exploratory"
+
+    def shown(self, effect: float, low: float, high: float) -> str:
+        """The statistic with its interval, as text."""
+        if not math.isfinite(effect):
+            return "–"
+        shown = self.form.format(effect)
+        if not (math.isfinite(low) and math.isfinite(high)):
+            return shown
+        return f"{shown} [{self.form.format(low)}, {self.form.format(high)}]"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What one run says of one claim.
+    """What one run, or several pooled, say of one claim.
 
     Attributes:
         claim: which.
-        experiment: of the run.
-        run: the name of its directory.
-        source: the experiment, and the run where the ledger has several of that experiment.
+        experiment: of the runs.
+        run: the names of their directories.
+        source: the experiment, and the runs where the ledger has others of that experiment with other constants.
         result: the verdict.
     """
 
@@ -96,12 +155,13 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        texts = ("name", "statement", "where", "statistic", "rule", "control")
+        texts = ("name", "statement", "where", "statistic", "rule", "control", "family", "exploratory")
         return {
             **{key: getattr(self.claim, key) for key in texts},
             "experiment": self.experiment,
             "run": self.run,
-            **{key: getattr(self.result, key) for key in ("case", "verdict", "effect", "low", "high", "n")},
+            **{key: getattr(self.result, key) for key in ("case", "verdict", "effect", "low", "high", "n", "p")},
+            "looks": [asdict(look) for look in self.result.looks],
             "veto": self.result.veto,
             "note": self.result.note,
         }
@@ -109,10 +169,4 @@ class Finding:
     @property
     def effect_text(self) -> str:
         """The statistic with its interval."""
-        result = self.result
-        if not math.isfinite(result.effect):
-            return "–"
-        shown = self.claim.form.format(result.effect)
-        if not (math.isfinite(result.low) and math.isfinite(result.high)):
-            return shown
-        return f"{shown} [{self.claim.form.format(result.low)}, {self.claim.form.format(result.high)}]"
+        return self.claim.shown(self.result.effect, self.result.low, self.result.high)

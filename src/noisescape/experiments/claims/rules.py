@@ -6,12 +6,17 @@ import math
 from collections.abc import Callable, Sequence
 
 from noisescape.experiments.claims.claim import Result, Verdict
-from noisescape.experiments.statistics import mean_over, rate_difference
+from noisescape.experiments.group_sequential import ALPHA
+from noisescape.experiments.statistics import mean_over, rate_difference, t_test
 
-SAME_SHARPNESS = 0.1
-"""A difference of expected sharpness by less than this share counts as none."""
-SAME_LOSS = 0.05
-"""A mean excess of training loss below this counts as none."""
+SHARPNESS_FACTOR = 1.5
+"""Expected sharpnesses within this factor of each other count as the same."""
+BARRIER = 0.05
+"""A rise of the training loss by more than this between two points parts their basins."""
+LEAST_BARRIER = 1e-3
+"""A smaller rise counts as one of this size, so that it has a logarithm."""
+CENSORED = 0.2
+"""The share of runs that may miss the loss they are compared at."""
 SAME_ACCURACY = 0.01
 """A difference of test accuracy below this counts as none."""
 CLOSE_ACCURACY = 0.02
@@ -26,17 +31,17 @@ ALIGNED = 0.1
 
 def exceeds(values: Sequence[float], threshold: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies above the threshold, contradicted if below."""
-    return _judged(values, lambda low, high: verdict(low > threshold, high < threshold), case, veto)
+    return _judged(values, lambda low, high: verdict(low > threshold, high < threshold), (threshold,), case, veto)
 
 
 def falls(values: Sequence[float], *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies below 0, contradicted if above."""
-    return _judged(values, lambda low, high: verdict(high < 0, low > 0), case, veto)
+    return _judged(values, lambda low, high: verdict(high < 0, low > 0), (0.0,), case, veto)
 
 
 def vanishes(values: Sequence[float], margin: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies within ±margin, contradicted if outside."""
-    return _judged(values, lambda low, high: _within(margin, low, high), case, veto)
+    return _judged(values, lambda low, high: _within(margin, low, high), (-margin, margin), case, veto)
 
 
 def same_rate(one: tuple[int, int], other: tuple[int, int], *, comparisons: int, case: str) -> Result:
@@ -55,16 +60,24 @@ def _within(margin: float, low: float, high: float) -> Verdict:
 
 
 def _judged(
-    values: Sequence[float], decide: Callable[[float, float], Verdict], case: str, veto: str | None
+    values: Sequence[float],
+    decide: Callable[[float, float], Verdict],
+    ends: Sequence[float],
+    case: str,
+    veto: str | None,
 ) -> Result:
     found = mean_over(values)
     low, high = found.interval()
+    p = t_test(found, min(ends, key=lambda end: abs(end - found.value)))
     missing = sum(not math.isfinite(value) for value in values)
     reasons = (
         f"diverged or not defined in {missing} of {len(values)} seeds" if missing else None,
         "one seed decides nothing" if len(values) < 2 else None,
+        f"the same value in all {len(values)} seeds, too few for a sign test"
+        if low == high and p >= ALPHA
+        else None,
         veto,
     )
     whole = "; ".join(filter(None, reasons)) or None
     decided = decide(low, high) if whole is None else "undecided"
-    return Result(decided, found.value, low, high, len(values) - missing, case, whole)
+    return Result(decided, found.value, low, high, len(values) - missing, case, whole, p=p)

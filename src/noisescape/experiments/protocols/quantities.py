@@ -22,7 +22,7 @@ from noisescape.experiments.curves import Curves
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.quantities import QuantitiesConfig
-from noisescape.experiments.statistics import derived_seed, mean_correlation, mean_over, rank_correlation
+from noisescape.experiments.statistics import derived_seed, fisher_z, mean_over, rank_correlation
 from noisescape.measurement import compare_noise_and_curvature, drawn_loss_change, loss_budget
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
@@ -274,8 +274,8 @@ def summarise(
         },
         "batch_size": {str(size): _settled(config, curves, size) for size in sizes},
         "correlation": {
-            **{str(size): mean_correlation(_correlations(config, curves, [size])) for size in sizes},
-            "all": mean_correlation(_correlations(config, curves, sizes)),
+            **{str(size): _correlation(config, curves, [size]) for size in sizes},
+            "all": _correlation(config, curves, sizes),
         },
     }
 
@@ -329,9 +329,13 @@ def _settled(config: QuantitiesConfig, curves: Curves, size: int) -> dict[str, A
     }
 
 
-def _correlations(config: QuantitiesConfig, curves: Curves, sizes: Sequence[int]) -> list[float]:
-    """Rank correlation of sharpness and test accuracy over the iterates of a seed's runs, one a seed."""
-    found = []
+def _correlation(config: QuantitiesConfig, curves: Curves, sizes: Sequence[int]) -> dict[str, float]:
+    """Rank correlation of sharpness and test accuracy over a seed's iterates, mean over seeds by Fisher's z.
+
+    Iterates of a run depend on each other, so a seed counts once, however many it has; the 95 % t interval is over
+    seeds alone.
+    """
+    values = []
     for seed in range(config.seeds):
         pairs = [
             (sharp, curves.of("sgd", size, "test_accuracy")[seed][step])
@@ -340,5 +344,8 @@ def _correlations(config: QuantitiesConfig, curves: Curves, sizes: Sequence[int]
             if step > 0  # the minimum, which they share, once or not at all
         ]
         finite = [pair for pair in pairs if all(map(math.isfinite, pair))]
-        found.append(rank_correlation(*zip(*finite, strict=True)) if len(finite) > 2 else math.nan)
-    return found
+        known = len(finite) > 1
+        values.append(fisher_z(rank_correlation(*zip(*finite, strict=True)), len(finite)) if known else math.nan)
+    found = mean_over(values)
+    low, high = found.interval()
+    return {"value": math.tanh(found.value), "low": math.tanh(low), "high": math.tanh(high)}

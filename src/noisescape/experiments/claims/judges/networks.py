@@ -4,25 +4,20 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from noisescape.experiments.claims.claim import Judge, Result
 from noisescape.experiments.claims.evidence import Evidence
-from noisescape.experiments.claims.rules import SAME_ACCURACY, SAME_LOSS, SAME_SHARPNESS, exceeds, falls, vanishes
-from noisescape.experiments.curves import Curves
-from noisescape.experiments.statistics import rank_correlation
-
-FLATTENING = ("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector")
-NOT_FLATTENING = ("gld-constant", "gld-dynamic", "gld-diagonal")
-
+from noisescape.experiments.claims.rules import ALIGNED, SAME_ACCURACY, exceeds, falls, vanishes
+from noisescape.experiments.statistics import fisher_z, rank_correlation
 
 # ---------------------------------------------------------------------- the indicator
 
 
 def indicator_of_one_hidden_layer(evidence: Evidence) -> list[Result]:
     """Tr(HΣ) over its isotropic reference, for every optimiser and width."""
-    curves = Curves(evidence.run.metrics().to_pylist(), evidence.seeds, by=("metric", "optimiser", "width"))
+    curves = evidence.curves_by("metric", "optimiser", "width")
     results = []
     for metric, optimiser, width in curves.names:
         if metric != "anisotropy":
@@ -54,13 +49,43 @@ def indicator_along(evidence: Evidence) -> list[Result]:
     return [_exponentiated(exceeds(values, 0.0), note)]
 
 
-def at_minimum(metric: str, threshold: float) -> Judge:
-    """Whether what was measured at the minimum exceeds a threshold."""
+def ill_conditioned(evidence: Evidence) -> list[Result]:
+    """Whether the decay exponent exceeds ½ at the run's k, and at the best measured k where that is known."""
+    k = evidence.config.get("k", 20)
+    results = [exceeds(_at_minimum(evidence, "decay_exponent"), 0.5, case=f"k = {k}")]
+    best = _at_minimum(evidence, "decay_exponent_best")
+    if any(map(math.isfinite, best)):
+        results.append(replace(exceeds(best, 0.5, case="best k"), remark=_guarantee(evidence, best)))
+    return results
 
-    def judge(evidence: Evidence) -> list[Result]:
-        return [exceeds(evidence.curves.at(int(evidence.config["gd_steps"]), "minimum", "gd", metric), threshold)]
 
-    return judge
+def aligned(evidence: Evidence) -> list[Result]:
+    """Whether the projection coefficient is bounded away from 0: its geometric mean, for it is skewed."""
+    coefficients = _at_minimum(evidence, "projection_coefficient")
+    negative = sum(value <= 0 for value in coefficients)
+    veto = f"a is not positive in {negative} of {len(coefficients)} seeds" if negative else None
+    logs = [math.log(value) if value > 0 else math.nan for value in coefficients]
+    return [_exponentiated(exceeds(logs, math.log(ALIGNED), veto=veto))]
+
+
+def _at_minimum(evidence: Evidence, metric: str) -> list[float]:
+    return evidence.curves.at(int(evidence.config["gd_steps"]), "minimum", "gd", metric)
+
+
+def _guarantee(evidence: Evidence, exponents: Sequence[float]) -> str:
+    """The best k, and a·D^{2d−1}, the order of Tr(HΣ)/Tr(HΣ̄) that the conditions guarantee there."""
+    metrics = ("decay_exponent_best_k", "projection_coefficient", "trace_h", "trace_sigma", "isotropic_reference")
+    rows = zip(exponents, *(_at_minimum(evidence, metric) for metric in metrics), strict=True)
+    # the reference is TrH·TrΣ/D
+    found = [
+        (k, a * (trace_h * trace_sigma / reference) ** (2 * d - 1))
+        for d, k, a, trace_h, trace_sigma, reference in rows
+        if all(map(math.isfinite, (d, k, a, trace_h, trace_sigma))) and reference > 0 and trace_h > 0
+    ]
+    if not found:
+        return ""
+    (least_k, most_k), (least, most) = ((min(column), max(column)) for column in zip(*found, strict=True))
+    return f"k = {least_k:.0f} to {most_k:.0f}; a·D^(2d−1) = {least:.3g} to {most:.3g}"
 
 
 def _mean_log(values: Sequence[float]) -> float:
@@ -68,94 +93,16 @@ def _mean_log(values: Sequence[float]) -> float:
     return sum(logs) / len(logs) if logs else math.nan
 
 
-def _exponentiated(found: Result, remark: str) -> Result:
+def _exponentiated(found: Result, remark: str = "") -> Result:
     def exp(value: float) -> float:
         return math.exp(value) if value < 700 else math.inf
 
-    return replace(found, effect=exp(found.effect), low=exp(found.low), high=exp(found.high), remark=remark)
+    return replace(_mapped(found, exp), remark=remark)
 
 
-# ---------------------------------------------------------------------- leaving the minimum
-
-
-def escapes(*names: str) -> Judge:
-    """Whether these noises raise the training loss above that of gradient descent."""
-    return _beside_descent(names, _excess_loss, functools.partial(exceeds, threshold=0.0))
-
-
-def stays(*names: str) -> Judge:
-    """Whether they keep it where gradient descent has it."""
-    return _beside_descent(names, _excess_loss, functools.partial(vanishes, margin=SAME_LOSS))
-
-
-def flatter(*names: str) -> Judge:
-    """Whether these noises find ground less sharp than gradient descent does."""
-    return _beside_descent(names, _relative_sharpness, falls)
-
-
-def not_flatter(*names: str) -> Judge:
-    """Whether they do not, but for a margin."""
-    return _beside_descent(names, _relative_sharpness, functools.partial(exceeds, threshold=-SAME_SHARPNESS))
-
-
-def full_as_sgd(evidence: Evidence) -> list[Result]:
-    """Whether Gaussian noise with the full covariance flattens as SGD does."""
-    if not all(map(evidence.ran, ("gld-full", "sgd", "gd"))):
-        return []
-    changes = zip(_relative_sharpness(evidence, "gld-full"), _relative_sharpness(evidence, "sgd"), strict=True)
-    veto = evidence.trace_veto("escape", "gld-full", "sgd")
-    return [vanishes([full - sgd for full, sgd in changes], SAME_SHARPNESS, veto=veto)]
-
-
-def accuracy_follows(evidence: Evidence) -> list[Result]:
-    """Whether the noises that flatten end at a higher test accuracy than the others."""
-    groups = [[name for name in group if evidence.ran(name)] for group in (FLATTENING, NOT_FLATTENING)]
-    if not all(groups):
-        return []
-
-    def mean_accuracy(names: Sequence[str]) -> Iterator[float]:
-        columns = [evidence.last("escape", name, "test_accuracy") for name in names]
-        return (sum(own) / len(own) for own in zip(*columns, strict=True))
-
-    aligned, other = map(mean_accuracy, groups)
-    veto = evidence.trace_veto("escape", *groups[0], *groups[1])
-    return [exceeds([a - b for a, b in zip(aligned, other, strict=True)], 0.0, veto=veto)]
-
-
-def _beside_descent(
-    names: Sequence[str], statistic: Callable[[Evidence, str], list[float]], rule: Callable[..., Result]
-) -> Judge:
-    """One result for each of these dynamics that ran beside gradient descent."""
-
-    def judge(evidence: Evidence) -> list[Result]:
-        return [
-            rule(statistic(evidence, name), case=name, veto=evidence.trace_veto("escape", name))
-            for name in names
-            if evidence.ran(name) and evidence.ran("gd")
-        ]
-
-    return judge
-
-
-def _excess_loss(evidence: Evidence, dynamics: str) -> list[float]:
-    """Mean over the recorded steps of the training loss above that of gradient descent, for every seed."""
-    values = []
-    for own, base in zip(*(evidence.curves.of("escape", name, "loss") for name in (dynamics, "gd")), strict=True):
-        common = [step for step in base if step > 0]
-        values.append(sum(own.get(step, math.nan) - base[step] for step in common) / len(common))
-    return values
-
-
-def _relative_sharpness(evidence: Evidence, dynamics: str) -> list[float]:
-    """Expected sharpness over that of gradient descent, less 1, both means over the last half; for every seed."""
-    half = int(evidence.config["steps"]) / 2
-
-    def late(name: str) -> Iterator[float]:
-        for curve in evidence.curves.of("escape", name, "sharpness/signed"):
-            values = [value for step, value in curve.items() if step >= half]
-            yield sum(values) / len(values) if values else math.nan
-
-    return [own / base - 1 if base > 0 else math.nan for own, base in zip(late(dynamics), late("gd"), strict=True)]
+def _mapped(found: Result, back: Callable[[float], float]) -> Result:
+    """The result on the scale that its statistic came from, by a rising function."""
+    return replace(found, effect=back(found.effect), low=back(found.low), high=back(found.high))
 
 
 # ---------------------------------------------------------------------- training from initialisation
@@ -177,12 +124,17 @@ def accuracy_same(*pairs: tuple[str, str]) -> Judge:
 
 
 def flatter_generalises(evidence: Evidence) -> list[Result]:
-    """Whether over the dynamics a lower sharpness goes with a higher test accuracy."""
-    names = evidence.config["dynamics"]
-    sharpness = [evidence.last("training", name, "sharpness/signed") for name in names]
-    accuracy = [evidence.last("training", name, "test_accuracy") for name in names]
-    by_seed = zip(zip(*sharpness, strict=True), zip(*accuracy, strict=True), strict=True)
-    return [falls([rank_correlation(one, other) for one, other in by_seed])]
+    """Whether over the dynamics a lower sharpness goes with a higher test accuracy; judged by Fisher's z."""
+    names = dict.fromkeys(name for ran in evidence.dynamics for name in ran)
+    sharpness, accuracy = (
+        {name: evidence.last("training", name, metric) for name in names}
+        for metric in ("sharpness/signed", "test_accuracy")
+    )
+    values = []
+    for seed, ran in enumerate(evidence.dynamics):
+        pairs = [(sharpness[name][seed], accuracy[name][seed]) for name in ran]
+        values.append(fisher_z(rank_correlation(*zip(*pairs, strict=True)), len(pairs)))
+    return [_mapped(falls(values), math.tanh)]
 
 
 def _accuracy_gains(
@@ -191,9 +143,10 @@ def _accuracy_gains(
     """One result for each pair that ran, on the first one's test accuracy less the second's."""
     results = []
     for one, other in pairs:
-        if evidence.ran(one) and evidence.ran(other):
-            columns = (evidence.last("training", name, "test_accuracy") for name in (one, other))
+        both = evidence.having(one, other)
+        if both.seeds:
+            columns = (both.last("training", name, "test_accuracy") for name in (one, other))
             gains = [a - b for a, b in zip(*columns, strict=True)]
-            veto = evidence.trace_veto("training", one, other)
+            veto = both.trace_veto("training", one, other)
             results.append(rule(gains, case=f"{one} {joint} {other}", veto=veto))
     return results

@@ -9,14 +9,16 @@ from noisescape.experiments.claims.evidence import Evidence
 from noisescape.experiments.claims.rules import CLOSE_ACCURACY, SAME_NOISE, exceeds, falls, vanishes
 
 PHASE = "training"
+GAP = ("large-batch", "small-batch")
 NO_GAP = "the small batch is not shown to generalise better than the large one: there is no gap to recover"
 
 
 def knob_trace(evidence: Evidence) -> list[Result]:
     """Whether the noise injected under the knob has the small batch's trace, exact at the same parameters."""
-    if not evidence.ran("as-if-small"):
+    own = evidence.having("as-if-small")
+    if not own.seeds:
         return []
-    return [vanishes([ratio - 1 for ratio in evidence.trace_ratio(PHASE, "as-if-small")], SAME_NOISE)]
+    return [vanishes([ratio.value - 1 for ratio in own.trace_ratio(PHASE, "as-if-small")], SAME_NOISE)]
 
 
 def gap(evidence: Evidence) -> list[Result]:
@@ -31,10 +33,11 @@ def knob_over_large(evidence: Evidence) -> list[Result]:
 
 def knob_as_small(evidence: Evidence) -> list[Result]:
     """Whether under the knob the large batch ends at the small one's test accuracy."""
-    if not _all_ran(evidence, "as-if-small"):
+    own = evidence.having("as-if-small", *GAP)
+    if not own.seeds:
         return []
-    values = _differences(evidence, "as-if-small", {"small-batch": 1.0})
-    return [vanishes(values, CLOSE_ACCURACY, veto=_veto(evidence, "as-if-small"))]
+    values = _differences(own, "as-if-small", {"small-batch": 1.0})
+    return [vanishes(values, CLOSE_ACCURACY, veto=_veto(own, "as-if-small"))]
 
 
 def recovers(arm: str) -> Judge:
@@ -49,20 +52,22 @@ def does_not_recover(arm: str) -> Judge:
 
 def _against_half(arm: str, rule: Callable[[list[float], str | None], Result]) -> Judge:
     def judge(evidence: Evidence) -> list[Result]:
-        if not _all_ran(evidence, arm):
+        own = evidence.having(arm, *GAP)
+        if not own.seeds:
             return []
-        values = _differences(evidence, arm, {"large-batch": 0.5, "small-batch": 0.5})
-        return [rule(values, _veto(evidence, arm))]
+        values = _differences(own, arm, {"large-batch": 0.5, "small-batch": 0.5})
+        return [rule(values, _veto(own, arm))]
 
     return judge
 
 
 def _gain(evidence: Evidence, one: str, other: str) -> list[Result]:
     """The rule for a gain in test accuracy; the noise of an arm that is to have the small batch's must have it."""
-    if not (evidence.ran(one) and evidence.ran(other)):
+    both = evidence.having(one, other)
+    if not both.seeds:
         return []
-    veto = evidence.trace_veto(PHASE, one) if one == "as-if-small" else None
-    return [exceeds(_differences(evidence, one, {other: 1.0}), 0.0, veto=veto)]
+    veto = both.trace_veto(PHASE, one) if one == "as-if-small" else None
+    return [exceeds(_differences(both, one, {other: 1.0}), 0.0, veto=veto)]
 
 
 def _differences(evidence: Evidence, arm: str, base: dict[str, float]) -> list[float]:
@@ -83,7 +88,3 @@ def _veto(evidence: Evidence, arm: str) -> str | None:
         None if gap(evidence)[0].verdict == "supported" else NO_GAP,
     )
     return "; ".join(filter(None, reasons)) or None
-
-
-def _all_ran(evidence: Evidence, *arms: str) -> bool:
-    return all(map(evidence.ran, (*arms, "large-batch", "small-batch")))
