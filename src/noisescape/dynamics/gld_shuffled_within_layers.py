@@ -11,6 +11,7 @@ from typing_extensions import override
 
 from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.empirical_risk import layer_sizes
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class GLDShuffledWithinLayers(GLDShuffled):
     def _order(self, risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         generator = torch.Generator().manual_seed(self.shuffle_seed)
         orders, start = [], 0
-        for size in risk.layer_sizes:
+        for size in layer_sizes(risk):
             orders.append(start + torch.randperm(size, generator=generator))
             start += size
         return torch.cat(orders).to(theta.device)

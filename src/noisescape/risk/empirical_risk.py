@@ -212,13 +212,6 @@ class EmpiricalRisk:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         return self._parameters()
 
-    @property
-    def layer_sizes(self) -> tuple[int, ...]:
-        """Coordinates of θ in each trainable parameter of the module, in their order; of a closed form (D,)."""
-        if not isinstance(self._function, ModelLoss):
-            return (self.dimension,)
-        return tuple(self._function.sizes)
-
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``."""
         self._check_theta(theta, replicas=False)
@@ -326,10 +319,6 @@ class EmpiricalRisk:
     def gradient(self, theta: Tensor) -> Tensor:
         """∇L(θ) = Gᵀ1/N: (D,) → (D,), or (R, D) → (R, D). Non-finite values pass through."""
         return passes.gradient(self, theta)
-
-    def loss_and_gradient(self, theta: Tensor) -> tuple[Tensor, Tensor]:
-        """L(θ), summed in float64, and ∇L(θ) for the price of the gradient: (D,) → () and (D,)."""
-        return passes.loss_and_gradient(self, theta)
 
     def minibatch_gradient(self, theta: Tensor, indices: Tensor) -> Tensor:
         """Mean of g_n over the given samples; repeated indices count repeatedly.
@@ -548,6 +537,13 @@ def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
 def in_operator_precision(risk: EmpiricalRisk, theta: Tensor) -> tuple[EmpiricalRisk, Tensor]:
     """A risk and θ in a precision that has linear algebra: of half precision, both in float32."""
     return risk._for_operators(theta)
+
+
+def layer_sizes(risk: EmpiricalRisk) -> tuple[int, ...]:
+    """Coordinates of θ in each trainable parameter of the module, in their order; of a closed form (D,)."""
+    if not isinstance(risk._function, ModelLoss):
+        return (risk.dimension,)
+    return tuple(risk._function.sizes)
 
 
 def fingerprint(risk: EmpiricalRisk) -> str:

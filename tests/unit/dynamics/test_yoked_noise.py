@@ -9,6 +9,7 @@ import torch
 
 import noisescape as ns
 from dynamics_cases import BATCH, GAUSSIAN
+from noisescape.risk.empirical_risk import layer_sizes
 
 TRACES = torch.tensor([2.0, 0.5, 0.0, 3.0, 0.25, 0.1, 1.0])
 DRAWN = {
@@ -77,9 +78,9 @@ def test_a_shuffle_within_layers_keeps_the_trace_of_each_layer_and_the_spectrum(
     theta = network.parameters()
     sigma = network.noise_covariance(theta, BATCH).dense()
     found = ns.GLDShuffledWithinLayers(BATCH, shuffle_seed=1).covariance(network, theta).dense()
-    assert len(network.layer_sizes) > 1
+    assert len(layer_sizes(network)) > 1
     for before, after in zip(
-        sigma.diagonal().split(network.layer_sizes), found.diagonal().split(network.layer_sizes), strict=True
+        sigma.diagonal().split(layer_sizes(network)), found.diagonal().split(layer_sizes(network)), strict=True
     ):
         torch.testing.assert_close(before.sort().values, after.sort().values)
     assert not torch.allclose(sigma.diagonal(), found.diagonal())

@@ -78,10 +78,10 @@ def test_while_its_steps_are_short_a_quench_is_gradient_descent() -> None:
     assert (found.steps, found.reached) == (7, False)
 
 
-@pytest.mark.parametrize("lr", [0.3, 0.5, 1.0])
+@pytest.mark.parametrize("lr", [0.3, 0.5])
 @pytest.mark.parametrize("start", [0.9, 1.1, 0.5])
 def test_a_quench_stays_in_a_basin_that_gradient_descent_at_its_rate_leaves(lr: float, start: float) -> None:
-    """λ = 8: at these rates ηλ is 2.4, 4 and 8, and nothing stays at 1."""
+    """λ = 8: at these rates ηλ is 2.4 and 4, and nothing stays at 1."""
     found = quench(WELLS, point(start), level=1e-8, lr=lr, steps=500)
     assert found.reached
     assert float(found.theta) == pytest.approx(1.0, abs=1e-4)
@@ -90,7 +90,7 @@ def test_a_quench_stays_in_a_basin_that_gradient_descent_at_its_rate_leaves(lr: 
 
 
 def test_a_quench_gets_down_where_kinks_make_single_steps_rise() -> None:
-    """|x| + y²/100: plain descent hops over the kink, falling along it; a rise of one step must not end it."""
+    """|x| + y²/100: descent hops over the kink and falls along it; every second step of it is a rise."""
     risk = ns.EmpiricalRisk.from_losses(lambda w: w[:1].abs() + w[1:].square() / 100, point(0.013, 1.0))
     found = quench(risk, point(0.013, 1.0), level=0.006, lr=0.01, steps=20_000)
     assert found.reached
@@ -179,5 +179,5 @@ def test_a_barrier_where_the_loss_overflows_is_infinite() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(call, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((ValueError, ns.NonFiniteLossError), match=message):
         call()
