@@ -22,8 +22,8 @@ from noisescape.risk.passes import loss_and_gradient, unchecked_losses
 
 RECENT = 10
 """Steps of a quench within which the loss must come to a new least value, and above whose highest none may end. One
-is too few: over a kink of a ReLU network the loss falls on the whole, but not at every step, and steps that must each
-bring a fall shrink to nothing there."""
+is too few: over a kink of a ReLU network the loss falls on the whole, but not at every step, and steps that must
+each bring a fall shrink to nothing there."""
 GROWTH = 1.2
 """Factor by which the steps of a quench grow again, up to the longest. At 1, 1.05, 1.2 and 2 the level was reached
 on 3, 3, 5 and 11 of 12 ReLU networks of 12 samples each; at 2 a double well was not settled in at ηλ = 4."""
@@ -115,8 +115,8 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
     """Gradient descent until L = ``level``: the last step is shortened so that it ends there.
 
     A step that would end above the last few, and steps that bring nothing, are halved, so that the descent stays in
-    the basin it begins in: at a fixed rate it would leave a basin of λ₁ > 2/η, and be flattened by that. Only a step
-    so long that it hops over a hill into lower ground can leave. An iterate at the level or below is left alone.
+    the basin it begins in: at a fixed rate it would leave a basin of λ₁ > 2/η, and be flattened by that. Only a
+    step so long that it hops over a hill into lower ground can leave. An iterate at the level or below is left alone.
 
     Args:
         risk: L.
