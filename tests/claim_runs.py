@@ -164,9 +164,11 @@ def matched(
     ends: Sequence[dict[str, float]],
     ratio: float = 1.0,
     descent: dict[str, float] = AT_LEVEL,
+    settled: float = 1.0,
 ) -> Rows:
     """Where an arm's runs came to, gradient descent beside each, and the trace of what was injected."""
     return [
+        row("minimum", seed, "gd", GD_STEPS, "settled", settled),
         *(
             row("matched", seed, dynamics, STEPS, metric, value, replica)
             for replica, end in enumerate(ends)

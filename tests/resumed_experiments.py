@@ -12,11 +12,13 @@ import pytest
 
 from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
 from noisescape.experiments.digits import DigitsConfig
+from noisescape.experiments.matched_loss import MATCHED_LOSS, MatchedLossConfig
 from noisescape.experiments.noise_knob import NOISE_KNOB, NoiseKnobConfig
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
 from noisescape.experiments.protocols import (
     comparison,
     escape,
+    matched_loss,
     noise_knob,
     one_hidden_layer,
     quantities,
@@ -93,11 +95,31 @@ SUMS = QuantitiesConfig(
 )
 
 
+MATCHED = MatchedLossConfig(
+    seeds=1,
+    noise_seeds=2,
+    data="digits",
+    clean=40,
+    corrupted=8,
+    gd_steps=30,
+    settle_steps=4,
+    steps=24,
+    batch_size=5,
+    left=0.01,
+    quench_steps=20,
+    curve_steps=0,
+    sharpness_draws=3,
+    dynamics=("gd", "sgd", "gld-full", "gld-dynamic"),
+    seed=2,
+)
+
+
 EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
     "toy-2d": (TOY_2D.run, TOY, 18),
     "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
     "digits": (DIGITS_EXPERIMENT.run, DIGITS, 10),
     "noise-knob": (NOISE_KNOB.run, KNOB, 3),
+    "matched-loss": (MATCHED_LOSS.run, MATCHED, 6),
     "quantities": (QUANTITIES.run, SUMS, 4),
 }
 
@@ -112,6 +134,7 @@ SIMULATING = {
     "toy-2d": (toy_2d,),
     "digits": (escape, comparison),
     "noise-knob": (noise_knob,),
+    "matched-loss": (matched_loss,),
     "quantities": (quantities,),
 }
 """The modules of an experiment that call `simulate`."""

@@ -58,7 +58,10 @@ def test_an_experiment_leaves_the_same_bytes_each_time(
     [
         "toy-2d",
         "one-hidden-layer",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("digits", "noise-knob", "quantities")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("digits", "noise-knob", "quantities", "matched-loss")
+        ),
     ],
 )
 def test_stopped_at_any_file_it_goes_on_to_the_same_bytes(
@@ -104,6 +107,7 @@ WITHIN = [
     *[("digits", 0, 3), ("digits", 3, 6), ("digits", 5, 3)],
     *[("noise-knob", 0, 3), ("noise-knob", 1, 2), ("noise-knob", 2, 5)],
     *[("quantities", 0, 3), ("quantities", 2, 2)],
+    *[("matched-loss", 0, 20), ("matched-loss", 1, 7), ("matched-loss", 4, 12)],
     *[
         pytest.param("digits", task, step, marks=pytest.mark.slow)
         for task, step in [(1, 11), (2, 2), (4, 5), (6, 6), (7, 3)]
@@ -218,6 +222,7 @@ def test_resuming_where_there_is_no_run_starts_one(
         ("one-hidden-layer", {"epochs": 4}, "epochs = 3 there, 4 now"),
         ("one-hidden-layer", {"widths": (6, 4)}, r"widths = \[4, 6\] there, \[6, 4\] now"),
         ("noise-knob", {"penalty": 2.0}, r"penalty = 1\.0 there, 2\.0 now"),
+        ("matched-loss", {"left": 0.02}, r"left = 0\.01 there, 0\.02 now"),
         ("quantities", {"activation": "gelu"}, "activation = relu there, gelu now"),
         ("digits", {"gd_steps": 13}, "gd_steps = 12 there, 13 now"),
         ("digits", {"seeds": 3}, "seeds = 2 there, 3 now"),

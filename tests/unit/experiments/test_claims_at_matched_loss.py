@@ -112,11 +112,23 @@ def test_more_than_a_fifth_censored_are_a_veto(missed: int, vetoed: bool, whose:
     assert judged(FLATTER, run).effect == pytest.approx(sum(kept) / 15)
 
 
+def test_what_begins_in_a_minimum_that_did_not_settle_is_censored(tmp_path: Path) -> None:
+    own = [end(-0.3, 0.03), end(-0.6, 0.03), end(-0.3, 0.03)]
+    rows = run_of(tmp_path / "whole", [own] * 6).metrics().to_pylist()
+    for entry in rows:
+        if entry["metric"] == "settled" and entry["seed"] == 2:
+            entry["value"] = 0.0
+    run = written(tmp_path / "run", "matched-loss", config(6, ["gd", "sgd"]), rows)
+    assert judged(FLATTER, run).effect == pytest.approx(-0.4 * 5 / 6)
+    assert judged(GENERALISES, run).effect == pytest.approx(0.03 * 5 / 6)
+    assert judged(FLATTER, run).veto is None, "one of six"
+
+
 def test_where_a_run_got_stuck_gradient_descent_has_no_loss_to_come_down_to(tmp_path: Path) -> None:
     """The run is censored once, not twice."""
     own = [end(-0.3), end(-0.3), end(-0.3)]
     rows = run_of(tmp_path / "whole", [own, own]).metrics().to_pylist()
-    kept = [entry for entry in rows if (entry["seed"], entry["replica"]) != (1, 0)]
+    kept = [entry for entry in rows if (entry["phase"], entry["seed"], entry["replica"]) != ("matched", 1, 0)]
     kept += [row("matched", 1, "sgd", STEPS, "reached", 0.0), row("matched", 1, "sgd", STEPS, "barrier", 0.2)]
     run = written(tmp_path / "run", "matched-loss", config(2, ["gd", "sgd"]), kept)
     found = judged(FLATTER, run)
@@ -188,7 +200,7 @@ def test_only_noise_that_is_given_a_trace_must_be_shown_to_have_it(tmp_path: Pat
         for seed in range(3)
         for name in arms[1:]
         for entry in matched(seed, name, [end(-0.3 - 0.01 * seed)] * (NOISE_SEEDS if name == "sgd" else 1))
-        if entry["phase"] == "matched"
+        if entry["phase"] != "escape"
     ]
     run = written(tmp_path / "run", "matched-loss", config(3, arms), rows)
     assert judged(FLATTER, run).verdict == "supported"

@@ -234,7 +234,7 @@ def leave(
             record={**_curves(made), **records},
             every=LOSS_EVERY,
             seed=derived_seed(config.seed, repetition, 2, noise, number),
-            checkpoint=checkpoint.with_name(f"{checkpoint.name}.{number}"),
+            checkpoint=checkpoint.with_name(f"leg-{number}-{checkpoint.name}"),
             progress=False,
             until=until,
         )

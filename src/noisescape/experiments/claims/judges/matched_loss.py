@@ -4,7 +4,8 @@ In every seed an arm has one run or several that differ in their noise alone; it
 mean. Gradient descent's figures stand beside those of each run, as ``gd_sharpness`` say: it was taken to that run's
 own loss. A run is censored if it, or gradient descent beside it, did not come down to its loss. It has nothing to
 compare and is not left out either, since what gets stuck is not like the rest: it counts as one that came out as
-gradient descent did (a log ratio or difference of 0), and too many of them are a veto.
+gradient descent did (a log ratio or difference of 0), and too many of them are a veto. So does every run that
+begins in a minimum that did not settle.
 """
 
 from __future__ import annotations
@@ -44,15 +45,17 @@ class End:
     Attributes:
         found: what was measured, by metric; NaN where it was not.
         descent: the same of gradient descent.
+        settled: whether the minimum that it began in was at rest and stable.
     """
 
     found: Mapping[str, float]
     descent: Mapping[str, float]
+    settled: bool
 
     @property
     def censored(self) -> bool:
-        """Whether it or gradient descent did not come down to the level of loss."""
-        return not self.found["reached"] == self.descent["reached"] == 1
+        """Whether it or gradient descent did not come down to the level of loss, or began in no settled minimum."""
+        return not (self.settled and self.found["reached"] == self.descent["reached"] == 1)
 
 
 def ends(evidence: Evidence, arm: str) -> list[list[End]]:
@@ -66,8 +69,9 @@ def ends(evidence: Evidence, arm: str) -> list[list[End]]:
         columns = [curves.at(step, "matched", arm, prefix + metric, replica) for metric in METRICS]
         return [dict(zip(METRICS, row, strict=True)) for row in zip(*columns, strict=True)]
 
+    settled = [1 in curve.values() for curve in evidence.curves.of("minimum", "gd", "settled")]
     by_run = [
-        [End(*pair) for pair in zip(figures(replica, ""), figures(replica, "gd_"), strict=True)]
+        [End(*run) for run in zip(figures(replica, ""), figures(replica, "gd_"), settled, strict=True)]
         for replica in sorted(recorded | {*range(should)})
     ]
     return [[*own] for own in zip(*by_run, strict=True)]
