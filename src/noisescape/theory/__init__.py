@@ -2,7 +2,7 @@
 
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.measurement.loss_budget import LossBudget, drawn_loss_change, loss_budget
-from noisescape.theory import landscapes
+from noisescape.theory import basin, landscapes
 from noisescape.theory.loss_account import LossAccount, loss_account
 from noisescape.theory.ornstein_uhlenbeck import (
     escaping_efficiency,
@@ -12,6 +12,7 @@ from noisescape.theory.ornstein_uhlenbeck import (
 from noisescape.theory.quadratic import expected_excess_loss, stationary_covariance
 
 __all__ = [
+    "basin",
     "LossAccount",
     "LossBudget",
     "decay_exponent",
