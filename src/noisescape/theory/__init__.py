@@ -12,9 +12,9 @@ from noisescape.theory.ornstein_uhlenbeck import (
 from noisescape.theory.quadratic import expected_excess_loss, stationary_covariance
 
 __all__ = [
-    "basin",
     "LossAccount",
     "LossBudget",
+    "basin",
     "decay_exponent",
     "drawn_loss_change",
     "escaping_efficiency",
