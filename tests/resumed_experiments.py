@@ -12,11 +12,13 @@ import pytest
 
 from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
 from noisescape.experiments.digits import DigitsConfig
+from noisescape.experiments.gd_sharpness import GD_SHARPNESS, GDSharpnessConfig
 from noisescape.experiments.noise_knob import NOISE_KNOB, NoiseKnobConfig
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
 from noisescape.experiments.protocols import (
     comparison,
     escape,
+    gd_sharpness,
     noise_knob,
     one_hidden_layer,
     quantities,
@@ -93,12 +95,26 @@ SUMS = QuantitiesConfig(
 )
 
 
+SHARPNESS = GDSharpnessConfig(
+    preset="quick",
+    seeds=1,
+    rates=(0.1, 0.5),
+    steps=5,
+    measure_every=2,
+    data="digits",
+    train=20,
+    widths=(3,),
+    seed=2,
+)
+
+
 EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
     "toy-2d": (TOY_2D.run, TOY, 18),
     "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
     "digits": (DIGITS_EXPERIMENT.run, DIGITS, 10),
     "noise-knob": (NOISE_KNOB.run, KNOB, 3),
     "quantities": (QUANTITIES.run, SUMS, 4),
+    "gd-sharpness": (GD_SHARPNESS.run, SHARPNESS, 2),
 }
 
 
@@ -113,6 +129,7 @@ SIMULATING = {
     "digits": (escape, comparison),
     "noise-knob": (noise_knob,),
     "quantities": (quantities,),
+    "gd-sharpness": (gd_sharpness,),
 }
 """The modules of an experiment that call `simulate`."""
 
