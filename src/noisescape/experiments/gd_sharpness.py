@@ -25,10 +25,11 @@ POSTER: dict[float, tuple[float, float | None]] = {
     0.1: (19.6, 0.15),
     0.5: (3.9, None),
 }
-"""η ↦ (sharpness λ₁, its ±) where gradient descent ended, as printed on the poster of Wu, Ma and E, "How SGD
-selects the global minima in over-parameterized learning" (NeurIPS 2018; repository leiwu0/sgd.stability). The preset ``poster``
-has the constants of that repository. λ₁ there is from at most ten steps of a power iteration, which comes out too
-low rather than too high."""
+"""η ↦ (sharpness λ₁, its ±) where gradient descent ended.
+
+As printed on the poster of Wu, Ma and E, "How SGD selects the global minima in over-parameterized learning"
+(NeurIPS 2018). The preset ``poster`` has the constants of their repository, leiwu0/sgd.stability. λ₁ there is from
+ten steps of a power iteration at most, which comes out too low rather than too high."""
 
 
 @dataclass(frozen=True)

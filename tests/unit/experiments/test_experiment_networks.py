@@ -41,7 +41,7 @@ def test_a_fully_connected_network_starts_as_pytorchs_layers_do_and_ends_without
     model = fully_connected(3, (20, 30, 10))
     torch.manual_seed(3)
     first, second = nn.Linear(20, 30), nn.Linear(30, 10)
-    x = normal(4, 20)
+    x = normal(4, 20, dtype=torch.float32)
     torch.testing.assert_close(model(x), second(torch.relu(first(x))))
     assert bool((model(x) < 0).any())
     assert not torch.equal(model(x), fully_connected(4, (20, 30, 10))(x))
