@@ -105,7 +105,7 @@ WITHIN = [
     *[("digits", 0, 3), ("digits", 3, 6), ("digits", 5, 3)],
     *[("noise-knob", 0, 3), ("noise-knob", 1, 2), ("noise-knob", 2, 5)],
     *[("quantities", 0, 3), ("quantities", 2, 2)],
-    *[("gd-sharpness", 0, 1), ("gd-sharpness", 1, 4)],
+    *[("gd-sharpness", 0, 3), ("gd-sharpness", 1, 4)],
     *[
         pytest.param("digits", task, step, marks=pytest.mark.slow)
         for task, step in [(1, 11), (2, 2), (4, 5), (6, 6), (7, 3)]

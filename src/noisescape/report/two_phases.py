@@ -36,7 +36,7 @@ class Outside:
     Attributes:
         source: who.
         accuracy: by stage, as far as it is told.
-        steps: by stage, from the initialisation on.
+        steps: by stage, from the initialisation on; none, or at least that at which gradient descent has fitted.
     """
 
     source: str
@@ -111,8 +111,9 @@ def two_phases_table(seeds: Sequence[TwoPhases], outside: Sequence[Outside] = ()
             ]
         )
     columns = ["", "step", "training acc., %", "test acc., %", *(f"{other.source}, %" for other in outside)]
+    count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
     caption = (
-        f"Mean ± standard error over {len(seeds)} seeds; steps from the initialisation. The highest is each "
+        f"Mean ± standard error over {count}; steps from the initialisation. The highest is each "
         "seed's own, known with hindsight: it lies over what a step chosen beforehand would give."
     )
     return Table(columns, rows, caption)
@@ -128,13 +129,13 @@ def draw_two_phases(seeds: Sequence[TwoPhases], outside: Sequence[Outside] = ())
     for other in outside:
         for stage, step in other.steps.items():
             axis, before = (left, 0) if stage == "fitted" else (right, other.steps["fitted"])
-            label = f"test accuracy, {other.source}" if stage == "end" else None
+            named = f"test accuracy, {other.source}" if stage == "end" else None
             axis.plot(
-                step - before, other.accuracy[stage], "X", color="black", markersize=8, label=label, clip_on=False
+                step - before, other.accuracy[stage], "X", color="black", markersize=8, label=named, clip_on=False
             )
-        if "highest" in other.accuracy and "highest" not in other.steps:
-            label = f"on the way, {other.source}"
-            right.axhline(other.accuracy["highest"], color="black", linewidth=0.9, linestyle=":", label=label)
+        if other.steps and "highest" in other.accuracy:
+            named = f"on the way, {other.source}"
+            right.axhline(other.accuracy["highest"], color="black", linewidth=0.9, linestyle=":", label=named)
     left.set(xlabel="step of gradient descent", ylabel="accuracy", xlim=(0, None))
     right.set(xlabel="step of SGD from the minimum", xlim=(0, None))
     left.yaxis.set_major_formatter("{x:.0%}")
