@@ -102,7 +102,7 @@ SHARPNESS = GDSharpnessConfig(
     steps=5,
     measure_every=2,
     data="digits",
-    train=20,
+    clean=20,
     widths=(3,),
     seed=2,
 )

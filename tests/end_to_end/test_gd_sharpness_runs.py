@@ -28,7 +28,8 @@ SMALL = GDSharpnessConfig(
     steps=30,
     measure_every=10,
     data="digits",
-    train=25,
+    clean=20,
+    corrupted=5,
     widths=(3,),
     seed=2,
 )
@@ -103,6 +104,7 @@ def test_the_summary_is_of_what_was_recorded(run: Run) -> None:
 def test_a_report_is_self_contained_and_judges_the_rates_that_are_to_get_there(run: Run) -> None:
     page = check_report(run, {"settled", "sharpening"})
     assert "poster" not in page
+    assert "20 images of digits and 5 more with random labels" in page
     assert [(found.claim.name, found.result.case) for found in ledger([run])] == [("gd-settles-at-edge", "η = 2")]
     console = Console(width=120)
     with console.capture() as capture:
@@ -128,7 +130,8 @@ def test_the_posters_figures_stand_beside_those_of_its_preset(run: Run) -> None:
 
 def test_the_poster_is_run_as_its_repository_does() -> None:
     config = GD_SHARPNESS.configure("poster")
-    assert (config.data, config.train, config.widths) == ("fashion_mnist", 1000, (500, 500, 500))
+    assert (config.data, config.clean, config.corrupted) == ("fashion_mnist", 1000, 0)
+    assert config.widths == (500, 500, 500)
     assert (config.rates, config.steps) == (tuple(POSTER), 10_000)
     assert [rate for rate in config.rates if rate >= config.edge_from] == [0.05, 0.1, 0.5]
 
@@ -158,5 +161,5 @@ def test_constants_that_make_no_sense_are_refused(changes: dict[str, Any], messa
 
 def test_more_images_than_there_are_are_refused_before_anything_is_written(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="the digits hold 1797"):
-        GD_SHARPNESS.run(replace(SMALL, train=2000), tmp_path / "run", jobs=1, progress=False)
+        GD_SHARPNESS.run(replace(SMALL, clean=2000), tmp_path / "run", jobs=1, progress=False)
     assert not (tmp_path / "run").exists()

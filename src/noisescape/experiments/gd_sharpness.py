@@ -38,14 +38,15 @@ class GDSharpnessConfig:
 
     Attributes:
         preset: its name.
-        seeds: independent repetitions: the initialisation, of digits also the choice of images.
+        seeds: independent repetitions: the initialisation and random labels, of digits also the choice of images.
         rates: the learning rates η, a run each.
         edge_from: the rates from this on are expected to reach the edge, λ₁ = 2/η, within the steps. At smaller
             ones sharpening takes longer than the run: no claim is judged by those.
         steps: full-batch steps of every run.
         measure_every: steps between two measurements.
         data: "digits", which needs no download, or "fashion_mnist": its first images in the order of the file.
-        train: training images.
+        clean: training images with their own label.
+        corrupted: training images with a random label, without which digits are fitted before λ₁ has risen far.
         widths: of the hidden layers.
         data_dir: where FashionMNIST is; None: the environment variable NOISESCAPE_DATA, or the hub.
         seed: of everything.
@@ -59,7 +60,8 @@ class GDSharpnessConfig:
     steps: int = 10_000
     measure_every: int = 200
     data: Literal["digits", "fashion_mnist"] = "fashion_mnist"
-    train: int = 1000
+    clean: int = 1000
+    corrupted: int = 0
     widths: tuple[int, ...] = (500, 500, 500)
     data_dir: str | None = None
     seed: int = 0
@@ -68,7 +70,7 @@ class GDSharpnessConfig:
     experiment: ClassVar[str] = "gd-sharpness"
 
     def __post_init__(self) -> None:
-        require_at_least(self, seeds=1, steps=1, measure_every=1, train=1, seed=0)
+        require_at_least(self, seeds=1, steps=1, measure_every=1, seed=0)
         require_positive(self, "edge_from")
         if self.data not in DATA:
             raise unknown("data set", self.data, DATA)
@@ -89,12 +91,13 @@ def gd_sharpness_problem(config: GDSharpnessConfig, repetition: int) -> Problem:
 
     seed, initial = (derived_seed(config.seed, repetition, part) for part in (0, 1))
     if config.data == "digits":
-        split = corrupted_digits(seed=seed, clean=config.train, corrupted=0)
+        split = corrupted_digits(seed=seed, clean=config.clean, corrupted=config.corrupted)
     else:
         split = image_split(
             "fashion_mnist",
             seed=seed,
-            clean=config.train,
+            clean=config.clean,
+            corrupted=config.corrupted,
             data_dir=config.data_dir,
             pixel_range=(0.0, 1.0),
             in_order=True,
@@ -113,14 +116,14 @@ GD_SHARPNESS = Experiment(
         "quick": replace(
             _POSTER,
             preset="quick",
-            seeds=3,
-            rates=(0.1, 0.4, 0.7, 1.0),
+            rates=(0.1, 0.4, 0.6, 1.0),
             edge_from=0.4,
-            steps=3000,
-            measure_every=60,
+            steps=4000,
+            measure_every=100,
             data="digits",
-            train=200,
-            widths=(50, 50),
+            clean=160,
+            corrupted=40,
+            widths=(50, 50, 50),
         ),
         "poster": _POSTER,
     },
@@ -128,7 +131,8 @@ GD_SHARPNESS = Experiment(
         SEEDS,
         Option("steps", "Full-batch steps at every learning rate."),
         Option("measure_every", "Steps between two measurements of the sharpness."),
-        Option("train", "Training images."),
+        Option("clean", "Training images with their own label."),
+        Option("corrupted", "Training images with a random label."),
         DATA_DIR,
     ),
     problem=gd_sharpness_problem,

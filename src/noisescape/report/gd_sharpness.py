@@ -64,8 +64,8 @@ def draw_settled(curves: Curves, config: Mapping[str, Any], poster: bool) -> Mpl
         axis.errorbar([*POSTER], shown, spread, fmt="x", color="#d62728", markersize=8, label="poster")
     axis.set(xscale="log", yscale="log", xlabel="learning rate η", ylabel="sharpness λ₁ at the last step")
     axis.set_xticks(rates, [f"{rate:g}" for rate in rates])
+    axis.set_yticks([2 / rate for rate in rates], [f"{2 / rate:.3g}" for rate in rates])
     axis.minorticks_off()
-    axis.yaxis.set_major_formatter("{x:g}")
     legend_outside(figure, axis)
     return figure
 
@@ -92,10 +92,11 @@ def draw_sharpening(curves: Curves, config: Mapping[str, Any]) -> MplFigure:
 def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     """What ran on what, and what the outside figures are."""
     widths, name = "–".join(str(width) for width in config["widths"]), summary["data"]["train"]["name"]
+    random = f" and {config['corrupted']:,} more with random labels" if config["corrupted"] else ""
     about = (
         f"Preset {summary['preset']}: fully connected ReLU networks with hidden layers of {widths} on "
-        f"{config['train']:,} images of {name}, squared loss to one-hot labels, averaged "
-        f"over samples and outputs; {config['steps']:,} full-batch steps at every learning rate. λ₁ is the largest "
+        f"{config['clean']:,} images of {name}{random}, squared loss to one-hot labels, averaged over samples "
+        f"and outputs; {config['steps']:,} full-batch steps at every learning rate. λ₁ is the largest "
         f"eigenvalue of the Hessian of that loss. Learning rates from {config['edge_from']:g} on are expected to "
         "reach the edge within these steps, smaller ones are not."
     )
