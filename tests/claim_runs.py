@@ -17,6 +17,7 @@ from noisescape.runs.run import Run, tidy
 
 CLAIM: dict[str, Claim] = {claim.name: claim for claim in CLAIMS}
 STEPS, GD_STEPS, NOISE_SEEDS = 10, 50, 3
+RATE = 0.25
 Rows = list[dict[str, Any]]
 
 
@@ -98,6 +99,8 @@ class Case:
             "steps": STEPS,
             "gd_steps": GD_STEPS,
             "noise_seeds": NOISE_SEEDS,
+            "rates": [RATE / 2, RATE],
+            "edge_from": RATE,
             "dynamics": [*self.dynamics],
         }
         rows = [
@@ -268,6 +271,15 @@ def knob_trace(seed: int, value: float, _: float) -> Rows:
     return traces("training", seed, "as-if-small", 1 + value)
 
 
+def at_edge(seed: int, value: float, _: float) -> Rows:
+    """λ₁·η/2 as given at the last step; far off on the way, and at the rate that is not expected to get there."""
+    return [
+        row("training", seed, "gd", step, "largest_eigenvalue", 2 * share / rate) | {"rate": rate}
+        for rate in (RATE / 2, RATE)
+        for step, share in ((0, 0.1), (STEPS, value if rate == RATE else 0.1))
+    ]
+
+
 def beside_a_gap(claim: str, arm: str, verdicts: dict[str, Any], share: float, *, noisy: bool = True) -> Case:
     """What an arm ends at over large plus a share of the gap of about 8 points between large and small."""
 
@@ -363,6 +375,15 @@ CASES = [
     beside_a_gap("knob-as-small", "as-if-small", DOUBLE_SAME, 1.0),
     beside_a_gap("isotropic-does-not-recover", "isotropic", FALLS, 0.5),
     beside_a_gap("penalty-recovers", "gradient-penalty", RISES, 0.5, noisy=False),
+    Case(
+        "gd-settles-at-edge",
+        (),
+        at_edge,
+        {"supported": (0.97, 1.0, 0.98), "contradicted": (0.8, 0.82, 0.81), "undecided": (0.88, 0.98, 0.93)},
+        case=f"η = {RATE:g}",
+        experiment="gd-sharpness",
+        noisy=False,
+    ),
 ]
 
 

@@ -12,12 +12,14 @@ import pytest
 
 from noisescape.experiments.digits import DIGITS as DIGITS_EXPERIMENT
 from noisescape.experiments.digits import DigitsConfig
+from noisescape.experiments.gd_sharpness import GD_SHARPNESS, GDSharpnessConfig
 from noisescape.experiments.matched_loss import MATCHED_LOSS, MatchedLossConfig
 from noisescape.experiments.noise_knob import NOISE_KNOB, NoiseKnobConfig
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER, OneHiddenLayerConfig
 from noisescape.experiments.protocols import (
     comparison,
     escape,
+    gd_sharpness,
     matched_loss,
     noise_knob,
     one_hidden_layer,
@@ -114,6 +116,19 @@ MATCHED = MatchedLossConfig(
 )
 
 
+SHARPNESS = GDSharpnessConfig(
+    preset="quick",
+    seeds=1,
+    rates=(0.1, 0.5),
+    steps=5,
+    measure_every=2,
+    data="digits",
+    clean=20,
+    widths=(3,),
+    seed=2,
+)
+
+
 EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
     "toy-2d": (TOY_2D.run, TOY, 18),
     "one-hidden-layer": (ONE_HIDDEN_LAYER.run, LAYER, 4),
@@ -121,6 +136,7 @@ EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
     "noise-knob": (NOISE_KNOB.run, KNOB, 3),
     "matched-loss": (MATCHED_LOSS.run, MATCHED, 6),
     "quantities": (QUANTITIES.run, SUMS, 4),
+    "gd-sharpness": (GD_SHARPNESS.run, SHARPNESS, 2),
 }
 
 
@@ -136,6 +152,7 @@ SIMULATING = {
     "noise-knob": (noise_knob,),
     "matched-loss": (matched_loss,),
     "quantities": (quantities,),
+    "gd-sharpness": (gd_sharpness,),
 }
 """The modules of an experiment that call `simulate`."""
 

@@ -32,7 +32,7 @@ from cli_calls import COMMON, Result
             ["reproduce"],
             [
                 *("toy-2d", "one-hidden-layer", "fashion-mnist", "svhn", "cifar10", "digits", "noise-knob"),
-                *("quantities", "all"),
+                *("quantities", "gd-sharpness", "all"),
             ],
         ),
         (["reproduce", "toy-2d"], [*COMMON, "--preset", "--replicas", "--control-replicas", "--steps"]),
@@ -51,6 +51,10 @@ from cli_calls import COMMON, Result
         (
             ["reproduce", "quantities"],
             [*COMMON, "--preset", "--seeds", "--data-dir", "--steps", "--gd-steps", "--activation"],
+        ),
+        (
+            ["reproduce", "gd-sharpness"],
+            [*COMMON, "--preset", "poster", "--seeds", "--data-dir", "--measure-every"],
         ),
         (["reproduce", "all"], [*COMMON, "--preset", "--seeds", "--data-dir"]),
         (["claims"], ["--verbose", "--out", "--json"]),

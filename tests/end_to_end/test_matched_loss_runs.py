@@ -210,7 +210,7 @@ def test_the_ledger_and_the_report_are_made(run: Run) -> None:
         "generalises-at-matched-loss",
     }
     assert all(finding.result.verdict == "undecided" for finding in findings), "two seeds are before the first look"
-    check_report(run, {"sharpness", "barriers", "learning_curves"})
+    check_report(run, {"sharpness", "barriers", "learning_curves", "two_phases"})
 
 
 def test_the_table_fits_a_terminal(run: Run) -> None:

@@ -62,6 +62,7 @@ def test_an_experiment_leaves_the_same_bytes_each_time(
             pytest.param(name, marks=pytest.mark.slow)
             for name in ("digits", "noise-knob", "quantities", "matched-loss")
         ),
+        "gd-sharpness",
     ],
 )
 def test_stopped_at_any_file_it_goes_on_to_the_same_bytes(
@@ -108,6 +109,7 @@ WITHIN = [
     *[("noise-knob", 0, 3), ("noise-knob", 1, 2), ("noise-knob", 2, 5)],
     *[("quantities", 0, 3), ("quantities", 2, 2)],
     *[("matched-loss", 0, 20), ("matched-loss", 1, 7), ("matched-loss", 4, 12)],
+    *[("gd-sharpness", 0, 3), ("gd-sharpness", 1, 4)],
     *[
         pytest.param("digits", task, step, marks=pytest.mark.slow)
         for task, step in [(1, 11), (2, 2), (4, 5), (6, 6), (7, 3)]

@@ -101,6 +101,7 @@ def image_split(
     size: int | None = None,
     pixel_range: tuple[float, float] = (-1.0, 1.0),
     exchanged: bool = False,
+    in_order: bool = False,
 ) -> ImageSplit:
     """A training set with some random labels from one of ``images.IMAGE_SETS``, and a clean test set.
 
@@ -120,6 +121,7 @@ def image_split(
             pixel is the mean of the square it replaces.
         pixel_range: what 0 and 255 become; linear in between.
         exchanged: train on images of the test split and test on those of the training split. Both must be there.
+        in_order: train on the first images of the file, in its order, in place of those that the seed draws.
 
     Raises:
         DataError: something is wrong with the data set or its directory.
@@ -162,7 +164,8 @@ def image_split(
     else:
         chosen, selection = np.arange(test), "all"
     # the labels are drawn last, so the images do not depend on how many labels are random
-    rows = torch.from_numpy(generator.permutation(others)[: clean + corrupted])
+    order = others if in_order else generator.permutation(others)
+    rows = torch.from_numpy(order[: clean + corrupted])
     labels = source.labels[rows]
     labels[clean:] = torch.from_numpy(generator.integers(0, source.about.classes, corrupted))
     test_rows = torch.from_numpy(chosen)

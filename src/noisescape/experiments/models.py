@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
@@ -29,6 +31,20 @@ def digits_net(seed: int, *, activation: type[nn.Module] = nn.ReLU) -> nn.Sequen
             activation(),
             nn.Linear(20, 10),
         )
+
+
+def fully_connected(seed: int, widths: Sequence[int]) -> nn.Sequential:
+    """Linear layers from width to width, the input's first, with ReLU between; PyTorch's default initialisation.
+
+    >>> sum(p.numel() for p in fully_connected(0, (784, 500, 500, 500, 10)).parameters())
+    898510
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = [nn.Flatten()]
+        for wide, following in itertools.pairwise(widths):
+            layers += [nn.Linear(wide, following), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])
 
 
 def lenet(seed: int, *, init_std: float = 0.02) -> nn.Sequential:

@@ -45,6 +45,22 @@ def classification(model: nn.Module, split: ImageSplit, device: str) -> Problem:
     return Problem(model, risk, risk.with_data(test), split)
 
 
+def one_hot_regression(model: nn.Module, split: ImageSplit, classes: int, device: str) -> Problem:
+    """Squared distance of a network's outputs to the one-hot labels, averaged over the outputs, on a split.
+
+    ℓ_n = (1/K) Σ_k (f_k(x_n) − [y_n = k])² for K classes, as PyTorch's ``MSELoss`` has it. Gradients and curvature
+    are 1/K of those of the squared distance.
+    """
+    model = model.to(device)
+
+    def as_told(data: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        images, labels = data
+        return images.to(device), nn.functional.one_hot(labels, classes).to(images.dtype).to(device)
+
+    risk = EmpiricalRisk(model, nn.functional.mse_loss, as_told(split.train))
+    return Problem(model, risk, risk.with_data(as_told(split.test)), split)
+
+
 class SmallImages(Protocol):
     """The constants that :func:`small_images` reads."""
 

@@ -14,6 +14,7 @@ from noisescape.experiments.curves import Curves
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
 from noisescape.report.tables import matched_loss_table, minima_table
+from noisescape.report.two_phases import OUTSIDE, Outside, draw_two_phases, two_phases, two_phases_table
 from noisescape.runs.run import Run
 
 ARMS = LABELS | {
@@ -33,7 +34,8 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
     summary, config, rows = run.summary(), run.info["config"], run.metrics().to_pylist()
     names = in_order(config["dynamics"])
     saved = partial(Figure.drawn, run)
-    matched = Matched(rows)
+    matched, phases = Matched(rows), two_phases(rows)
+    outside = OUTSIDE if config["data"] == "fashion_mnist" else ()
     return _lead(summary, config), [
         Section(
             "At the same training loss",
@@ -65,6 +67,19 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
                     draw_learning_curves(Curves(_first_runs(rows), int(config["seeds"])), names),
                     "Training loss and test accuracy from the minimum on. A line is a seed.",
                 )
+            ],
+        ),
+        Section(
+            "Two phases",
+            _told(outside),
+            [
+                saved(
+                    "two_phases",
+                    draw_two_phases(phases, outside),
+                    "Accuracy of gradient descent up to the minimum, then of SGD. Thin lines are seeds, thick ones "
+                    "their mean.",
+                ),
+                two_phases_table(phases, outside),
             ],
         ),
         Section("The minima", "Where all arms begin.", [minima_table(summary)]),
@@ -199,6 +214,22 @@ def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"B = {config['batch_size']}: SGD and full Gaussian noise until they have left and come back to the "
         "minimum's training loss L₀; the other noises as long as SGD and, step by step, with the trace that SGD's "
         "noise had. What ended above that loss is quenched to it."
+    )
+
+
+def _told(outside: Sequence[Outside]) -> str:
+    """What the curve of both phases shows, and whose figures stand beside it."""
+    about = (
+        "Gradient descent from the initialisation until it has fitted, random labels too, and has settled; then "
+        "the first run of SGD in each seed."
+    )
+    if not outside:
+        return about
+    return (
+        f"{about} Crosses and the dotted line are read off a curve on the poster of Wu, Ma and E, How SGD selects "
+        "the global minima in over-parameterized learning (NeurIPS 2018), for FashionMNIST with random labels: "
+        "training accuracy crashes where SGD takes over, and is 100 % again at the last cross. We do not know its "
+        "learning rates, batch size and number of images. The rewrite is a reader's, of the paper's experiment."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.text import Text
 
 from noisescape.experiments.claims import Claim, Finding
+from noisescape.experiments.gd_sharpness import POSTER
 from noisescape.report.page import Table
 
 AT_THE_END = "At the last step; mean ± standard error over seeds."
@@ -125,6 +126,35 @@ def noise_knob_table(summary: Mapping[str, Any]) -> Table:
     sharpness = "E[ΔL] × 10³"
     columns = ["arm", "training loss", "test acc., %", "test loss", "λ₁", sharpness, "trace / target"]
     return Table(columns, rows, AT_THE_END, wide=[sharpness])
+
+
+def with_poster(summary: Mapping[str, Any]) -> bool:
+    """Whether the sharpness of gradient descent was measured where the poster's figures are from."""
+    return bool(summary["preset"] == "poster")
+
+
+def gd_sharpness_table(summary: Mapping[str, Any]) -> Table:
+    """The sharpness at which gradient descent ended, a row for each learning rate, beside the poster's."""
+    beside = with_poster(summary)
+    rows = []
+    for rate, found in summary["final"].items():
+        theirs, error = POSTER.get(float(rate), (None, None)) if beside else (None, None)
+        printed = "–" if theirs is None else f"{theirs:g}" if error is None else f"{theirs:g} ± {error:g}"
+        rows.append(
+            [
+                rate,
+                f"{2 / float(rate):.4g}",
+                estimate(found["largest_eigenvalue"], ".2f"),
+                *([printed] if beside else []),
+                estimate(found["stability"], ".3f"),
+                estimate(found["loss"], ".1e"),
+                estimate(found["train_accuracy"], ".1f", 100),
+                estimate(found["test_accuracy"], ".1f", 100),
+            ]
+        )
+    columns = ["η", "2/η", "λ₁", *(["λ₁, poster"] if beside else []), "λ₁·η/2", "training loss"]
+    accuracies = ["training acc., %", "test acc., %"]
+    return Table([*columns, *accuracies], rows, AT_THE_END, wide=accuracies)
 
 
 def matched_loss_table(summary: Mapping[str, Any]) -> Table:

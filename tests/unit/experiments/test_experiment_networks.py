@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from cases import normal
-from noisescape.experiments.models import digits_net, lenet, vgg11
+from noisescape.experiments.models import digits_net, fully_connected, lenet, vgg11
 
 
 def counted(model: nn.Module) -> int:
@@ -22,6 +22,7 @@ def test_networks_have_the_published_numbers_of_parameters() -> None:
     assert counted(vgg11(0)) == 9_750_922
     assert counted(vgg11(0, image_size=16)) == 9_750_922
     assert counted(digits_net(0)) == 2_118
+    assert counted(fully_connected(0, (784, 500, 500, 500, 10))) == 392_500 + 2 * 250_500 + 5_010
 
 
 @pytest.mark.parametrize("std", [0.02, 0.1])
@@ -34,6 +35,16 @@ def test_the_lenet_starts_from_a_truncated_normal(std: float) -> None:
     assert abs(float(values.mean())) < 4 * std / math.sqrt(len(values))
     for parameter in lenet(3, init_std=std).parameters():
         assert bool((parameter != 0).all()), "biases too"
+
+
+def test_a_fully_connected_network_starts_as_pytorchs_layers_do_and_ends_without_a_relu() -> None:
+    model = fully_connected(3, (20, 30, 10))
+    torch.manual_seed(3)
+    first, second = nn.Linear(20, 30), nn.Linear(30, 10)
+    x = normal(4, 20, dtype=torch.float32)
+    torch.testing.assert_close(model(x), second(torch.relu(first(x))))
+    assert bool((model(x) < 0).any())
+    assert not torch.equal(model(x), fully_connected(4, (20, 30, 10))(x))
 
 
 def test_vgg_starts_from_kaimings_normal_with_zero_biases() -> None:

@@ -56,6 +56,15 @@ def test_images_do_not_depend_on_how_many_labels_are_random(tiny: Path) -> None:
     assert torch.equal(few.labels[:60], many.labels[:60])
 
 
+def test_in_order_the_first_rows_are_trained_on_whatever_the_seed(tiny: Path, colour: Path) -> None:
+    for seed in range(2):
+        split = image_split("tiny", seed=seed, clean=50, corrupted=5, data_dir=tiny, in_order=True)
+        assert split.rows.tolist() == [*range(55)]
+        assert split.labels[:50].tolist() == made(TINY, "train")[1]["label"].to_pylist()[:50]
+        split = image_split("colour", seed=seed, clean=120, test=50, data_dir=colour, in_order=True)
+        assert split.rows.tolist() == [row for row in range(200) if row not in split.test_rows][:120]
+
+
 def test_random_labels_are_right_one_time_in_ten(tiny: Path) -> None:
     right = []
     for seed in range(20):

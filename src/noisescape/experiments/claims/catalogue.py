@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from noisescape.experiments.claims.claim import Claim
 from noisescape.experiments.claims.evidence import SAME_TRACE
-from noisescape.experiments.claims.judges import matched_loss, networks, noise_knob, toy
+from noisescape.experiments.claims.judges import gd_sharpness, matched_loss, networks, noise_knob, toy
 from noisescape.experiments.claims.rules import (
     ALIGNED,
     BARRIER,
     CENSORED,
     CLOSE_ACCURACY,
+    EDGE,
     LEAST_BARRIER,
     SAME_ACCURACY,
     SAME_NOISE,
@@ -329,6 +330,18 @@ CLAIMS: tuple[Claim, ...] = (
         KNOB,
         noise_knob.recovers("gradient-penalty"),
         "{:+.1%}",
+        control=True,
+    ),
+    Claim(
+        "gd-settles-at-edge",
+        "Gradient descent settles where the sharpness is as large as its learning rate lets it be: λ₁ = 2/η.",
+        "Wu, Ma and E 2018, and 2103.00065: figures that others found, which this package's must agree with",
+        "λ₁·η/2 at the last step, for each learning rate that is expected to get there: the constant edge_from, "
+        "fixed before the run; interval over seeds.",
+        f"Supported if the interval lies within {EDGE[0]:g} to {EDGE[1]:g}, contradicted if outside.",
+        ("gd-sharpness",),
+        gd_sharpness.settles_at_edge,
+        "{:.3f}",
         control=True,
     ),
 )

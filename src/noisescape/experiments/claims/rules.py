@@ -25,6 +25,8 @@ SAME_NOISE = 0.1
 """A trace of injected noise within this share of its target's is the target's, where that is itself the claim."""
 SAME_RATE = 0.05
 """A difference of escape rates below this counts as none."""
+EDGE = (0.9, 1.05)
+"""Within these λ₁·η/2 is at the edge of stability."""
 ALIGNED = 0.1
 """The projection coefficient a is bounded away from 0 if it is over this."""
 
@@ -41,13 +43,22 @@ def falls(values: Sequence[float], *, case: str = "", veto: str | None = None) -
 
 def vanishes(values: Sequence[float], margin: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies within ±margin, contradicted if outside."""
-    return _judged(values, lambda low, high: _within(margin, low, high), (-margin, margin), case, veto)
+    return lies_within(values, -margin, margin, case=case, veto=veto)
+
+
+def lies_within(
+    values: Sequence[float], least: float, most: float, *, case: str = "", veto: str | None = None
+) -> Result:
+    """Supported if the mean's interval lies between these two, contradicted if outside."""
+    return _judged(values, lambda low, high: _within(least, most, low, high), (least, most), case, veto)
 
 
 def same_rate(one: tuple[int, int], other: tuple[int, int], *, comparisons: int, case: str) -> Result:
     """Supported if the interval of two rates' difference lies within ±SAME_RATE, contradicted if outside."""
     found = rate_difference(one, other, comparisons=comparisons)
-    return Result(_within(SAME_RATE, found.low, found.high), found.value, found.low, found.high, other[1], case)
+    return Result(
+        _within(-SAME_RATE, SAME_RATE, found.low, found.high), found.value, found.low, found.high, other[1], case
+    )
 
 
 def verdict(supported: bool, contradicted: bool) -> Verdict:
@@ -55,8 +66,8 @@ def verdict(supported: bool, contradicted: bool) -> Verdict:
     return "supported" if supported else "contradicted" if contradicted else "undecided"
 
 
-def _within(margin: float, low: float, high: float) -> Verdict:
-    return verdict(-margin < low and high < margin, high < -margin or low > margin)
+def _within(least: float, most: float, low: float, high: float) -> Verdict:
+    return verdict(least < low and high < most, high < least or low > most)
 
 
 def _judged(
