@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from noisescape.experiments.claims.claim import Result, Verdict
 from noisescape.experiments.group_sequential import ALPHA
@@ -42,6 +43,11 @@ def falls(values: Sequence[float], *, case: str = "", veto: str | None = None) -
 def vanishes(values: Sequence[float], margin: float, *, case: str = "", veto: str | None = None) -> Result:
     """Supported if the mean's interval lies within ±margin, contradicted if outside."""
     return _judged(values, lambda low, high: _within(margin, low, high), (-margin, margin), case, veto)
+
+
+def mapped(found: Result, back: Callable[[float], float]) -> Result:
+    """The result on the scale that its statistic came from, by a rising function."""
+    return replace(found, effect=back(found.effect), low=back(found.low), high=back(found.high))
 
 
 def same_rate(one: tuple[int, int], other: tuple[int, int], *, comparisons: int, case: str) -> Result:
