@@ -173,7 +173,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Constant and dynamic noise generalise about as gradient descent does.",
         "SVHN and CIFAR-10 experiments",
         f"Differences of test accuracy within seeds, {_WHERE}.",
-        f"Supported if the interval lies within ±{SAME_ACCURACY:.0%}, contradicted if outside. {_NONE_MISSED} {_TRACE}",
+        f"Supported if the interval lies within ±{SAME_ACCURACY:.0%}, contradicted if outside. {_NONE_MISSED} "
+        f"{_TRACE}",
         TRAININGS,
         training.accuracy_same(("gld-constant", "gd"), ("gld-dynamic", "gd")),
         "{:+.1%}",

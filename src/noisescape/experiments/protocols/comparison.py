@@ -85,9 +85,8 @@ def follow(
     }
     if until is not None:
         seldom = range(0, config.steps + 1, every)
-        curves = {"loss": recorders.loss} | {
-            name: recorders.at_steps(curves[name], seldom) for name in ("train_accuracy", "test_accuracy")
-        }
+        for metric in ("train_accuracy", "test_accuracy"):
+            curves[metric] = recorders.at_steps(curves[metric], seldom)
         every = LOOK_EVERY
     if measured := {*sharpness_at}:
         sharpness = recorders.sharpness(config.sharpness_delta, draws=config.sharpness_draws)

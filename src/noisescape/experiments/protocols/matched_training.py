@@ -1,10 +1,10 @@
 """Training from initialisation, compared at the same training loss.
 
-Gradient descent and noises of unlike size come down at unlike speed: after equally many steps the one has fitted the
-training set and the other has not, and sharpness and accuracy tell how far each has come. So every dynamics trains
-until the loss of the whole training set, looked at every so many steps, is at or below a common level; what the steps
-end above it is quenched to it by gradient descent. Those that came down are then quenched further to the lowest of
-their losses, so that within a repetition all are compared at exactly one.
+Noise slows training, some more than other: after equally many steps one dynamics has fitted the training set and
+another has not, and sharpness and accuracy tell how far each has come. So each trains until the loss of the whole
+training set, looked at every so many steps, is at or below a common level; what the steps end above it is quenched
+to it by gradient descent. Those that came down are then quenched further to the lowest of their losses, so that
+within a repetition all are compared at exactly one.
 """
 
 from __future__ import annotations
@@ -137,10 +137,10 @@ def match(
     made = problem(config, repetition)
     thetas = {name: theta.to(config.device) for name, theta in ends.items()}
     finite = {name: theta for name, theta in thetas.items() if _finite(made.risk, theta)}
-    limits = {"lr": config.lr, "steps": config.quench_steps}
-    down = at_matched_loss(made.risk, finite, level=config.level, **limits) if finite else {}
+    lr, steps = config.lr, config.quench_steps
+    down = at_matched_loss(made.risk, finite, lr=lr, steps=steps, level=config.level) if finite else {}
     reached = {name: found.theta for name, found in down.items() if found.reached}
-    same = at_matched_loss(made.risk, reached, **limits) if reached else {}
+    same = at_matched_loss(made.risk, reached, lr=lr, steps=steps) if reached else {}
     rows: list[dict[str, Any]] = []
     tensors = {}
     for name in ends:

@@ -2,8 +2,8 @@
 
 At a level all dynamics of a seed are compared at exactly one loss. What diverged or did not come down to it is
 censored: it has nothing to compare and is not left out either, since what gets stuck is not like the rest. A
-difference with it counts as 0, which supports no claim that something differs, and too many are a veto; a claim that
-nothing differs has no verdict where any is censored.
+difference with it counts as 0, which supports no claim that something differs, and too many are a veto. A claim
+that nothing differs has no verdict where any is censored.
 """
 
 from __future__ import annotations
