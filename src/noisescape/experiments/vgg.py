@@ -73,7 +73,7 @@ def vgg_experiment(
                 pixel_low=-1.0,
                 batches=None,
             ),
-            # The arms that the claims compare, at the sizes that gradient descent can pay for: decision 21.
+            # The arms that the claims compare, at the sizes that gradient descent can pay for: decision 22.
             "two-cores": replace(
                 paper,
                 preset="two-cores",

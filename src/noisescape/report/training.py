@@ -18,7 +18,7 @@ from noisescape.report.tables import trace_table, training_table
 from noisescape.runs.run import Run
 
 GRADIENT_SECONDS = 0.0057
-"""Of one CPU core, for the gradient of an image of 32 × 32 pixels at the full width: decision 21."""
+"""Of one CPU core, for the gradient of an image of 32 × 32 pixels at the full width: decision 22."""
 
 
 def training_report(run: Run) -> tuple[str, list[Section]]:

@@ -23,7 +23,7 @@ from noisescape.simulation.records import Record
 
 LOOK_EVERY = 25
 """Steps between two looks at the loss of a run that ends at a loss. A look at N images costs as much as 0.0027·N
-steps of SGD with B = 100 (decision 21): at 5,000 images, half of what the steps between two looks do."""
+steps of SGD with B = 100 (decision 22): at 5,000 images, half of what the steps between two looks do."""
 
 
 def make_dynamics(config: ComparisonConfig, name: str, trace: float) -> Dynamics:
