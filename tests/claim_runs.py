@@ -80,6 +80,7 @@ class Case:
         scale: from a statistic to what is averaged.
         effect: back from that mean to the reported effect.
         noisy: whether an injected trace is among what is judged.
+        level: the training loss at which the run compares, if it has one.
     """
 
     claim: str
@@ -91,6 +92,7 @@ class Case:
     scale: Callable[[float], float] = float
     effect: Callable[[float], float] = float
     noisy: bool = True
+    level: float | None = None
 
     def run(self, path: Path, values: Sequence[float], ratios: Sequence[float] | None = None) -> Run:
         ratios = [1.0] * len(values) if ratios is None else ratios
@@ -102,6 +104,7 @@ class Case:
             "rates": [RATE / 2, RATE],
             "edge_from": RATE,
             "dynamics": [*self.dynamics],
+            "level": self.level,
         }
         rows = [
             entry
@@ -146,6 +149,50 @@ def accuracies(
         ]
 
     return Case(claim, (more, less), rows, verdicts, case=f"{more} {joint} {less}", experiment=experiment)
+
+
+LEVEL = 1.0
+"""The training loss of runs that compare at one."""
+
+
+def at_level(
+    seed: int, dynamics: str, accuracy: float, sharpness: float = 2e-4, ratio: float = 1.0, reached: float = 1.0
+) -> Rows:
+    """Where a dynamics is compared at one training loss; at the last step of its training it was elsewhere."""
+    found = {"reached": reached}
+    if reached == 1:
+        found |= {"test_accuracy": accuracy, "sharpness": sharpness, "loss": LEVEL}
+    return [
+        *(row("matched", seed, dynamics, STEPS, metric, value) for metric, value in found.items()),
+        row("training", seed, dynamics, STEPS, "test_accuracy", 0.9 - 0.1 * seed * len(dynamics)),
+        *([] if dynamics == "gd" else traces("training", seed, dynamics, ratio)),
+    ]
+
+
+def accuracies_at_level(claim: str, more: str, less: str, verdicts: dict[str, Any], joint: str) -> Case:
+    def rows(seed: int, value: float, ratio: float) -> Rows:
+        base = 0.3 + 0.1 * seed
+        return [*at_level(seed, more, base + value, ratio=ratio), *at_level(seed, less, base)]
+
+    case = f"{more} {joint} {less}"
+    return Case(claim, (more, less), rows, verdicts, case=case, experiment="cifar10", level=LEVEL)
+
+
+def flatter_from_initialisation(seed: int, value: float, ratio: float) -> Rows:
+    base = 1e-4 * (1 + seed)
+    return [
+        *at_level(seed, "sgd", 0.5, base * math.exp(value), ratio),
+        *at_level(seed, "gd", 0.6, base),
+    ]
+
+
+def ranked_at_level(seed: int, value: float, _: float) -> Rows:
+    order = ORDERS.get(value, (math.nan,) * 3)
+    return [
+        entry
+        for name, sharpness, accuracy in zip(("gd", "sgd", "gld-full"), (0.1, 0.2, 0.7), order, strict=True)
+        for entry in at_level(seed, name, accuracy, sharpness)
+    ]
 
 
 def at_minimum(claim: str, metric: str, verdicts: dict[str, Any], case: str = "", **scales: Any) -> Case:
@@ -367,6 +414,29 @@ CASES = [
         scale=lambda r: math.atanh(max(-0.75, min(r, 0.75))) if math.isfinite(r) else math.nan,
         effect=math.tanh,
         noisy=False,
+    ),
+    accuracies_at_level("accuracy-order", "sgd", "gld-diagonal", RISES, "over"),
+    accuracies_at_level("accuracy-order", "gld-diagonal", "gld-dynamic", RISES, "over"),
+    accuracies_at_level("isotropic-as-gd", "gld-dynamic", "gd", SAME, "and"),
+    Case(
+        "flatter-from-initialisation",
+        ("sgd", "gd"),
+        flatter_from_initialisation,
+        FALLS,
+        case="sgd and gd",
+        experiment="cifar10",
+        level=LEVEL,
+    ),
+    Case(
+        "flatter-generalises",
+        ("gd", "sgd", "gld-full"),
+        ranked_at_level,
+        {"supported": (-1.0, -1.0, -0.5), "contradicted": (0.5, 1.0, 1.0), "undecided": (-1.0, 1.0, 0.5)},
+        experiment="cifar10",
+        scale=lambda r: math.atanh(max(-0.75, min(r, 0.75))) if math.isfinite(r) else math.nan,
+        effect=math.tanh,
+        noisy=False,
+        level=LEVEL,
     ),
     accuracies("gaussian-generalises-as-sgd", "gld-full", "sgd", SAME, "and"),
     Case("knob-trace", ("as-if-small",), knob_trace, LARGE_SAME, experiment="noise-knob", noisy=False),

@@ -93,6 +93,7 @@ Seeds = Annotated[int | None, typer.Option(help=SEEDS.help, show_default=False)]
 DataDir = Annotated[Path | None, typer.Option(help=DATA_DIR.help, show_default=False)]
 PRESETS = {
     "quick": "two cores, minutes",
+    "two-cores": "two cores, hours; compared at one training loss",
     "paper": "published size",
     "as-published": "with the faults of the published code",
     "poster": "as on the poster that it is compared with",

@@ -184,6 +184,9 @@ class TrainingConfig(ComparisonConfig):
         data_dir: where the images are; None: the environment variable NOISESCAPE_DATA, or the hub.
         pixel_low: what black becomes.
         exchanged: train on images of the test split and test on those of the training split.
+        level: the training loss that every dynamics trains to, and at which all are compared; None: they are
+            compared at the last step.
+        quench_steps: of gradient descent, at most, to bring an iterate down to that loss.
     """
 
     lr: float = 0.05
@@ -203,12 +206,16 @@ class TrainingConfig(ComparisonConfig):
     data_dir: str | None = None
     pixel_low: float = 0.0
     exchanged: bool = False
+    level: float | None = None
+    quench_steps: int = 300
 
     data_set: ClassVar[str]
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, train=1)
+        require_at_least(self, train=1, quench_steps=1)
+        if self.level is not None:
+            require_positive(self, "level")
         if self.init not in INITS:
             raise unknown("init", self.init, INITS)
         if any(step < 0 for step in self.sharpness_at):

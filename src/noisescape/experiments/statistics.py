@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 
 
@@ -105,6 +106,45 @@ def t_test(mean: Estimate, threshold: float) -> float:
     if mean.stderr == 0:
         return float(0.5**mean.dof) if away else 1.0
     return float(2 * stats.t.sf(away / mean.stderr, mean.dof))
+
+
+def seeds_for(difference: float, deviation: float, *, power: float = 0.8) -> int:
+    """How many seeds find a true difference in a two-sided t test at 5 % with this probability.
+
+    The least n at which the t distribution of n − 1 degrees, shifted by √n·difference/deviation, has so much beyond
+    the test's quantiles.
+
+    Args:
+        difference: within seeds, in any unit.
+        deviation: its standard deviation over seeds, in that unit, not negative.
+        power: the probability.
+
+    Raises:
+        ValueError: a difference that is not positive, a deviation that is negative or not finite.
+
+    >>> seeds_for(1.0, 1.0), seeds_for(1.0, 2.0)
+    (10, 34)
+    """
+    from scipy import stats  # slow to import, and every worker process would
+
+    if not (difference > 0 and 0 <= deviation < math.inf):
+        raise InvalidValueError(
+            f"a positive difference and a finite deviation are needed, not {difference}, {deviation}"
+        )
+    if deviation == 0:
+        return 2
+
+    def found(n: int) -> bool:
+        shift, quantile = math.sqrt(n) * difference / deviation, stats.t.ppf(0.975, n - 1)
+        return bool(stats.nct.sf(quantile, n - 1, shift) + stats.nct.cdf(-quantile, n - 1, shift) >= power)
+
+    low, high = 1, 2
+    while not found(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if found(middle) else (middle, high)
+    return high
 
 
 def fisher_z(correlation: float, count: int) -> float:

@@ -30,9 +30,11 @@ CONSTANTS = {
     "init_bound": "initial weights and biases: bound of the uniform, × 1/√width",
     "init_std": "initial weights: standard deviation",
     "landmarks": "shares of the way to the minimum where Tr(HΣ) is measured",
+    "level": "training loss at which all are compared",
     "lr": "learning rate",
     "optimisers": "optimisers",
     "pixel_low": "value of black",
+    "quench_steps": "steps of gradient descent down to that loss, at most",
     "refresh": "steps between two computations of a covariance",
     "replacement": "batches drawn with replacement",
     "replicas": "replicas of each dynamics",
@@ -50,7 +52,13 @@ CONSTANTS = {
     "widths": "hidden units",
 }
 """What constants are called for readers; another goes by its name."""
-WITHOUT = {"batches": "none: exact", "init_bound": "none: normal", "rho": "of trace TrΣ", "test": "all"}
+WITHOUT = {
+    "batches": "none: exact",
+    "init_bound": "none: normal",
+    "level": "none: at the last step",
+    "rho": "of trace TrΣ",
+    "test": "all",
+}
 """What a constant means that is None."""
 
 

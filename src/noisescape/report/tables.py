@@ -91,7 +91,9 @@ def one_hidden_layer_table(summary: Mapping[str, Any]) -> Table:
 
 
 def training_table(summary: Mapping[str, Any]) -> Table:
-    """Where each dynamics ended."""
+    """Where each dynamics ended, or came down to the loss at which all are compared."""
+    if summary.get("level") is not None:
+        return _at_one_loss(summary)
     rows = [
         [
             name,
@@ -105,6 +107,35 @@ def training_table(summary: Mapping[str, Any]) -> Table:
     ]
     columns = ["dynamics", "training loss", "training acc., %", "test acc., %", "E[ΔL]", "E|ΔL|"]
     return Table(columns, rows, AT_THE_END, wide=["E|ΔL|"])
+
+
+def _at_one_loss(summary: Mapping[str, Any]) -> Table:
+    """Every dynamics at the same training loss."""
+    rows = [
+        [
+            name,
+            estimate(found["loss"], ".3f", missing="–"),
+            estimate(found["train_accuracy"], ".1f", 100, missing="–"),
+            estimate(found["test_accuracy"], ".1f", 100, missing="–"),
+            estimate(found["sharpness"], ".2e", missing="–"),
+            estimate(found["largest_eigenvalue"], ".1f", missing="–"),
+            estimate(found["taken"], ",.0f"),
+            f"{summary['censored'][name]} / {summary['seeds']}",
+        ]
+        for name, found in summary["final"].items()
+    ]
+    columns = [
+        "dynamics",
+        "training loss",
+        "training acc., %",
+        "test acc., %",
+        "E[ΔL]",
+        "λ₁",
+        "steps",
+        "not reached",
+    ]
+    about = "Within a seed all at exactly one training loss; mean ± standard error over the seeds that reached it."
+    return Table(columns, rows, about, wide=["training acc., %", "λ₁"])
 
 
 def noise_knob_table(summary: Mapping[str, Any]) -> Table:

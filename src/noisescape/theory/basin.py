@@ -116,8 +116,8 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
 
     A step that would end above the last few, and steps that bring nothing, are halved, so that the descent stays in
     the basin it begins in: at a fixed rate it would leave a basin of λ₁ > 2/η, and be flattened by that. Only a
-    step so long that it hops over a hill into lower ground can leave. An iterate at the level or below is left as
-    it is.
+    step so long that it hops over a hill into lower ground can leave. An iterate at the level or below is not
+    moved.
 
     Args:
         risk: L.

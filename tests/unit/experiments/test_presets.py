@@ -86,6 +86,18 @@ def test_the_quick_preset_gives_up_what_the_decision_lists(experiment: str) -> N
     assert changed(make("paper"), make("quick")).keys() == {"preset"} | QUICK[experiment]
 
 
+@pytest.mark.parametrize("experiment", ["svhn", "cifar10"])
+def test_two_cores_take_what_is_measured_to_fit_and_compare_at_one_loss(experiment: str) -> None:
+    make, _ = PRESETS[experiment]
+    given = {"batches", "dynamics", "level", "preset", "pixel_low", "refresh"}
+    sizes = {"seeds", "train", "image_size", "width", "lr", "steps"}
+    differing = changed(make("paper"), make("two-cores"))
+    assert differing.keys() == given | sizes
+    assert differing["train"] >= 5000
+    assert {*differing["dynamics"]} == {"gd", "sgd", "gld-dynamic", "gld-diagonal"}
+    assert make("paper").level is make("as-published").level is make("quick").level is None
+
+
 def test_the_published_fashion_mnist_has_6000_images_and_the_described_way_to_its_minimum() -> None:
     config = FASHION_MNIST.configure("as-published")
     assert (config.clean, config.corrupted, config.gd_lr, config.gd_steps) == (5800, 200, 0.1, 3000)
@@ -110,7 +122,8 @@ def test_presets_take_changes_and_leave_out_what_is_not_given(experiment: str) -
 def test_an_unknown_preset_gets_the_nearest_one(experiment: str, preset: str, hint: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole message is compared)
         PRESETS[experiment][0](preset)
-    assert str(caught.value) == f"unknown preset '{preset}'{hint} known: quick, paper, as-published"
+    between = "two-cores, " if experiment in ("svhn", "cifar10") else ""
+    assert str(caught.value) == f"unknown preset '{preset}'{hint} known: quick, {between}paper, as-published"
 
 
 @pytest.mark.parametrize("preset", ["quick", "paper", "as-published"])

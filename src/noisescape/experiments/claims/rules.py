@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from noisescape.experiments.claims.claim import Result, Verdict
 from noisescape.experiments.group_sequential import ALPHA
@@ -51,6 +52,11 @@ def lies_within(
 ) -> Result:
     """Supported if the mean's interval lies between these two, contradicted if outside."""
     return _judged(values, lambda low, high: _within(least, most, low, high), (least, most), case, veto)
+
+
+def mapped(found: Result, back: Callable[[float], float]) -> Result:
+    """The result on the scale that its statistic came from, by a rising function."""
+    return replace(found, effect=back(found.effect), low=back(found.low), high=back(found.high))
 
 
 def same_rate(one: tuple[int, int], other: tuple[int, int], *, comparisons: int, case: str) -> Result:

@@ -24,6 +24,7 @@ from torch import Tensor
 
 from noisescape.dynamics import GD, Dynamics, Yoked, dynamics_by_name
 from noisescape.errors import FailedError
+from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.matched_loss import YOKED, MatchedLossConfig
 from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
@@ -164,7 +165,7 @@ def find_minimum(config: MatchedLossConfig, problem: MakeProblem, repetition: in
             "minimum",
             config.gd_steps + found.steps,
             {
-                **_figures(config, made, found.theta, repetition),
+                **figures_at(config, made, found.theta, repetition),
                 "gradient_norm": found.gradient_norm,
                 "settled": float(found.settled),
                 "settle_steps": float(found.steps),
@@ -331,7 +332,7 @@ def go_on(
             theta, taken, reached = found.theta, taken + found.steps, found.reached
         figures = {"reached": float(reached)}
         if reached:
-            figures |= _figures(config, made, theta, repetition) | {"barrier": barrier(made.risk, minimum, theta)}
+            figures |= figures_at(config, made, theta, repetition) | {"barrier": barrier(made.risk, minimum, theta)}
             rows += label.rows("escape", taken, figures)
         for aim, name, noise, suffix in targets:
             if aim == loss:
@@ -359,11 +360,13 @@ def _matched(
         figures |= {"barrier": barrier(made.risk, minimum, found.theta)}
         figures |= {"distance": float((found.theta - minimum).norm())}
         if found.reached:
-            figures |= _figures(config, made, found.theta, label.seed)
+            figures |= figures_at(config, made, found.theta, label.seed)
     return label.rows("matched", config.steps, {f"{key}{suffix}": value for key, value in figures.items()})
 
 
-def _figures(config: MatchedLossConfig, made: Problem, theta: Tensor, repetition: int) -> dict[str, float]:
+def figures_at(
+    config: MatchedLossConfig | TrainingConfig, made: Problem, theta: Tensor, repetition: int
+) -> dict[str, float]:
     """What is compared of an iterate; the same perturbations in every arm of a repetition."""
     found = expected_sharpness(
         made.risk,

@@ -1,7 +1,8 @@
 """Training from initialisation under each noise: the protocol of the SVHN and CIFAR-10 experiments.
 
-Every dynamics trains the same network from the same parameters on the same images for the same number of
-steps. What is asked: which noise generalises best, and do flatter end points generalise better?
+Every dynamics trains the same network from the same parameters on the same images, for the same number of steps or
+to the same training loss (:mod:`noisescape.experiments.protocols.matched_training`). What is asked: which noise
+generalises best, and do flatter end points generalise better?
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.noise_knob import NoiseKnobConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
+from noisescape.experiments.protocols.matched_loss import Fallen
+from noisescape.experiments.protocols.matched_training import train_to_a_loss
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed
 from noisescape.runs.run import Run
@@ -35,6 +38,8 @@ def run_training(
         The run, complete: metrics, checkpoints of every end point, summary.
     """
     splits = checked_splits(config, problem)  # before anything is written
+    if config.level is not None:
+        return train_to_a_loss(config, problem, splits, train, out, jobs=jobs, resume=resume, progress=progress)
     return train_from_initialisation(
         config, problem, splits, train, FINAL_METRICS, out, jobs=jobs, resume=resume, progress=progress
     )
@@ -84,7 +89,7 @@ def train_from_initialisation(
 
 
 def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: str, *, checkpoint: Path) -> Outcome:
-    """One dynamics from the initialisation."""
+    """One dynamics from the initialisation, to the last step or to the loss at which all are compared."""
     made = problem(config, repetition)
     risk = made.risk
 
@@ -102,6 +107,7 @@ def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: s
         trace,
         phase="training",
         repetition=repetition,
-        sharpness_at={*config.sharpness_at, config.steps},
+        sharpness_at={*config.sharpness_at, *([config.steps] if config.level is None else [])},
         checkpoint=checkpoint,
+        until=None if config.level is None else Fallen(config.level),
     )

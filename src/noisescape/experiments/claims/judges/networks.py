@@ -1,16 +1,14 @@
-"""Judges of the networks' runs."""
+"""Judges of the networks' runs to a minimum."""
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from noisescape.experiments.claims.claim import Judge, Result
+from noisescape.experiments.claims.claim import Result
 from noisescape.experiments.claims.evidence import Evidence
-from noisescape.experiments.claims.rules import ALIGNED, SAME_ACCURACY, exceeds, falls, vanishes
-from noisescape.experiments.statistics import fisher_z, rank_correlation
+from noisescape.experiments.claims.rules import ALIGNED, exceeds, mapped
 
 # ---------------------------------------------------------------------- the indicator
 
@@ -97,56 +95,4 @@ def _exponentiated(found: Result, remark: str = "") -> Result:
     def exp(value: float) -> float:
         return math.exp(value) if value < 700 else math.inf
 
-    return replace(_mapped(found, exp), remark=remark)
-
-
-def _mapped(found: Result, back: Callable[[float], float]) -> Result:
-    """The result on the scale that its statistic came from, by a rising function."""
-    return replace(found, effect=back(found.effect), low=back(found.low), high=back(found.high))
-
-
-# ---------------------------------------------------------------------- training from initialisation
-
-
-def accuracy_order(evidence: Evidence) -> list[Result]:
-    """Whether SGD ends at a higher test accuracy than diagonal noise, and that than isotropic noise."""
-    pairs = (("sgd", "gld-diagonal"), ("gld-diagonal", "gld-dynamic"), ("gld-diagonal", "gld-constant"))
-    return _accuracy_gains(evidence, pairs, "over", functools.partial(exceeds, threshold=0.0))
-
-
-def accuracy_same(*pairs: tuple[str, str]) -> Judge:
-    """Whether both of each pair end at the same test accuracy."""
-
-    def judge(evidence: Evidence) -> list[Result]:
-        return _accuracy_gains(evidence, pairs, "and", functools.partial(vanishes, margin=SAME_ACCURACY))
-
-    return judge
-
-
-def flatter_generalises(evidence: Evidence) -> list[Result]:
-    """Whether over the dynamics a lower sharpness goes with a higher test accuracy; judged by Fisher's z."""
-    names = dict.fromkeys(name for ran in evidence.dynamics for name in ran)
-    sharpness, accuracy = (
-        {name: evidence.last("training", name, metric) for name in names}
-        for metric in ("sharpness/signed", "test_accuracy")
-    )
-    values = []
-    for seed, ran in enumerate(evidence.dynamics):
-        pairs = [(sharpness[name][seed], accuracy[name][seed]) for name in ran]
-        values.append(fisher_z(rank_correlation(*zip(*pairs, strict=True)), len(pairs)))
-    return [_mapped(falls(values), math.tanh)]
-
-
-def _accuracy_gains(
-    evidence: Evidence, pairs: Sequence[tuple[str, str]], joint: str, rule: Callable[..., Result]
-) -> list[Result]:
-    """One result for each pair that ran, on the first one's test accuracy less the second's."""
-    results = []
-    for one, other in pairs:
-        both = evidence.having(one, other)
-        if both.seeds:
-            columns = (both.last("training", name, "test_accuracy") for name in (one, other))
-            gains = [a - b for a, b in zip(*columns, strict=True)]
-            veto = both.trace_veto("training", one, other)
-            results.append(rule(gains, case=f"{one} {joint} {other}", veto=veto))
-    return results
+    return replace(mapped(found, exp), remark=remark)
