@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 
 from noisescape.experiments.curves import Curves
@@ -123,12 +124,7 @@ def draw_sharpness(runs: Sequence[Matched], names: Sequence[str]) -> MplFigure:
             (left, [value for run in runs for value in run.ratios(name).values()], ratios, math.exp),
             (right, [value for run in runs for value in run.gains(name).values()], gains, float),
         ):
-            spread = np.linspace(-0.16, 0.16, len(single)) if len(single) > 1 else np.zeros(len(single))
-            axis.plot(single, height + spread, "o", color=COLOURS[name], alpha=0.45, markersize=4)
-            if means:
-                axis.plot(
-                    [back(sum(means) / len(means))] * 2, [height - 0.32, height + 0.32], color=COLOURS[name], lw=3
-                )
+            _draw_row(axis, height, name, single, back(sum(means) / len(means)) if means else None)
     left.axvline(1, color="#444444", linewidth=0.8, linestyle=":")
     right.axvline(0, color="#444444", linewidth=0.8, linestyle=":")
     left.set(xscale="log", xlabel="sharpness / gradient descent's", yticks=range(len(arms)))
@@ -145,17 +141,20 @@ def draw_barriers(runs: Sequence[Matched], names: Sequence[str]) -> MplFigure:
     axis = figure.subplots()
     for height, name in enumerate(arms):
         single = [value for run in runs for value in run.of(name, "barrier").values()]
-        spread = np.linspace(-0.16, 0.16, len(single)) if len(single) > 1 else np.zeros(len(single))
-        axis.plot(single, height + spread, "o", color=COLOURS[name], alpha=0.45, markersize=4)
         means = _seed_means([run.of(name, "barrier") for run in runs], float)
-        if means:
-            axis.plot(
-                [sum(means) / len(means)] * 2, [height - 0.32, height + 0.32], color=COLOURS[name], linewidth=3
-            )
+        _draw_row(axis, height, name, single, sum(means) / len(means) if means else None)
     axis.set(xlabel="barrier (loss)", yticks=range(len(arms)), ylim=(-0.6, len(arms) - 0.4))
     axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
     axis.set_yticklabels([ARMS[name] for name in arms])
     return figure
+
+
+def _draw_row(axis: Axes, height: int, name: str, single: Sequence[float], mean: float | None) -> None:
+    """An arm's runs as points, spread so that none hides another, and their mean as a bar."""
+    spread = np.linspace(-0.16, 0.16, len(single)) if len(single) > 1 else np.zeros(len(single))
+    axis.plot(single, height + spread, "o", color=COLOURS[name], alpha=0.45, markersize=4)
+    if mean is not None:
+        axis.plot([mean] * 2, [height - 0.32, height + 0.32], color=COLOURS[name], linewidth=3)
 
 
 def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:

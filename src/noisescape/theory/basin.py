@@ -7,6 +7,7 @@ compared at the same loss, from starts that are at rest, and what lies between t
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -136,8 +137,9 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
     tensor([0.5000])
     """
     _check(theta, lr=lr)
-    risk.loss(theta)  # which refuses a loss that is not finite
     loss, gradient = _loss_and_gradient(risk, theta)
+    if not math.isfinite(loss):
+        risk.loss(theta)  # which names the sample
     recent, least, idle = deque([loss], RECENT), loss, 0
     rate, step = lr, 0
     while loss > level * (1 + SAME_LEVEL) and step < steps and rate > SHORTEST * lr and bool(gradient.any()):

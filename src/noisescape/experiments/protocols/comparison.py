@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from noisescape.dynamics import Dynamics, GLDConstant, MatchedTrace, dynamics_by_name
+from noisescape.errors import FailedError
 from noisescape.experiments.constants import NOISELESS, ComparisonConfig
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.data import ImageSplit
@@ -19,7 +20,7 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.runs.tasks import Outcome
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
-from noisescape.simulation.records import Record
+from noisescape.simulation.records import Record, Trajectory
 
 LOOK_EVERY = 25
 """Steps between two looks at the loss of a run that ends at a loss. A look at N images costs as much as 0.0027·N
@@ -35,12 +36,33 @@ def make_dynamics(config: ComparisonConfig, name: str, trace: float) -> Dynamics
     return MatchedTrace(made, trace) if isinstance(made, GLDConstant) and config.rho is None else made
 
 
-def checked_splits(config: ComparisonConfig, problem: MakeProblem) -> list[ImageSplit]:
-    """Every repetition's images, once they, the network and the constants are known to fit one another."""
+def checked_splits(
+    config: Comparison, problem: MakeProblem, make: Callable[[Problem, str], Dynamics]
+) -> list[ImageSplit]:
+    """Every repetition's images, once they, the network and the constants are known to fit one another.
+
+    Args:
+        config: of the run.
+        problem: what a repetition trains on.
+        make: (the first repetition's problem, name) ↦ the dynamics.
+    """
     problems = [problem(config, repetition) for repetition in range(config.seeds)]
     for name in config.dynamics:
-        make_dynamics(config, name, 1.0).check(problems[0].risk)
+        make(problems[0], name).check(problems[0].risk)
     return [made.split for made in problems]
+
+
+def refuse_divergence(descent: Trajectory, repetition: int, lr: float) -> None:
+    """Refuse a gradient descent that ended nowhere, where its end is to be left.
+
+    Raises:
+        RuntimeError: the message has the step and the mend.
+    """
+    if bool(descent.diverged):
+        raise FailedError(
+            f"gradient descent diverged at step {int(descent.diverged_at)} of repetition {repetition}; there is "
+            f"no minimum to leave. Lower gd_lr (now {lr:g})"
+        )
 
 
 def follow(

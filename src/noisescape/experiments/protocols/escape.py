@@ -14,11 +14,16 @@ from typing import Any
 from torch import Tensor
 
 from noisescape.dynamics import GD
-from noisescape.errors import FailedError
 from noisescape.experiments.constants import TAKES_CURVATURE, EscapeConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
-from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.protocols.comparison import (
+    Compared,
+    checked_splits,
+    follow,
+    make_dynamics,
+    refuse_divergence,
+)
+from noisescape.experiments.protocols.session import Session, rows_at, rows_of
 from noisescape.experiments.statistics import mean_over
 from noisescape.linops import spectral_density
 from noisescape.measurement.indicator import measure
@@ -38,7 +43,9 @@ def run_escape(
     Returns:
         The run, complete: metrics, checkpoints of the minima and of every end point, summary.
     """
-    splits = checked_splits(config, problem)  # before anything is written
+    splits = checked_splits(
+        config, problem, lambda _, name: make_dynamics(config, name, 1.0)
+    )  # before anything is written
     identity = data_identity(splits)
     session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
     run = session.run
@@ -97,11 +104,7 @@ def descend(config: EscapeConfig, problem: MakeProblem, repetition: int, *, chec
         checkpoint=checkpoint,
         progress=False,
     )
-    if bool(trajectory.diverged):
-        raise FailedError(
-            f"gradient descent diverged at step {int(trajectory.diverged_at)} of repetition {repetition}; there is "
-            f"no minimum to leave. Lower gd_lr (now {config.gd_lr:g})"
-        )
+    refuse_divergence(trajectory, repetition, config.gd_lr)
     return Outcome(list(trajectory.rows(phase="descent", seed=repetition)), {"theta": trajectory.theta})
 
 
@@ -120,18 +123,8 @@ def survey(
         "density": density.density,
         "density_stderr": density.stderr,
     }
-    rows = [
-        {
-            "phase": "minimum",
-            "seed": repetition,
-            "dynamics": "gd",
-            "replica": 0,
-            "step": config.gd_steps,
-            "metric": name,
-            "value": float(estimate.value),
-        }
-        for name, estimate in found.estimates().items()
-    ]
+    figures = {name: float(estimate.value) for name, estimate in found.estimates().items()}
+    rows = rows_at(config.gd_steps, figures, phase="minimum", seed=repetition, dynamics="gd")
     return Outcome(rows, tensors, found.to_dict())
 
 

@@ -23,12 +23,12 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics import GD, Dynamics, Yoked, dynamics_by_name
-from noisescape.errors import FailedError
 from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.matched_loss import YOKED, MatchedLossConfig
 from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
-from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.protocols.comparison import checked_splits, refuse_divergence
+from noisescape.experiments.protocols.session import Session, rows_at, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
 from noisescape.measurement.sharpness import expected_sharpness
 from noisescape.risk import EmpiricalRisk
@@ -53,7 +53,7 @@ def run_matched_loss(
     Returns:
         The run, complete: metrics, the minima and what the arms ended in, summary.
     """
-    splits = _checked_splits(config, problem)
+    splits = checked_splits(config, problem, lambda _, name: _dynamics(config, name))  # before anything is written
     session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=data_identity(splits))
     run = session.run
     if run.complete:
@@ -120,14 +120,6 @@ def noise_seeds(config: MatchedLossConfig, name: str) -> int:
     return config.noise_seeds if name == "sgd" else 1
 
 
-def _checked_splits(config: MatchedLossConfig, problem: MakeProblem) -> list[ImageSplit]:
-    """Every repetition's images, once they, the network and the constants are known to fit one another."""
-    problems = [problem(config, repetition) for repetition in range(config.seeds)]
-    for name in config.dynamics:
-        dynamics_by_name(name, **config.of_dynamics(name), rescale=True).check(problems[0].risk)
-    return [made.split for made in problems]
-
-
 # ---------------------------------------------------------------------- to the minimum
 
 
@@ -145,11 +137,7 @@ def find_minimum(config: MatchedLossConfig, problem: MakeProblem, repetition: in
         checkpoint=checkpoint,
         progress=False,
     )
-    if bool(trajectory.diverged):
-        raise FailedError(
-            f"gradient descent diverged at step {int(trajectory.diverged_at)} of repetition {repetition}; there is "
-            f"no minimum to leave. Lower gd_lr (now {config.gd_lr:g})"
-        )
+    refuse_divergence(trajectory, repetition, config.gd_lr)
     found = settle(
         made.risk,
         trajectory.theta,
@@ -217,7 +205,7 @@ def leave(
     made = problem(config, repetition)
     minimum = minimum.to(config.device)
     floor = float(made.risk.loss(minimum))
-    dynamics = dynamics_by_name(name, **config.of_dynamics(name))
+    dynamics = _dynamics(config, name)
     label = _Label(repetition, name, noise)
     first = name == "sgd" and noise == 0
     rows: list[dict[str, Any]] = []
@@ -283,7 +271,7 @@ def follow_traces(
     watch = measured_every(len(traces))
     trajectory = simulate(
         made.risk,
-        _yoked(config, name, traces),
+        Yoked(_dynamics(config, name), traces),
         minimum,
         lr=config.lr,
         steps=len(traces),
@@ -386,8 +374,8 @@ def figures_at(
     }
 
 
-def _yoked(config: MatchedLossConfig, name: str, traces: Tensor) -> Dynamics:
-    return Yoked(dynamics_by_name(name, **config.of_dynamics(name)), traces)
+def _dynamics(config: MatchedLossConfig, name: str) -> Dynamics:
+    return dynamics_by_name(name, **config.of_dynamics(name))
 
 
 def _any_yoked(config: MatchedLossConfig) -> bool:
@@ -426,18 +414,7 @@ class _Label:
 
     def rows(self, phase: str, step: int, figures: Mapping[str, float]) -> list[dict[str, Any]]:
         """A row for each figure."""
-        return [
-            {
-                "phase": phase,
-                "seed": self.seed,
-                "dynamics": self.dynamics,
-                "replica": self.noise,
-                "step": step,
-                "metric": metric,
-                "value": value,
-            }
-            for metric, value in figures.items()
-        ]
+        return rows_at(step, figures, phase=phase, seed=self.seed, dynamics=self.dynamics, replica=self.noise)
 
     def curve(self, run: Trajectory, before: int) -> list[dict[str, Any]]:
         """The records of a run that began after ``before`` steps."""

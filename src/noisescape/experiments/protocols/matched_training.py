@@ -20,7 +20,7 @@ from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
 from noisescape.experiments.protocols.comparison import Compared
 from noisescape.experiments.protocols.matched_loss import figures_at
-from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.experiments.protocols.session import Session, rows_at, rows_of
 from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
@@ -149,18 +149,7 @@ def match(
         if name in same and same[name].reached:
             tensors[name] = same[name].theta
             figures |= {"reached": 1.0} | figures_at(config, made, tensors[name], repetition)
-        rows += [
-            {
-                "phase": "matched",
-                "seed": repetition,
-                "dynamics": name,
-                "replica": 0,
-                "step": config.steps,
-                "metric": metric,
-                "value": value,
-            }
-            for metric, value in figures.items()
-        ]
+        rows += rows_at(config.steps, figures, phase="matched", seed=repetition, dynamics=name)
     return Outcome(rows, tensors)
 
 

@@ -13,6 +13,7 @@ from torch import Tensor
 from noisescape.dynamics import Dynamics
 from noisescape.experiments.noise_knob import NoiseKnobConfig
 from noisescape.experiments.problem import MakeProblem, Problem
+from noisescape.experiments.protocols.comparison import checked_splits
 from noisescape.experiments.protocols.knob_arms import (
     AsIfSmall,
     Isotropic,
@@ -45,10 +46,8 @@ def run_noise_knob(
     config: NoiseKnobConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
 ) -> Run:
     """Train under every arm for every seed and write the run directory."""
-    problems = [problem(config, repetition) for repetition in range(config.seeds)]  # before anything is written
-    for name in config.dynamics:
-        make_arm(config, problems[0], name).check(problems[0].risk)
-    splits = [made.split for made in problems]
+    # before anything is written
+    splits = checked_splits(config, problem, lambda made, name: make_arm(config, made, name))
     return train_from_initialisation(
         config, problem, splits, train, FINAL_METRICS, out, jobs=jobs, resume=resume, progress=progress
     )

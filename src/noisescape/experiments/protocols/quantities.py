@@ -17,9 +17,9 @@ from typing import Any
 from torch import Tensor
 
 from noisescape.dynamics import GD, SGD
-from noisescape.errors import FailedError
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
+from noisescape.experiments.protocols.comparison import refuse_divergence
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.quantities import QuantitiesConfig
 from noisescape.experiments.statistics import derived_seed, fisher_z, mean_over, rank_correlation
@@ -95,11 +95,7 @@ def descend(config: QuantitiesConfig, problem: MakeProblem, repetition: int, *, 
         checkpoint=checkpoint,
         progress=False,
     )
-    if bool(trajectory.diverged):
-        raise FailedError(
-            f"gradient descent diverged at step {int(trajectory.diverged_at)} of repetition {repetition}; there is "
-            f"no minimum to leave. Lower gd_lr (now {config.gd_lr:g})"
-        )
+    refuse_divergence(trajectory, repetition, config.gd_lr)
     rows = trajectory.rows(phase="descent", seed=repetition, batch_size=NO_BATCH)
     return Outcome(list(rows), {"theta": trajectory.theta})
 

@@ -71,6 +71,14 @@ class Session:
         return self.run
 
 
+def rows_at(
+    step: int, figures: Mapping[str, float], *, phase: str, seed: int, dynamics: str, replica: int = 0
+) -> list[dict[str, Any]]:
+    """A row of the run's table for each figure of one iterate."""
+    common = {"phase": phase, "seed": seed, "dynamics": dynamics, "replica": replica, "step": step}
+    return [{**common, "metric": metric, "value": value} for metric, value in figures.items()]
+
+
 def rows_of(outcomes: Iterable[Outcome]) -> list[dict[str, Any]]:
     """The rows of all outcomes, one after the other."""
     return [row for outcome in outcomes for row in outcome.rows]

@@ -18,7 +18,7 @@ from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.noise_knob import NoiseKnobConfig
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow
+from noisescape.experiments.protocols.comparison import Compared, checked_splits, follow, make_dynamics
 from noisescape.experiments.protocols.matched_loss import Fallen
 from noisescape.experiments.protocols.matched_training import train_to_a_loss
 from noisescape.experiments.protocols.session import Session, rows_of
@@ -37,7 +37,9 @@ def run_training(
     Returns:
         The run, complete: metrics, checkpoints of every end point, summary.
     """
-    splits = checked_splits(config, problem)  # before anything is written
+    splits = checked_splits(
+        config, problem, lambda _, name: make_dynamics(config, name, 1.0)
+    )  # before anything is written
     if config.level is not None:
         return train_to_a_loss(config, problem, splits, train, out, jobs=jobs, resume=resume, progress=progress)
     return train_from_initialisation(
