@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.matched_ends import COLUMNS, End, ends, of_reached, seed_means
+from noisescape.experiments.statistics import mean_over
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
 from noisescape.report.tables import matched_loss_table, minima_table
@@ -35,7 +37,8 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
     summary, config, rows = run.summary(), run.info["config"], run.metrics().to_pylist()
     names = in_order(config["dynamics"])
     saved = partial(Figure.drawn, run)
-    matched, phases = Matched(rows), two_phases(rows)
+    arms = arms_of(Curves(rows, int(config["seeds"]), COLUMNS), config, names)
+    phases = two_phases(rows)
     outside = OUTSIDE if config["data"] == "fashion_mnist" else ()
     return _lead(summary, config), [
         Section(
@@ -46,7 +49,7 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
                 matched_loss_table(summary).labelled(ARMS),
                 saved(
                     "sharpness",
-                    draw_sharpness([matched], names),
+                    draw_sharpness(arms),
                     "Expected sharpness over gradient descent's at the same training loss, and test accuracy less "
                     "gradient descent's. A point is a run; the bar is the mean over seeds.",
                 ),
@@ -56,7 +59,7 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
             "What lies between",
             "Loss on the straight segment from the minimum to where each arm was compared, above the higher of its "
             "ends. A curved path may be lower.",
-            [saved("barriers", draw_barriers([matched], names), "Height of the barrier. A point is a run.")],
+            [saved("barriers", draw_barriers(arms), "Height of the barrier. A point is a run.")],
         ),
         Section(
             "Learning curves",
@@ -87,74 +90,63 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
     ]
 
 
-class Matched:
-    """What was measured at matched loss in one run's rows."""
-
-    def __init__(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        self._found: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
-        for row in rows:
-            if row["phase"] == "matched":
-                of_runs = self._found.setdefault((row["dynamics"], row["metric"]), {})
-                of_runs[row["seed"], row["replica"]] = float(row["value"])
-
-    def of(self, name: str, metric: str) -> dict[tuple[int, int], float]:
-        """(seed, noise seed) ↦ value."""
-        return self._found.get((name, metric), {})
-
-    def ratios(self, name: str) -> dict[tuple[int, int], float]:
-        """Sharpness over gradient descent's at the same loss, of the runs that have both."""
-        own, other = self.of(name, "sharpness"), self.of(name, "gd_sharpness")
-        return {key: own[key] / other[key] for key in own.keys() & other.keys() if own[key] > 0 and other[key] > 0}
-
-    def gains(self, name: str) -> dict[tuple[int, int], float]:
-        """Test accuracy less gradient descent's at the same loss."""
-        own, other = self.of(name, "test_accuracy"), self.of(name, "gd_test_accuracy")
-        return {key: own[key] - other[key] for key in own.keys() & other.keys()}
+Arms = dict[str, list[list[End]]]
+"""The arms beside gradient descent in the order in which they are shown: the runs of each in every seed."""
 
 
-def draw_sharpness(runs: Sequence[Matched], names: Sequence[str]) -> MplFigure:
-    """Ratio of sharpness and gain of accuracy, a row for each arm; of one run or of several pooled."""
-    arms = [name for name in reversed(names) if name != "gd"]
+def arms_of(curves: Curves, config: Mapping[str, Any], dynamics: Collection[str]) -> Arms:
+    """What these arms ended in, of one run or of several pooled."""
+    return {name: ends(curves, config, name) for name in in_order(dynamics) if name != "gd"}
+
+
+def draw_sharpness(arms: Arms) -> MplFigure:
+    """Ratio of sharpness and gain of accuracy, a row for each arm."""
     figure = new_figure(9.6, 1.4 + 0.42 * len(arms))
     left, right = figure.subplots(1, 2, sharey=True)
-    for height, name in enumerate(arms):
-        ratios = _seed_means([run.ratios(name) for run in runs], math.log)
-        gains = _seed_means([run.gains(name) for run in runs], float)
-        for axis, single, means, back in (
-            (left, [value for run in runs for value in run.ratios(name).values()], ratios, math.exp),
-            (right, [value for run in runs for value in run.gains(name).values()], gains, float),
-        ):
-            _draw_row(axis, height, name, single, back(sum(means) / len(means)) if means else None)
+    for height, name in enumerate(reversed(arms)):
+        _draw_row(left, height, name, arms[name], of_reached(lambda end: end.log_sharpness), math.exp)
+        _draw_row(right, height, name, arms[name], of_reached(lambda end: end.accuracy_gain), float)
     left.axvline(1, color="#444444", linewidth=0.8, linestyle=":")
     right.axvline(0, color="#444444", linewidth=0.8, linestyle=":")
-    left.set(xscale="log", xlabel="sharpness / gradient descent's", yticks=range(len(arms)))
-    left.set_yticklabels([ARMS[name] for name in arms])
+    left.set(xscale="log", xlabel="sharpness / gradient descent's")
+    _name_rows(left, arms)
     right.set_xlabel("test accuracy − gradient descent's")
     right.xaxis.set_major_formatter(lambda value, _position: f"{100 * value:+.0f} pt" if value else "0")
     return figure
 
 
-def draw_barriers(runs: Sequence[Matched], names: Sequence[str]) -> MplFigure:
+def draw_barriers(arms: Arms) -> MplFigure:
     """Heights of the barriers, a row for each arm."""
-    arms = [name for name in reversed(names) if name != "gd"]
     figure = new_figure(7.2, 1.4 + 0.42 * len(arms))
     axis = figure.subplots()
-    for height, name in enumerate(arms):
-        single = [value for run in runs for value in run.of(name, "barrier").values()]
-        means = _seed_means([run.of(name, "barrier") for run in runs], float)
-        _draw_row(axis, height, name, single, sum(means) / len(means) if means else None)
-    axis.set(xlabel="barrier (loss)", yticks=range(len(arms)), ylim=(-0.6, len(arms) - 0.4))
+    for height, name in enumerate(reversed(arms)):
+        _draw_row(axis, height, name, arms[name], lambda end: end.barrier, float)
+    axis.set(xlabel="barrier (loss)", ylim=(-0.6, len(arms) - 0.4))
     axis.set_xlim(left=min(0.0, axis.get_xlim()[0]))
-    axis.set_yticklabels([ARMS[name] for name in arms])
+    _name_rows(axis, arms)
     return figure
 
 
-def _draw_row(axis: Axes, height: int, name: str, single: Sequence[float], mean: float | None) -> None:
-    """An arm's runs as points, spread so that none hides another, and their mean as a bar."""
+def _draw_row(
+    axis: Axes,
+    height: int,
+    name: str,
+    seeds: Sequence[Sequence[End]],
+    statistic: Callable[[End], float],
+    shown: Callable[[float], float],
+) -> None:
+    """An arm's runs as points, spread so that none hides another, and their mean over seeds as a bar."""
+    single = [shown(value) for own in seeds for value in map(statistic, own) if math.isfinite(value)]
     spread = np.linspace(-0.16, 0.16, len(single)) if len(single) > 1 else np.zeros(len(single))
     axis.plot(single, height + spread, "o", color=COLOURS[name], alpha=0.45, markersize=4)
-    if mean is not None:
+    if single:
+        mean = shown(mean_over(seed_means(seeds, statistic)).value)
         axis.plot([mean] * 2, [height - 0.32, height + 0.32], color=COLOURS[name], linewidth=3)
+
+
+def _name_rows(axis: Axes, arms: Arms) -> None:
+    axis.set_yticks(range(len(arms)))
+    axis.set_yticklabels([ARMS[name] for name in reversed(arms)])
 
 
 def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
@@ -190,16 +182,6 @@ def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
 
 def _first_runs(rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
     return (row for row in rows if row["replica"] == 0)
-
-
-def _seed_means(runs: Sequence[Mapping[tuple[int, int], float]], function: Any) -> list[float]:
-    """Means over the noise seeds of each seed."""
-    means = []
-    for found in runs:
-        for seed in sorted({seed for seed, _ in found}):
-            own = [function(value) for (of, _), value in found.items() if of == seed]
-            means.append(sum(own) / len(own))
-    return means
 
 
 def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:

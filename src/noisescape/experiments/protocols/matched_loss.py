@@ -12,9 +12,8 @@ Sharpness, accuracy and the barrier to the minimum are so compared between itera
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,17 @@ from torch import Tensor
 
 from noisescape.dynamics import GD, Dynamics, Yoked, dynamics_by_name
 from noisescape.experiments.constants import TrainingConfig
+from noisescape.experiments.curves import Curves
 from noisescape.experiments.data import ImageSplit
+from noisescape.experiments.matched_ends import (
+    COLUMNS,
+    End,
+    ends,
+    level_suffix,
+    noise_seeds,
+    of_reached,
+    seed_means,
+)
 from noisescape.experiments.matched_loss import YOKED, MatchedLossConfig
 from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
 from noisescape.experiments.protocols.comparison import checked_splits, refuse_divergence
@@ -69,7 +78,12 @@ def run_matched_loss(
     minima = [found[f"minimum-{r}"].tensors["theta"] for r in repetitions]
     own = [name for name in config.dynamics if name not in ("gd", *YOKED)]
     yoked = [name for name in config.dynamics if name in YOKED]
-    arms = [(name, r, noise) for r in repetitions for name in own for noise in range(noise_seeds(config, name))]
+    arms = [
+        (name, r, noise)
+        for r in repetitions
+        for name in own
+        for noise in range(noise_seeds(name, config.noise_seeds))
+    ]
     perform(
         [
             Task(f"{name}-{r}-{noise}", leave, (config, problem, r, minima[r], name, noise))
@@ -113,11 +127,6 @@ def run_matched_loss(
         },
     )
     return session.finish(rows, summarise(config, rows, splits))
-
-
-def noise_seeds(config: MatchedLossConfig, name: str) -> int:
-    """How often an arm runs from each minimum: SGD as often as asked for, the dearer ones once."""
-    return config.noise_seeds if name == "sgd" else 1
 
 
 # ---------------------------------------------------------------------- to the minimum
@@ -340,7 +349,7 @@ def _matched(
 ) -> list[dict[str, Any]]:
     """An iterate at a share of the minimum's loss: quenched to it if it is above."""
     aim = level * float(made.risk.loss(minimum))
-    suffix = "" if level == config.levels[0] else f"@{level:g}"
+    suffix = level_suffix(level, config.levels)
     figures: dict[str, float] = {"reached": 0.0, "quench_steps": 0.0, "taken": float(taken)}
     if bool(torch.isfinite(theta).all()):
         found = quench(made.risk, theta, level=aim, lr=config.lr, steps=config.quench_steps)
@@ -432,71 +441,40 @@ def summarise(
     config: MatchedLossConfig, rows: Sequence[Mapping[str, Any]], splits: Sequence[ImageSplit]
 ) -> dict[str, Any]:
     """The minima, and what each arm differs from gradient descent in at the same loss, over seeds."""
-    found = {
-        (row["dynamics"], row["seed"], row["replica"], row["metric"]): float(row["value"])
-        for row in rows
-        if row["phase"] == "matched"
-    }
+    curves, constants = Curves(rows, config.seeds, COLUMNS), asdict(config)
     minimum = [
         {row["metric"]: row["value"] for row in rows if row["phase"] == "minimum" and row["seed"] == r}
         for r in range(config.seeds)
     ]
-    compared: dict[str, Any] = {}
-    for name in config.dynamics:
-        if name == "gd":
-            continue
-        for suffix in ("", *(f"@{level:g}" for level in config.levels[1:])):
-
-            def beside(statistic: Any, name: str = name, suffix: str = suffix) -> dict[str, Any]:
-                return mean_over(
-                    [_seed_mean(config, found, name, r, suffix, statistic) for r in range(config.seeds)]
-                ).to_dict()
-
-            runs = config.seeds * noise_seeds(config, name)
-            reached = sum(
-                found.get((name, r, noise, f"reached{suffix}"), 0.0)
-                * found.get((name, r, noise, f"gd_reached{suffix}"), 0.0)
-                for r in range(config.seeds)
-                for noise in range(noise_seeds(config, name))
-            )
-            compared[f"{name}{suffix}"] = {
-                "log_sharpness_ratio": beside(lambda at: _log_ratio(at("sharpness"), at("gd_sharpness"))),
-                "log_eigenvalue_ratio": beside(
-                    lambda at: _log_ratio(at("largest_eigenvalue"), at("gd_largest_eigenvalue"))
-                ),
-                "accuracy_gain": beside(lambda at: at("test_accuracy") - at("gd_test_accuracy")),
-                "barrier": beside(lambda at: at("barrier")),
-                "loss": beside(lambda at: at("loss")),
-                "sharpness": beside(lambda at: at("sharpness")),
-                "test_accuracy": beside(lambda at: at("test_accuracy")),
-                "runs": runs,
-                "censored": runs - round(reached),
-            }
+    suffixes = [level_suffix(level, config.levels) for level in config.levels]
     return {
         "seeds": config.seeds,
         "noise_seeds": config.noise_seeds,
         "data": splits[0].facts,
         "minimum": minimum,
-        "compared": compared,
+        "compared": {
+            f"{name}{suffix}": _compared(ends(curves, constants, name, suffix))
+            for name in config.dynamics
+            if name != "gd"
+            for suffix in suffixes
+        },
     }
 
 
-def _seed_mean(
-    config: MatchedLossConfig,
-    found: Mapping[tuple[str, int, int, str], float],
-    name: str,
-    repetition: int,
-    suffix: str,
-    statistic: Any,
-) -> float:
-    """Mean over an arm's runs in a repetition, those that did not reach the loss left out; NaN if none did."""
-    values = [
-        statistic(lambda metric, noise=noise: found.get((name, repetition, noise, f"{metric}{suffix}"), math.nan))
-        for noise in range(noise_seeds(config, name))
-    ]
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan
-
-
-def _log_ratio(one: float, other: float) -> float:
-    return math.log(one / other) if one > 0 and other > 0 else math.nan
+def _compared(found: Sequence[Sequence[End]]) -> dict[str, Any]:
+    """Means over seeds of the runs that came to be compared; of the barrier, which needs no comparison, of all."""
+    statistics: dict[str, Callable[[End], float]] = {
+        "log_sharpness_ratio": of_reached(lambda end: end.log_sharpness),
+        "log_eigenvalue_ratio": of_reached(lambda end: end.log_eigenvalue),
+        "accuracy_gain": of_reached(lambda end: end.accuracy_gain),
+        "barrier": lambda end: end.barrier,
+        "loss": of_reached(lambda end: end.found["loss"]),
+        "sharpness": of_reached(lambda end: end.found["sharpness"]),
+        "test_accuracy": of_reached(lambda end: end.found["test_accuracy"]),
+    }
+    runs = [end for own in found for end in own]
+    return {
+        **{name: mean_over(seed_means(found, statistic)).to_dict() for name, statistic in statistics.items()},
+        "runs": len(runs),
+        "censored": sum(end.censored for end in runs),
+    }
