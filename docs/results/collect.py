@@ -5,8 +5,9 @@ A run goes into the directory NAME, by default that of its experiment.
 For every run: configuration, versions and machine (run.json), summary, timing, the ledger, the table of metrics and
 the figures as PNG. Reports, with their embedded figures, and checkpoints stay where they are.
 
-Beside this file, ledger.json: all runs kept here judged together, those with the same constants pooled. It is
-written anew each time, also without a run to copy.
+Beside this file, ledger.json: all runs kept here judged together, those with the same constants pooled; and in
+matched-loss, the figures of the runs at matched loss that are so pooled. Both are made anew each time, also without
+a run to copy.
 """
 
 import shutil
@@ -15,6 +16,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from noisescape.experiments.claims import ledger
+from noisescape.experiments.claims.pool import Pool, pooled
+from noisescape.report.matched_loss import pooled_figures
+from noisescape.report.style import figure_style
 from noisescape.runs.places import open_runs
 from noisescape.runs.run import Run, strict_json
 from noisescape.runs.storage import write_text
@@ -28,7 +32,11 @@ def main(arguments: list[str]) -> None:
         path, _, name = argument.partition("=")
         for run in open_runs([Path(path)]):
             collect(run, HERE / (name or run.info["experiment"]))
-    write_ledger(HERE, [Run.open(path.parent) for path in sorted(HERE.glob("*/run.json"))])
+    runs = [Run.open(path.parent) for path in sorted(HERE.glob("*/run.json"))]
+    write_ledger(HERE, runs)
+    for pool in pooled([run for run in runs if run.info["experiment"] == "matched-loss"]):
+        if len(pool.runs) > 1:
+            draw_together(HERE / "matched-loss", pool)
 
 
 def collect(run: Run, target: Path) -> None:
@@ -46,6 +54,14 @@ def write_ledger(target: Path, runs: Sequence[Run]) -> None:
     """Write what these runs found together."""
     findings = [finding.to_dict() for finding in ledger(runs)]
     write_text(target / "ledger.json", strict_json({"findings": findings}))
+
+
+def draw_together(target: Path, pool: Pool) -> None:
+    """Draw what pooled runs at matched loss show together."""
+    target.mkdir(exist_ok=True)
+    with figure_style():
+        for name, figure in pooled_figures(pool.runs).items():
+            figure.savefig(target / f"{name}.png", dpi=150, bbox_inches="tight")
 
 
 if __name__ == "__main__":

@@ -19,6 +19,8 @@ from noisescape.experiments.claims import ledger
 from noisescape.experiments.matched_loss import ARMS, MATCHED_LOSS, MatchedLossConfig, matched_loss_problem
 from noisescape.experiments.protocols.matched_loss import Returned
 from noisescape.experiments.statistics import derived_seed
+from noisescape.report.matched_loss import ARMS as LABEL
+from noisescape.report.matched_loss import pooled_figures
 from noisescape.runs.run import Run
 from noisescape.simulation.records import Record
 from noisescape.theory import basin
@@ -211,6 +213,18 @@ def test_the_ledger_and_the_report_are_made(run: Run) -> None:
     }
     assert all(finding.result.verdict == "undecided" for finding in findings), "two seeds are before the first look"
     check_report(run, {"sharpness", "barriers", "learning_curves", "two_phases"})
+
+
+def test_runs_of_other_seeds_and_arms_are_drawn_together(run: Run, tmp_path: Path) -> None:
+    other = replace(SMALL, seed=3, seeds=1, dynamics=("gd", "sgd"))
+    figures = pooled_figures([run, MATCHED_LOSS.run(other, tmp_path / "run", jobs=1, progress=False)])
+    assert figures.keys() == {"sharpness", "barriers", "learning_curves", "two_phases"}
+    axis = figures["barriers"].axes[0]
+    labels = [label.get_text() for label in axis.get_yticklabels()]
+    points = [np.size(line.get_xdata()) for line in axis.lines if line.get_marker() == "o"]
+    assert dict(zip(labels, points, strict=True)) == {
+        LABEL[name]: 3 * 2 if name == "sgd" else 2 for name in ARMS if name != "gd"
+    }
 
 
 def test_the_table_fits_a_terminal(run: Run) -> None:

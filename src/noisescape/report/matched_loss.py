@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 
+from noisescape.experiments.claims.pool import Pool
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.matched_ends import COLUMNS, End, ends, of_reached, seed_means
 from noisescape.experiments.statistics import mean_over
@@ -88,6 +89,24 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section("The minima", "Where all arms begin.", [minima_table(summary)]),
     ]
+
+
+def pooled_figures(runs: Sequence[Run]) -> dict[str, MplFigure]:
+    """What runs of the same constants show together, by name; for those to save who judge them together.
+
+    Raises:
+        ValueError: a repetition is in two of them.
+    """
+    pool = Pool(runs)
+    names = in_order({name for ran in pool.dynamics for name in ran})
+    arms = arms_of(pool.curves(COLUMNS), pool.config, names)
+    outside = OUTSIDE if pool.config["data"] == "fashion_mnist" else ()
+    return {
+        "sharpness": draw_sharpness(arms),
+        "barriers": draw_barriers(arms),
+        "learning_curves": draw_learning_curves(Curves(_first_runs(pool.rows), pool.seeds), names),
+        "two_phases": draw_two_phases(two_phases(pool.rows), outside),
+    }
 
 
 Arms = dict[str, list[list[End]]]

@@ -60,11 +60,12 @@ class Pool:
     def curves(self, by: tuple[str, ...]) -> Curves:
         """What was recorded, by the values of these columns, seeds counted through all runs."""
         if by not in self._curves:
-            self._curves[by] = Curves(self._rows, self.seeds, by)
+            self._curves[by] = Curves(self.rows, self.seeds, by)
         return self._curves[by]
 
     @cached_property
-    def _rows(self) -> list[dict[str, Any]]:
+    def rows(self) -> list[dict[str, Any]]:
+        """What was recorded, seeds counted through all runs."""
         number = {place: count for count, place in enumerate(self._places)}
         return [
             {**row, "seed": number[index, row["seed"]]}
