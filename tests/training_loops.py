@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
+import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
-from noisescape.training.noise_scale import Weights, moments
+import noisescape as ns
+from noisescape.training.noise_scale import Weights, moments, smooth
+
+FIGURES = ("trace_covariance", "squared_gradient_norm")
+
+OPTIMIZERS: dict[str, Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]] = {
+    "sgd": lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
+    "fused": lambda p: torch.optim.SGD(p, lr=0.1, fused=True),
+    "adamw": lambda p: torch.optim.AdamW(p, lr=0.01),
+    "fused-adam": lambda p: torch.optim.Adam(p, lr=0.01, fused=True),
+    "foreach": lambda p: torch.optim.Adam(p, lr=0.01, foreach=True),
+    "adafactor": lambda p: torch.optim.Adafactor(p, lr=0.01),
+}
+
+Pieces = Sequence[tuple[Tensor, Tensor]]
 
 
 def small_net(*, bias: bool = True) -> nn.Sequential:
@@ -55,3 +71,49 @@ def of_weighted(gradients: Tensor, sizes: Sequence[int], weights: Sequence[float
         parts.square().sum().numpy(), parts.sum(0).square().sum().numpy(), Weights.of(list(sizes), list(weights))
     )
     return float(found[0]), float(found[1])
+
+
+def loss_of(model: nn.Module, inputs: Tensor, targets: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(model(inputs), targets)
+
+
+def train(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    steps: Sequence[Pieces],
+    *,
+    monitor: ns.Monitor | None = None,
+    divide: bool = True,
+    reference: Callable[[Pieces], tuple[float, float]] | None = None,
+    spoil: Callable[[nn.Module], object] | None = None,
+    zero: str = "none",
+) -> tuple[np.ndarray, Mapping[str, float]]:
+    """A plain loop; what the monitor should have found at each step, and its last report."""
+    wanted: list[tuple[float, float]] = []
+    report: Mapping[str, float] = {}
+    for pieces in steps:
+        if reference is not None:
+            wanted.append(reference(pieces))
+        optimizer.zero_grad(set_to_none=zero == "none")
+        for inputs, targets in pieces:
+            loss = loss_of(model, inputs, targets)
+            (loss / len(pieces) if divide else loss).backward()
+        if spoil is not None:
+            spoil(model)
+        optimizer.step()
+        if monitor is not None:
+            report = monitor.step() or report
+    return np.array(wanted), report
+
+
+def assert_found(report: Mapping[str, float], wanted: np.ndarray, place: str = "noise/") -> None:
+    expected = smooth(wanted[:, 0], wanted[:, 1])
+    assert report[f"{place}trace_covariance"] == pytest.approx(expected.trace, rel=1e-9)
+    assert report[f"{place}squared_gradient_norm"] == pytest.approx(expected.squared_norm, rel=1e-9)
+    assert report[f"{place}trace_covariance_stderr"] == pytest.approx(expected.trace_stderr, rel=1e-6)
+    assert report[f"{place}scale"] == pytest.approx(expected.scale, rel=1e-6)
+    assert report[f"{place}scale_low"] == pytest.approx(expected.scale_low, rel=1e-6)
+
+
+def textbook_of(model: nn.Module, size: int) -> Callable[[Pieces], tuple[float, float]]:
+    return lambda pieces: textbook(piece_gradients(model, pieces), size)
