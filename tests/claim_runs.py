@@ -202,7 +202,8 @@ def at_minimum(claim: str, metric: str, verdicts: dict[str, Any], case: str = ""
     return Case(claim, ("gd",), rows, verdicts, case=case, noisy=False, **scales)
 
 
-UNTRACED = ("sgd", "gld-full", "gd-gradient-penalty")
+CONTROLS = ("gd-after-sgd", "sgd-from-initialisation", "sgd-small-rate")
+UNTRACED = ("sgd", "gld-full", "gd-gradient-penalty", *CONTROLS)
 """Arms whose noise is not given a trace."""
 AT_LEVEL = {"reached": 1.0, "sharpness": 2.0, "test_accuracy": 0.7, "barrier": 0.0}
 """Gradient descent at a run's loss."""
@@ -220,17 +221,18 @@ def matched(
     return [
         row("minimum", seed, "gd", GD_STEPS, "settled", settled),
         *(
+            row("minimum", seed, "gd", GD_STEPS, metric, value)
+            for metric, value in descent.items()
+            if metric == "relative_sharpness"
+        ),
+        *(
             row("matched", seed, dynamics, STEPS, metric, value, replica)
             for replica, end in enumerate(ends)
             for metric, value in (
                 {"reached": 1.0} | end | {f"gd_{name}": number for name, number in descent.items()}
             ).items()
         ),
-        *(
-            []
-            if dynamics in ("sgd", "gld-full", "gd-gradient-penalty")
-            else traces("escape", seed, dynamics, ratio)
-        ),
+        *([] if dynamics in UNTRACED else traces("escape", seed, dynamics, ratio)),
     ]
 
 
@@ -240,6 +242,7 @@ def beside_descent(claim: str, dynamics: str, metric: str, verdicts: dict[str, A
     def end(base: float, value: float) -> dict[str, float]:
         return {
             "sharpness": base * math.exp(value if metric == "sharpness" else 3.0),
+            "relative_sharpness": base * math.exp(value if metric == "relative_sharpness" else 3.0),
             "test_accuracy": base + (value if metric == "test_accuracy" else 3.0),
             "barrier": 0.05 * 10 ** (value if metric == "barrier" else 3.0),
         }
@@ -247,7 +250,8 @@ def beside_descent(claim: str, dynamics: str, metric: str, verdicts: dict[str, A
     def rows(seed: int, value: float, ratio: float) -> Rows:
         base = 0.3 + 0.1 * seed
         ends = [end(base, value + noise) for noise in (0.02, -0.03, 0.01)]
-        return matched(seed, dynamics, ends, ratio, {"reached": 1.0, "sharpness": base, "test_accuracy": base})
+        level = {"reached": 1.0, "sharpness": base, "relative_sharpness": base, "test_accuracy": base}
+        return matched(seed, dynamics, ends, ratio, level)
 
     noisy = dynamics not in UNTRACED
     return Case(claim, (dynamics, "gd"), rows, verdicts, case=dynamics, experiment="matched-loss", noisy=noisy)
@@ -261,7 +265,7 @@ def beside_sgd(claim: str, dynamics: str, verdicts: dict[str, Any]) -> Case:
         sgd = [{"sharpness": own * math.exp(value + noise)} for noise in (0.02, -0.03, 0.01)]
         return [*matched(seed, dynamics, [{"sharpness": own}], ratio), *matched(seed, "sgd", sgd)]
 
-    case, noisy = f"sgd and {dynamics}", dynamics != "gld-full"
+    case, noisy = f"sgd and {dynamics}", dynamics not in UNTRACED
     return Case(claim, (dynamics, "sgd", "gd"), rows, verdicts, case=case, experiment="matched-loss", noisy=noisy)
 
 
@@ -359,6 +363,7 @@ ARMS = (
     "gld-hessian",
     "gld-top-eigenvector",
     "gd-gradient-penalty",
+    *CONTROLS,
 )
 UNALIGNED = ("gld-dynamic", "gld-diagonal", "gld-shuffled", "gld-shuffled-within-layers")
 CASES = [
@@ -399,6 +404,10 @@ CASES = [
     ),
     *(beside_sgd("only-aligned-noise-flattens", name, FALLS) for name in UNALIGNED),
     beside_sgd("gaussian-as-flat-as-sgd", "gld-full", WIDE_SAME),
+    beside_sgd("noise-on-the-way-flattens", "gd-after-sgd", FALLS),
+    beside_sgd("start-makes-no-difference", "sgd-from-initialisation", WIDE_SAME),
+    beside_descent("flatter-on-the-layers-scale", "sgd", "relative_sharpness", FALLS),
+    beside_descent("flatter-on-the-layers-scale", "gld-diagonal", "relative_sharpness", FALLS),
     accuracies("accuracy-order", "sgd", "gld-diagonal", RISES, "over"),
     accuracies("accuracy-order", "gld-diagonal", "gld-dynamic", RISES, "over", "cifar10"),
     accuracies("accuracy-order", "gld-diagonal", "gld-constant", RISES, "over"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import statistics
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,7 @@ def test_a_run_leaves_everything_behind(run: Run) -> None:
     assert run.complete
     assert files(run.path) >= {
         *("run.json", "metrics.parquet", "summary.json", "timing.json"),
-        *(f"checkpoints/{name}.safetensors" for name in ("data", "minima", "final")),
+        *(f"checkpoints/{name}.safetensors" for name in ("data", "minima", "final", "matched", "matched@0.3")),
     }
     assert not (run.path / "tasks").exists()
     assert run.info["config"] == json.loads(json.dumps(asdict(SMALL)))
@@ -172,19 +173,58 @@ def test_the_trace_of_sgd_is_that_of_its_covariance_at_the_minimum(run: Run, row
 
 
 def test_the_barrier_is_over_the_segment_from_the_minimum(run: Run, rows: list[dict[str, Any]]) -> None:
-    """Of an arm whose last iterate is compared as it is."""
-    tried = 0
+    for suffix in ("", "@0.3"):
+        for seed in range(2):
+            made, minimum = matched_loss_problem(SMALL, seed), run.tensors("minima")[f"seed-{seed}"]
+            for name, noise in RUNS:
+                found = matched(rows, seed, name, noise)
+                there = run.tensors(f"matched{suffix}").get(f"{name}/seed-{seed}/noise-{noise}")
+                assert (there is not None) == bool(found[f"reached{suffix}"])
+                if there is not None:
+                    assert found[f"barrier{suffix}"] == pytest.approx(
+                        basin.barrier(made.risk, minimum, there), abs=1e-6
+                    )
+                    assert found[f"distance{suffix}"] == pytest.approx(float((there - minimum).norm()), rel=1e-5)
+
+
+def test_what_was_compared_is_kept_and_is_where_its_figures_say(run: Run, rows: list[dict[str, Any]]) -> None:
+    made = matched_loss_problem(SMALL, 1)
+    seed = derived_seed(2, 1, 3)
+    for name in ("sgd", "gld-full", "gld-dynamic"):
+        found, theta = matched(rows, 1, name, 0), run.tensors("matched")[f"{name}/seed-1/noise-0"]
+        scaled = ns.layer_relative_sharpness(made.risk, theta, delta=0.1, draws=20, seed=seed).signed
+        assert found["loss"] == pytest.approx(float(made.risk.loss(theta)), rel=1e-6)
+        assert found["relative_sharpness"] == pytest.approx(scaled.value, rel=1e-6)
+        assert found["parameter_norm"] == pytest.approx(float(theta.norm()), rel=1e-6)
+
+
+def test_a_batch_is_sharper_than_the_whole_at_the_minimum(run: Run, rows: list[dict[str, Any]]) -> None:
+    made, theta = matched_loss_problem(SMALL, 1), run.tensors("minima")["seed-1"]
+    draw = torch.Generator().manual_seed(derived_seed(2, 1, 4))
+    dense = []
+    for _ in range(32):
+        chosen = torch.randint(72, (SMALL.batch_size,), generator=draw)
+        pair = made.split.images[chosen], made.split.labels[chosen]
+        batch = made.risk.with_data(pair).to(torch.float64)
+        dense.append(float(ns.eigenpairs(batch.to(torch.float64).hessian(theta.double()), 1).values[0]))
+    found = {row["metric"]: row["value"] for row in rows if (row["phase"], row["seed"]) == ("minimum", 1)}
+    assert found["batch_eigenvalue"] == pytest.approx(statistics.median(dense), rel=1e-3)
+    assert found["batch_eigenvalue"] > found["largest_eigenvalue"]
+
+
+def test_the_controls_set_out_as_they_are_called(rows: list[dict[str, Any]]) -> None:
     for seed in range(2):
-        made, minimum = matched_loss_problem(SMALL, seed), run.tensors("minima")[f"seed-{seed}"]
-        for name, noise in RUNS:
-            found = matched(rows, seed, name, noise)
-            if name in ("sgd", "gld-full") or not found["reached"] or found["quench_steps"]:
-                continue
-            theta = run.tensors("final")[f"{name}/seed-{seed}/noise-{noise}"]
-            assert found["barrier"] == pytest.approx(basin.barrier(made.risk, minimum, theta), abs=1e-6)
-            assert found["distance"] == pytest.approx(float((theta - minimum).norm()), rel=1e-5)
-            tried += 1
-    assert tried
+        sgd, brief = (curve(rows, seed, name, 0, "loss") for name in ("sgd", "gd-after-sgd"))
+        assert max(brief) == 50
+        common = sgd.keys() & brief.keys()
+        assert len(common) > 1
+        assert {step: brief[step] for step in common} == {step: sgd[step] for step in common}
+        made = matched_loss_problem(SMALL, seed)
+        begun = curve(rows, seed, "sgd-from-initialisation", 0, "loss")
+        assert begun[0] == pytest.approx(float(made.risk.loss(made.risk.parameters())), rel=1e-6)
+        slow = curve(rows, seed, "sgd-small-rate", 0, "loss")
+        assert slow[0] == sgd[0]
+        assert max(slow.values()) < max(sgd.values())
 
 
 def test_the_first_run_of_sgd_goes_on_for_its_curve(rows: list[dict[str, Any]]) -> None:
@@ -255,7 +295,7 @@ def test_an_arm_has_returned_once_it_has_left_and_is_at_the_level(losses: list[f
     ("changes", "message"),
     [
         ({"dynamics": ("gd",)}, "dynamics must have sgd"),
-        ({"dynamics": ("gd", "sgd", "gld-constant")}, "gld-constant is no arm of this experiment"),
+        ({"dynamics": ("gd", "sgd", "gld-constant")}, "unknown arm 'gld-constant'"),
         ({"dynamics": ("gd", "sgd", "gld-ful")}, "did you mean gld-full"),
         ({"data": "digit"}, "unknown data set 'digit'"),
         ({"levels": (0.3, 1.0)}, "levels are positive shares"),

@@ -15,7 +15,10 @@ from noisescape.experiments.curves import Curves
 
 COLUMNS = ("phase", "dynamics", "metric", "replica")
 """That the curves are named by."""
-_METRICS = ("reached", "loss", "sharpness", "largest_eigenvalue", "test_accuracy", "barrier")
+_METRICS = (
+    *("reached", "loss", "sharpness", "relative_sharpness", "largest_eigenvalue", "parameter_norm"),
+    *("test_accuracy", "barrier", "quench_steps"),
+)
 
 
 @dataclass(frozen=True)
@@ -33,11 +36,6 @@ class End:
     settled: bool
 
     @property
-    def measured(self) -> bool:
-        """Whether the run left anything at all."""
-        return math.isfinite(self.found["reached"])
-
-    @property
     def censored(self) -> bool:
         """Whether it or gradient descent did not come down to the level of loss, or began in no settled minimum."""
         return not (self.settled and self.found["reached"] == self.descent["reached"] == 1)
@@ -51,6 +49,16 @@ class End:
     def log_eigenvalue(self) -> float:
         """log(λ₁ / gradient descent's)."""
         return self._log_ratio("largest_eigenvalue")
+
+    @property
+    def log_relative_sharpness(self) -> float:
+        """The same with perturbations in proportion to the weights of each layer; NaN in runs before these."""
+        return self._log_ratio("relative_sharpness")
+
+    @property
+    def log_norm(self) -> float:
+        """log(‖θ‖ / gradient descent's); NaN in runs before this was measured."""
+        return self._log_ratio("parameter_norm")
 
     @property
     def accuracy_gain(self) -> float:

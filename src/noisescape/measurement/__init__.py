@@ -6,7 +6,7 @@ from noisescape.measurement.indicator import Measurement, measure
 from noisescape.measurement.loss_budget import LossBudget, drawn_loss_change, loss_budget
 from noisescape.measurement.memory import forecast_memory
 from noisescape.measurement.relative_alignment import RelativeAlignment, relative_alignment
-from noisescape.measurement.sharpness import Sharpness, expected_sharpness
+from noisescape.measurement.sharpness import Sharpness, expected_sharpness, layer_relative_sharpness
 
 __all__ = [
     "Comparison",
@@ -19,6 +19,7 @@ __all__ = [
     "drawn_loss_change",
     "expected_sharpness",
     "forecast_memory",
+    "layer_relative_sharpness",
     "loss_budget",
     "measure",
     "relative_alignment",

@@ -10,7 +10,11 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.empirical_risk import layer_sizes
 from noisescape.risk.passes import unchecked_losses
+
+RELATIVE_DELTA = 0.1
+"""δ of the layer-relative sharpness, a share of the weights."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,36 @@ def expected_sharpness(
         NonFiniteLossError: the loss at θ is not finite.
         ValueError: draws < 2, δ ≤ 0, or several θ.
     """
+    return _sharpness(risk, theta, delta, torch.ones_like(theta), draws, seed)
+
+
+def layer_relative_sharpness(
+    risk: EmpiricalRisk, theta: Tensor, *, delta: float = RELATIVE_DELTA, draws: int = 100, seed: int = 0
+) -> Sharpness:
+    """The same with perturbations in proportion to the weights: ν ~ N(0, δ²s²) in a parameter tensor of RMS s.
+
+    (δ²/2)·Σ_l s_l²·TrH_ll to second order, H_ll the block of tensor l. Growth of the weights alone lowers the
+    expected sharpness of a network whose layers can be rescaled without changing it (Dinh et al., 2017); this
+    stays what it is when a whole tensor is rescaled against another. A tensor of zeros is not perturbed.
+
+    Args:
+        risk: L.
+        theta: where, (D,).
+        delta: δ, a share of each tensor's RMS.
+        draws: how many perturbations.
+        seed: of the perturbations.
+
+    Raises:
+        NonFiniteLossError: the loss at θ is not finite.
+        ValueError: draws < 2, δ ≤ 0, or several θ.
+    """
+    parts = theta.split(layer_sizes(risk), -1) if theta.ndim == 1 else (theta,)
+    scale = torch.cat([part.square().mean().sqrt().expand(part.shape) for part in parts])
+    return _sharpness(risk, theta, delta, scale, draws, seed)
+
+
+def _sharpness(risk: EmpiricalRisk, theta: Tensor, delta: float, scale: Tensor, draws: int, seed: int) -> Sharpness:
+    """Both figures for perturbations of standard deviation δ·scale, (D,)."""
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
     if theta.ndim != 1:
@@ -60,7 +94,7 @@ def expected_sharpness(
     rises = torch.empty(draws, dtype=torch.float64)
     for draw in range(draws):
         noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
-        rises[draw] = (unchecked_losses(risk, theta + delta * noise).mean().double() - base).cpu()
+        rises[draw] = (unchecked_losses(risk, theta + delta * scale * noise).mean().double() - base).cpu()
     return Sharpness(_mean(rises), _mean(rises.abs()), delta)
 
 

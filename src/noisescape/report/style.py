@@ -39,6 +39,9 @@ LABELS = _Labels(
         "gld-shuffled": "shuffled directions",
         "gld-shuffled-within-layers": "shuffled within layers",
         "gd-gradient-penalty": "gradient penalty",
+        "gd-after-sgd": "GD after 50 steps of SGD",
+        "sgd-from-initialisation": "SGD from initialisation",
+        "sgd-small-rate": "SGD at a small rate",
         "large-batch": "large batch",
         "as-if-small": "large as if small",
         "small-batch": "small batch",
@@ -63,6 +66,9 @@ COLOURS = _Colours(
         "gld-shuffled": "#8c6d46",
         "gld-shuffled-within-layers": "#5f7f8c",
         "gd-gradient-penalty": "#999999",
+        "gd-after-sgd": "#b08a8a",
+        "sgd-from-initialisation": "#f08a62",
+        "sgd-small-rate": "#9c1f2f",
         "large-batch": "#444444",
         "as-if-small": "#e58606",
         "small-batch": "#d62728",
@@ -81,7 +87,7 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 ANISOTROPIC = (
     *("sgd", "gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-leading-1", "gld-full"),
-    *("large-batch", "as-if-small", "small-batch"),
+    *("sgd-from-initialisation", "sgd-small-rate", "large-batch", "as-if-small", "small-batch"),
 )
 """Dynamics whose noise knows the directions of the landscape; drawn with solid lines."""
 

@@ -201,14 +201,25 @@ def matched_loss_table(summary: Mapping[str, Any]) -> Table:
                 estimate(found["loss"], ".2g", missing="–"),
                 _ratio(ratio),
                 _ratio(found["log_eigenvalue_ratio"]),
+                _ratio(found.get("log_relative_sharpness_ratio", NOT_MEASURED)),
+                _ratio(found.get("log_norm_ratio", NOT_MEASURED)),
                 estimate(found["accuracy_gain"], "+.1f", 100, missing="–"),
                 estimate(found["barrier"], ".2f", missing="–"),
+                estimate(found.get("quench_steps", NOT_MEASURED), ".0f", missing="–"),
                 f"{found['censored']} / {found['runs']}",
             ]
         )
-    columns = ["arm", "level", "loss", "sharpness ratio", "λ₁ ratio", "accuracy, points", "barrier", "not reached"]
-    about = "Beside gradient descent at the same loss; 95 % intervals over seeds, ± standard errors."
-    return Table(columns, rows, about, wide=["loss", "λ₁ ratio"])
+    wide = ["loss", "λ₁ ratio", "sharpness ratio, layers' scale", "‖θ‖ ratio", "quench steps"]
+    columns = ["arm", "level", wide[0], "sharpness ratio", *wide[1:4], "accuracy, points", "barrier"]
+    about = (
+        "Beside gradient descent at the same loss; 95 % intervals over seeds, ± standard errors. On the layers' "
+        "scale perturbations are in proportion to the weights of each. Quench steps are the last, without noise."
+    )
+    return Table([*columns, wide[4], "not reached"], rows, about, wide=wide)
+
+
+NOT_MEASURED: dict[str, Any] = {"value": None, "stderr": None, "low": None, "high": None}
+"""In the summaries of earlier runs."""
 
 
 def _ratio(found: Mapping[str, Any]) -> str:
@@ -228,6 +239,7 @@ def minima_table(summary: Mapping[str, Any]) -> Table:
         "loss",
         "‖ḡ‖",
         "λ₁",
+        "λ₁ of a batch",
         "E[ΔL] × 10³",
         "training acc., %",
         "test acc., %",
@@ -240,6 +252,7 @@ def minima_table(summary: Mapping[str, Any]) -> Table:
             f"{found['loss']:.2g}",
             f"{found['gradient_norm']:.2g}",
             f"{found['largest_eigenvalue']:.1f}",
+            f"{found['batch_eigenvalue']:.0f}" if "batch_eigenvalue" in found else "–",
             f"{1000 * found['sharpness']:.1f}",
             f"{100 * found['train_accuracy']:.1f}",
             f"{100 * found['test_accuracy']:.1f}",
@@ -248,7 +261,7 @@ def minima_table(summary: Mapping[str, Any]) -> Table:
         ]
         for seed, found in enumerate(summary["minimum"])
     ]
-    return Table(columns, rows, "Settled: ‖ḡ‖ and λ₁ below the bounds.")
+    return Table(columns, rows, "Settled: ‖ḡ‖ and λ₁ below the bounds. λ₁ of a batch: median over random batches.")
 
 
 def trace_table(summary: Mapping[str, Any], form: str) -> Table:

@@ -18,6 +18,8 @@ Every file appears whole or not at all, so a run that was killed can always be r
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import importlib.metadata
 import json
 import math
@@ -366,7 +368,17 @@ def _versions() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # imported from a source tree, not installed
             versions[package] = "unknown"
-    return versions
+    return versions | {"noisescape source": _source()}
+
+
+@functools.cache
+def _source() -> str:
+    """A checksum of the package's code: between two releases the version says nothing of what made a run."""
+    package = Path(__file__).parents[1]
+    content = hashlib.sha256()
+    for path in sorted(package.rglob("*.py")):
+        content.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
+    return content.hexdigest()[:16]
 
 
 def strict_json(value: Mapping[str, Any]) -> str:

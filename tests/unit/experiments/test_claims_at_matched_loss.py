@@ -170,6 +170,8 @@ def test_every_arm_is_judged_beside_gradient_descent_and_sgd(tmp_path: Path) -> 
         **{name: set(ARMS) for name in arms},
         "only-aligned-noise-flattens": {f"sgd and {name}" for name in UNALIGNED},
         "gaussian-as-flat-as-sgd": {"sgd and gld-full"},
+        "noise-on-the-way-flattens": {"sgd and gd-after-sgd"},
+        "start-makes-no-difference": {"sgd and sgd-from-initialisation"},
     }
     assert {f.claim.name for f in findings if not f.claim.exploratory} == {FLATTER, LEAVES, GENERALISES}
 
@@ -190,6 +192,57 @@ def test_only_seeds_in_which_both_ran_are_compared(tmp_path: Path) -> None:
     assert found["arm-flatter-at-matched-loss", "gld-dynamic"].n == 2
     contrast = found["only-aligned-noise-flattens", "sgd and gld-dynamic"]
     assert (contrast.n, contrast.effect) == (2, pytest.approx(-0.3))
+
+
+def beside_sgd(path: Path, arm: str, ratios: Sequence[float], stuck: int, settled: float = 1.0) -> Run:
+    """SGD at log ratios of −2.7, an arm at these; the last seed's arm did not come down, or began unsettled."""
+    rows: Rows = []
+    for seed, ratio in enumerate(ratios):
+        missed = seed >= len(ratios) - stuck
+        reached = float(not missed or settled == 0.0)
+        begun = settled if missed else 1.0
+        rows += matched(seed, "sgd", [end(-2.7)] * NOISE_SEEDS, settled=begun)
+        rows += matched(seed, arm, [end(ratio, reached=reached)], settled=begun)
+    return written(path, "matched-loss", config(len(ratios), ["gd", "sgd", arm]), rows)
+
+
+def test_a_censored_arm_is_no_evidence_that_sgd_is_flatter(tmp_path: Path) -> None:
+    run = beside_sgd(tmp_path / "run", "gld-dynamic", [-1.26, -1.61, -1.75, -1.27, -3.18, 0.0], stuck=1)
+    [result] = CLAIM["only-aligned-noise-flattens"].judge(Evidence.of(run))
+    assert result.effect == pytest.approx((-1.44 - 1.09 - 0.95 - 1.43 + 0.48 + 0.0) / 6)
+    assert result.verdict == "undecided"
+
+
+@pytest.mark.parametrize("settled", [1.0, 0.0])
+def test_no_equality_is_found_where_a_run_is_censored(settled: float, tmp_path: Path) -> None:
+    ratios = [-2.7 + 0.01 * seed for seed in range(6)]
+    claim = CLAIM["start-makes-no-difference"]
+    [whole] = claim.judge(Evidence.of(beside_sgd(tmp_path / "0", "sgd-from-initialisation", ratios, 0)))
+    [missed] = claim.judge(Evidence.of(beside_sgd(tmp_path / "1", "sgd-from-initialisation", ratios, 1, settled)))
+    assert whole.verdict == "supported"
+    assert missed.verdict == "undecided"
+    assert "1 of 6 runs of sgd-from-initialisation, or gradient descent" in str(missed.veto)
+
+
+def test_flatness_on_the_layers_scale_is_judged_where_it_was_measured(tmp_path: Path) -> None:
+    """Earlier runs have none."""
+    runs = []
+    for root, relative in ((1, {}), (2, {"relative_sharpness": math.exp(-0.5)})):
+        rows = [
+            entry
+            for seed in range(3)
+            for entry in matched(
+                seed,
+                "sgd",
+                [end(-2.7) | relative] * NOISE_SEEDS,
+                descent=AT_LEVEL | ({"relative_sharpness": 1.0 + 0.01 * seed} if relative else {}),
+            )
+        ]
+        runs.append(written(tmp_path / str(root), "matched-loss", config(3, ["gd", "sgd"], root), rows))
+    [result] = CLAIM["flatter-on-the-layers-scale"].judge(Evidence.of(*runs))
+    assert (result.n, result.case, result.verdict) == (3, "sgd", "supported")
+    assert result.effect == pytest.approx(-0.5 - math.log(1.01 * 1.02) / 3, abs=1e-4)
+    assert CLAIM["flatter-on-the-layers-scale"].judge(Evidence.of(runs[0])) == []
 
 
 def test_only_noise_that_is_given_a_trace_must_be_shown_to_have_it(tmp_path: Path) -> None:

@@ -94,6 +94,28 @@ def test_before_the_first_look_nothing_is_decided(seeds: int, tmp_path: Path) ->
         assert result.effect == pytest.approx(effect, rel=0.11)
 
 
+def test_the_seeds_of_the_plan_count_in_its_order_and_no_look_leaves_a_gap(tmp_path: Path) -> None:
+    """What is made first, or besides, changes no look."""
+    last = run_of(tmp_path / "102", 6, clear(-3.0), root=102)
+    further = run_of(tmp_path / "103", 8, clear(-9.0), root=103)
+    early = found(last, further)[FLATTER].result
+    assert early.looks == ()
+    assert early.veto is not None
+    assert early.veto.startswith("14 seeds, not the first 12 of the plan: before the first look")
+    first = [run_of(tmp_path / str(root), 3, clear(-1.0), root=root) for root in (101, 100)]
+    whole = found(last, *first)[FLATTER].result
+    assert (whole.n, whole.effect, whole.verdict) == (12, pytest.approx(-2.0, rel=0.02), "supported")
+    pilot = run_of(tmp_path / "0", 3, clear(5.0), root=0)
+    assert found(pilot, further, last, *first)[FLATTER].result.looks == whole.looks
+    assert found(pilot)[FLATTER].result.n == 3, "somebody's own runs count for themselves"
+
+
+def test_runs_with_more_repetitions_than_the_plan_has_count_as_far_as_it_goes(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path / str(root), 6, clear(-1.0), root=root) for root in (100, 101, 102)]
+    assert found(*runs)[FLATTER].result.n == 12
+    assert found(*runs[:2])[FLATTER].result.note.startswith("6 of 12 seeds: before the first look")
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 def test_clear_effects_are_decided_at_the_first_look(sign: int, tmp_path: Path) -> None:
     run = run_of(tmp_path / "run", 12, clear(-sign * 1.0), clear(sign * 1.0), clear(sign * 0.1))
@@ -214,6 +236,7 @@ class Seeds:
 
     seeds = 40
     dynamics = (("sgd", "gd"),) * 40
+    places = tuple((0, seed) for seed in range(40))
 
 
 def judged_directly(values: np.ndarray, seeds: int = 40) -> list[Result]:

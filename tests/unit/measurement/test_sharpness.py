@@ -80,3 +80,36 @@ def test_a_perturbation_into_the_infinite_makes_the_sharpness_infinite() -> None
 def test_bad_sharpness_arguments_are_named(options: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         ns.expected_sharpness(quadratic(CURVATURE, normal(3, 6)), HERE, **options)
+
+
+def test_layer_relative_sharpness_is_the_trace_weighted_by_the_layers(mlp: Case) -> None:
+    found = ns.layer_relative_sharpness(mlp.risk(), mlp.theta, delta=0.05, draws=3000, seed=1)
+    sizes = [parameter.numel() for parameter in mlp.model().parameters()]
+    blocks = zip(mlp.theta.split(sizes), mlp.hessian().diagonal().split(sizes), strict=True)
+    expected = 0.05**2 / 2 * sum(float(weights.square().mean() * diagonal.sum()) for weights, diagonal in blocks)
+    assert abs(found.signed.value - expected) <= 4 * found.signed.stderr
+
+
+def test_layer_relative_sharpness_does_not_see_layers_rescaled_against_each_other() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 3)).double()
+    data = torch.randn(20, 4, dtype=F64), torch.randint(3, (20,))
+    risk = ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, data)
+    theta = risk.parameters()
+    grown = theta.clone()
+    grown[: 4 * 8 + 8] *= 3
+    grown[4 * 8 + 8 : -3] /= 3
+    assert float(risk.loss(grown)) == pytest.approx(float(risk.loss(theta)))
+    one, other = (ns.layer_relative_sharpness(risk, point, draws=20, seed=3) for point in (theta, grown))
+    assert other.signed.value == pytest.approx(one.signed.value)
+    plain = (ns.expected_sharpness(risk, point, draws=20, seed=3).signed.value for point in (theta, grown))
+    assert next(plain) != pytest.approx(next(plain), rel=0.1)
+
+
+def test_layer_relative_sharpness_of_a_closed_form_is_of_one_layer() -> None:
+    risk = quadratic(CURVATURE, normal(3, 6, seed=1))
+    rms = float(HERE.square().mean().sqrt())
+    found = ns.layer_relative_sharpness(risk, HERE, delta=0.1, draws=20, seed=2).signed.value
+    assert found == pytest.approx(ns.expected_sharpness(risk, HERE, delta=0.1 * rms, draws=20, seed=2).signed.value)
+    with pytest.raises(ValueError, match="one θ"):
+        ns.layer_relative_sharpness(risk, HERE.expand(2, -1))

@@ -98,7 +98,7 @@ class TestCreateAndOpen:
     def test_run_json_says_what_made_the_run(self, run):
         info = Run.open(run.path).info
         assert (info["experiment"], info["config"], info["seed"]) == ("toy", {"lr": 0.1}, 3)
-        assert info["versions"].keys() == {"noisescape", "python", "torch", "numpy", "scipy"}
+        assert info["versions"].keys() == {"noisescape", "noisescape source", "python", "torch", "numpy", "scipy"}
         assert info["versions"]["torch"] == torch.__version__
         assert info["threads"] == torch.get_num_threads()
         assert info["started"].endswith("+00:00")

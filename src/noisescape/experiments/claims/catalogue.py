@@ -17,6 +17,8 @@ from noisescape.experiments.claims.rules import (
     SAME_RATE,
     SHARPNESS_FACTOR,
 )
+from noisescape.experiments.matched_loss import BRIEF
+from noisescape.measurement.sharpness import RELATIVE_DELTA
 
 MATCHED = ("matched-loss",)
 ESCAPES = ("fashion-mnist", "digits")
@@ -33,9 +35,13 @@ _PRIMARY = (
     "O'Brien–Fleming type) at the claim's level in Holm's procedure, which gives the three primary claims one "
     "error of 5 %. Later seeds change nothing that a look decided."
 )
+_IS_CENSORED = (
+    "A run is censored if it, or gradient descent beside it, did not come down to the loss within its steps, or if "
+    "it began in a minimum that did not settle"
+)
 _CENSORED = (
-    "A run is censored if it, or gradient descent beside it, did not come down to the loss within its steps; it "
-    f"counts as {{}}. Undecided if more than {CENSORED:.0%} of an arm's runs are censored in the seeds judged."
+    f"{_IS_CENSORED}; it counts as {{}}. Undecided if more than {CENSORED:.0%} of an arm's runs are censored in "
+    "the seeds judged."
 )
 _WHERE = "at the last step, or, in a run that has a level of the training loss, at exactly one training loss"
 _MISSED = (
@@ -44,11 +50,14 @@ _MISSED = (
 )
 _NONE_MISSED = "At a level undecided if any of the two diverged or did not come down to it in any seed."
 _AS_DESCENT = _CENSORED.format("a difference of 0")
+_NO_RUN_MISSED = f"{_IS_CENSORED}: undecided if any is."
 _AS_MEASURED = _CENSORED.format("measured where it ended")
 _RATIO = (
     "log(expected sharpness / that of gradient descent), both where they come down to the same training loss, mean "
     "over the runs of a seed; interval over seeds."
 )
+_PLAN = ((100, 3), (101, 3), (102, 6), (103, 8), (104, 10), (105, 10))
+"""The runs that decide the primary claims, in the order of their seeds: decision 18."""
 _GAP = "Undecided unless the small batch is shown to generalise better than the large one, by 'batch-gap'."
 
 CLAIMS: tuple[Claim, ...] = (
@@ -64,6 +73,7 @@ CLAIMS: tuple[Claim, ...] = (
         family="primary",
         looks=(12,),
         compares=("sgd", "gd"),
+        plan=_PLAN,
     ),
     Claim(
         "leaves-the-basin",
@@ -79,6 +89,7 @@ CLAIMS: tuple[Claim, ...] = (
         family="primary",
         looks=(12,),
         compares=("sgd", "gd"),
+        plan=_PLAN,
     ),
     Claim(
         "generalises-at-matched-loss",
@@ -93,6 +104,7 @@ CLAIMS: tuple[Claim, ...] = (
         family="primary",
         looks=(12, 20, 30, 40),
         compares=("sgd", "gd"),
+        plan=_PLAN,
     ),
     Claim(
         "only-aligned-noise-flattens",
@@ -264,10 +276,47 @@ CLAIMS: tuple[Claim, ...] = (
         "At the same training loss Gaussian noise with the full covariance of SGD ends at as flat ground as SGD.",
         "separates the covariance from the rest of SGD's law",
         "As for 'only-aligned-noise-flattens'.",
-        f"Supported if the interval lies within ±log {SHARPNESS_FACTOR:g}, contradicted if outside. {_AS_DESCENT} "
-        f"{_TRACE}",
+        f"Supported if the interval lies within ±log {SHARPNESS_FACTOR:g}, contradicted if outside. "
+        f"{_NO_RUN_MISSED} {_TRACE}",
         MATCHED,
         matched_loss.as_flat_as_sgd("gld-full"),
+        "{:+.2f}",
+        control=True,
+    ),
+    Claim(
+        "noise-on-the-way-flattens",
+        "At the same training loss SGD ends at flatter ground than gradient descent that goes on from SGD's "
+        f"{BRIEF}th step.",
+        "separates what noise does on the way down from where its first steps throw the iterate",
+        "As for 'only-aligned-noise-flattens'.",
+        f"Supported if the interval lies below 0, contradicted if above. {_AS_DESCENT}",
+        MATCHED,
+        matched_loss.flatter_than("gd-after-sgd"),
+        "{:+.2f}",
+        control=True,
+    ),
+    Claim(
+        "start-makes-no-difference",
+        "At the same training loss SGD from the minimum ends at as flat ground as SGD from the initialisation.",
+        "separates escaping from training with noise",
+        "As for 'only-aligned-noise-flattens'.",
+        f"Supported if the interval lies within ±log {SHARPNESS_FACTOR:g}, contradicted if outside. "
+        f"{_NO_RUN_MISSED}",
+        MATCHED,
+        matched_loss.as_flat_as_sgd("sgd-from-initialisation"),
+        "{:+.2f}",
+        control=True,
+    ),
+    Claim(
+        "flatter-on-the-layers-scale",
+        "At the same training loss this arm ends at flatter ground than gradient descent, perturbations being in "
+        "proportion to the weights of each layer.",
+        "separates flatness from growth of the weights, which need not change the function",
+        "As for 'flatter-at-matched-loss', the standard deviation of the perturbations being "
+        f"{RELATIVE_DELTA:g} of the root mean square of each parameter tensor.",
+        f"Supported if the interval lies below 0, contradicted if above. {_AS_DESCENT} {_GIVEN}",
+        MATCHED,
+        matched_loss.flatter_on_the_layers_scale("sgd", *matched_loss.OTHER_ARMS),
         "{:+.2f}",
         control=True,
     ),

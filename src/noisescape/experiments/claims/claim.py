@@ -96,6 +96,8 @@ class Claim:
         family: "primary" for those whose error is controlled together; None for the exploratory ones.
         looks: the numbers of seeds at which a primary claim is tested, fixed before the runs.
         compares: the dynamics of a primary claim; its seeds are those in which all of them ran.
+        plan: (root seed, repetitions) of the runs that a primary claim is tested by, in the order in which they
+            count, fixed before they were made. Others' runs, none of which are among them, count in their own.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Claim:
     family: Literal["primary"] | None = None
     looks: tuple[int, ...] = ()
     compares: tuple[str, ...] = ()
+    plan: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         if (self.family is None) != (not self.looks):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +49,15 @@ class Evidence:
     def first(self, count: int) -> Evidence:
         """The first so many of these seeds."""
         return Evidence(self.pool, self.picked[:count])
+
+    def where(self, holds: Sequence[bool]) -> Evidence:
+        """Those of these seeds for which it holds."""
+        return Evidence(self.pool, tuple(itertools.compress(self.picked, holds)))
+
+    @property
+    def places(self) -> list[tuple[int, int]]:
+        """(root seed, repetition) of every seed."""
+        return [self.pool.places[seed] for seed in self.picked]
 
     @property
     def config(self) -> dict[str, Any]:

@@ -43,7 +43,9 @@ class Pool:
                         f"of '{run.info['experiment']}' with the same constants: give one of them, or run other "
                         "seeds (--seed)"
                     )
-        self._places = [(seen[key], key[1]) for key in sorted(seen)]
+        self.places = sorted(seen)
+        """(root seed, repetition) of every seed."""
+        self._places = [(seen[key], key[1]) for key in self.places]
         self._curves: dict[tuple[str, ...], Curves] = {}
 
     @property

@@ -16,13 +16,14 @@ from noisescape.experiments.group_sequential import ALPHA, Decision, SequentialT
 def primary_results(claims: Sequence[Claim], evidence: Evidence) -> dict[Claim, Result]:
     """Every claim of the family that the seeds say something of, judged at its looks with one error for the family.
 
-    A claim is judged at each look by its first seeds alone, vetoes included, so that what a look found stands
-    whatever is run later. The family is all of ``claims``, also those without data: what was not run frees no
-    error.
+    A claim is judged at each look by the first seeds of its plan alone, vetoes included, so that what a look found
+    stands whatever is run later or kept besides. The family is all of ``claims``, also those without data: what
+    was not run frees no error.
     """
-    seeds = {claim: evidence.having(*claim.compares) for claim in claims}
+    seeds = {claim: _planned(claim, evidence.having(*claim.compares)) for claim in claims}
     taken = {
-        claim: [claim.judge(own.first(n))[0] for n in claim.looks if n <= own.seeds] for claim, own in seeds.items()
+        claim: [claim.judge(own.first(n))[0] for n in claim.looks if n <= _first_gap(claim, own)]
+        for claim, own in seeds.items()
     }
     tests = [
         SequentialTest(claim.looks, tuple(1.0 if found.veto else found.p for found in taken[claim]))
@@ -36,10 +37,31 @@ def primary_results(claims: Sequence[Claim], evidence: Evidence) -> dict[Claim, 
     }
 
 
+def _planned(claim: Claim, evidence: Evidence) -> Evidence:
+    """The seeds of the claim's plan; all of them where none is of it."""
+    planned = {*_order(claim)}
+    among = [place in planned for place in evidence.places]
+    return evidence.where(among) if any(among) else evidence
+
+
+def _first_gap(claim: Claim, evidence: Evidence) -> int:
+    """How many seeds come before the first one of the plan that is not there."""
+    order, there = _order(claim), {*evidence.places}
+    if not there & {*order}:
+        return evidence.seeds
+    return next((count for count, place in enumerate(order) if place not in there), len(order))
+
+
+def _order(claim: Claim) -> list[tuple[int, int]]:
+    return [(root, repetition) for root, count in claim.plan for repetition in range(count)]
+
+
 def _result(claim: Claim, seeds: int, by_all: Result, taken: Sequence[Result], decision: Decision) -> Result:
     """The result of the look that decided, or else of the last one; before the first, all seeds and no verdict."""
     if not taken:
         early = f"{seeds} of {claim.looks[0]} seeds: before the first look"
+        if seeds >= claim.looks[0]:
+            early = f"{seeds} seeds, not the first {claim.looks[0]} of the plan: before the first look"
         return replace(by_all, verdict="undecided", veto="; ".join(filter(None, (early, by_all.veto))))
     bounds = boundaries(claim.looks, decision.level)
     looks = tuple(_look(found, bound) for found, bound in zip(taken, bounds, strict=False))

@@ -12,8 +12,9 @@ Sharpness, accuracy and the barrier to the minimum are so compared between itera
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +35,34 @@ from noisescape.experiments.matched_ends import (
     of_reached,
     seed_means,
 )
-from noisescape.experiments.matched_loss import YOKED, MatchedLossConfig
+from noisescape.experiments.matched_loss import (
+    BRIEF,
+    CONTROLS,
+    MEASURED_EVERY,
+    SMALL_RATE,
+    YOKED,
+    MatchedLossConfig,
+)
 from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
 from noisescape.experiments.protocols.comparison import checked_splits, refuse_divergence
 from noisescape.experiments.protocols.session import Session, rows_at, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
-from noisescape.measurement.sharpness import expected_sharpness
+from noisescape.measurement.sharpness import expected_sharpness, layer_relative_sharpness
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
+from noisescape.risk.subsets import restricted
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 from noisescape.simulation.records import Record, Trajectory
-from noisescape.theory.basin import barrier, quench, settle
+from noisescape.theory.basin import Quenched, barrier, quench, settle
 
 LOSS_EVERY = 10
 """Steps between two looks at the loss of the whole training set; each costs as much as some ten steps of SGD."""
 ACCURACY_EVERY = 200
+BATCHES = 32
+"""Of which the median of λ₁ is taken at a minimum."""
 
 
 def run_matched_loss(
@@ -119,13 +130,13 @@ def run_matched_loss(
     rows = rows_of(found.values())
     run.write_tensors("data", data_tensors(splits))
     run.write_tensors("minima", {f"seed-{r}": theta for r, theta in enumerate(minima)})
-    run.write_tensors(
-        "final",
-        {
-            f"{name}/seed-{r}/noise-{noise}": found[f"{name}-{r}-{noise}"].tensors["theta"]
-            for name, r, noise in arms
-        },
-    )
+    ended = {f"{name}/seed-{r}/noise-{noise}": found[f"{name}-{r}-{noise}"].tensors for name, r, noise in arms}
+    run.write_tensors("final", {key: tensors["theta"] for key, tensors in ended.items()})
+    for level in config.levels:  # what was compared, which is not where the noise ended
+        what = f"matched{level_suffix(level, config.levels)}"
+        there = {key: tensors[what] for key, tensors in ended.items() if what in tensors}
+        if there:
+            run.write_tensors(what, there)
     return session.finish(rows, summarise(config, rows, splits))
 
 
@@ -166,6 +177,7 @@ def find_minimum(config: MatchedLossConfig, problem: MakeProblem, repetition: in
                 "gradient_norm": found.gradient_norm,
                 "settled": float(found.settled),
                 "settle_steps": float(found.steps),
+                "batch_eigenvalue": batch_eigenvalue(config, made, found.theta, repetition),
             },
         ),
     ]
@@ -200,6 +212,21 @@ class Fallen:
         return bool(records["loss"].values[-1] <= self.level)
 
 
+@dataclass(frozen=True)
+class _Course:
+    """How an arm with noise of its own sets out."""
+
+    start: Tensor
+    lr: float
+    steps: int
+
+    @classmethod
+    def of(cls, config: MatchedLossConfig, made: Problem, name: str, minimum: Tensor) -> _Course:
+        start = made.risk.parameters() if name == "sgd-from-initialisation" else minimum
+        lr = SMALL_RATE if name == "sgd-small-rate" else config.lr
+        return cls(start, lr, min(BRIEF, config.steps) if name == "gd-after-sgd" else config.steps)
+
+
 def leave(
     config: MatchedLossConfig,
     problem: MakeProblem,
@@ -214,12 +241,14 @@ def leave(
     made = problem(config, repetition)
     minimum = minimum.to(config.device)
     floor = float(made.risk.loss(minimum))
+    course = _Course.of(config, made, name, minimum)
     dynamics = _dynamics(config, name)
     label = _Label(repetition, name, noise)
     first = name == "sgd" and noise == 0
     rows: list[dict[str, Any]] = []
     traces: dict[int, float] = {}
-    theta, taken = minimum, 0
+    matched = _Matched(config, made, minimum, label)
+    theta, taken = course.start, 0
 
     def leg(number: int, steps: int, until: Any, **records: recorders.Recorder) -> Trajectory:
         nonlocal theta, taken
@@ -227,7 +256,7 @@ def leave(
             made.risk,
             dynamics,
             theta,
-            lr=config.lr,
+            lr=course.lr,
             steps=steps,
             record={**_curves(made), **records},
             every=LOSS_EVERY,
@@ -241,7 +270,7 @@ def leave(
         return run
 
     for number, level in enumerate(config.levels):
-        steps = config.steps - taken
+        steps = course.steps - taken
         if steps > 0 and bool(torch.isfinite(theta).all()):
             aim = level * floor
             if number == 0:
@@ -254,10 +283,10 @@ def leave(
                     run_length = run.taken
             elif float(made.risk.loss(theta)) > aim:
                 leg(number, steps, Fallen(aim))
-        rows += _matched(config, made, minimum, theta, level, label, taken)
+        rows += matched.at(level, theta, taken)
     if first and 0 < taken < config.curve_steps and bool(torch.isfinite(theta).all()):
         leg(len(config.levels), config.curve_steps - taken, None)
-    tensors = {"theta": theta}
+    tensors = {"theta": theta, **matched.thetas}
     if traces:
         tensors["traces"] = torch.tensor(np.interp(range(run_length), [*traces], [*traces.values()]))
     return Outcome(rows, tensors)
@@ -277,7 +306,7 @@ def follow_traces(
     made = problem(config, repetition)
     minimum = minimum.to(config.device)
     label = _Label(repetition, name, 0)
-    watch = measured_every(len(traces))
+    watch = MEASURED_EVERY.get(name, measured_every(len(traces)))
     trajectory = simulate(
         made.risk,
         Yoked(_dynamics(config, name), traces),
@@ -294,9 +323,10 @@ def follow_traces(
     rows = [*label.curve(trajectory, 0)]
     for step in range(0, len(traces), watch):
         rows += label.rows("escape", step, {"trace_target": float(traces[step])})
+    matched = _Matched(config, made, minimum, label)
     for level in config.levels:
-        rows += _matched(config, made, minimum, trajectory.theta, level, label, trajectory.taken)
-    return Outcome(rows, {"theta": trajectory.theta})
+        rows += matched.at(level, trajectory.theta, trajectory.taken)
+    return Outcome(rows, {"theta": trajectory.theta, **matched.thetas})
 
 
 def go_on(
@@ -338,27 +368,50 @@ def go_on(
     return Outcome(rows, {"theta": theta})
 
 
-def _matched(
-    config: MatchedLossConfig,
-    made: Problem,
-    minimum: Tensor,
-    theta: Tensor,
-    level: float,
-    label: _Label,
-    taken: int,
-) -> list[dict[str, Any]]:
-    """An iterate at a share of the minimum's loss: quenched to it if it is above."""
-    aim = level * float(made.risk.loss(minimum))
-    suffix = level_suffix(level, config.levels)
-    figures: dict[str, float] = {"reached": 0.0, "quench_steps": 0.0, "taken": float(taken)}
-    if bool(torch.isfinite(theta).all()):
-        found = quench(made.risk, theta, level=aim, lr=config.lr, steps=config.quench_steps)
-        figures |= {"reached": float(found.reached), "quench_steps": float(found.steps)}
-        figures |= {"barrier": barrier(made.risk, minimum, found.theta)}
-        figures |= {"distance": float((found.theta - minimum).norm())}
-        if found.reached:
-            figures |= figures_at(config, made, found.theta, label.seed)
-    return label.rows("matched", config.steps, {f"{key}{suffix}": value for key, value in figures.items()})
+class _Matched:
+    """A run's iterates at the levels of the loss, from the highest down: quenched to it where they are above."""
+
+    def __init__(self, config: MatchedLossConfig, made: Problem, minimum: Tensor, label: _Label) -> None:
+        self.config, self.made, self.minimum, self.label = config, made, minimum, label
+        self.thetas: dict[str, Tensor] = {}
+        """Those compared, by the end of their metrics' names."""
+        self._from: Tensor | None = None
+        self._found: Quenched | None = None
+
+    def at(self, level: float, theta: Tensor, taken: int) -> list[dict[str, Any]]:
+        """The iterate at a share of the minimum's loss.
+
+        Args:
+            level: the share.
+            theta: where the noise left off, (D,); the same one as at the level above is quenched on from there.
+            taken: the steps until then.
+        """
+        config, made = self.config, self.made
+        aim = level * float(made.risk.loss(self.minimum))
+        suffix = level_suffix(level, config.levels)
+        figures: dict[str, float] = {"reached": 0.0, "quench_steps": 0.0, "taken": float(taken)}
+        if bool(torch.isfinite(theta).all()):
+            found = self._quench(theta, aim)
+            figures |= {"reached": float(found.reached), "quench_steps": float(found.steps)}
+            figures |= {"barrier": barrier(made.risk, self.minimum, found.theta)}
+            figures |= {"distance": float((found.theta - self.minimum).norm())}
+            if found.reached:
+                self.thetas[f"matched{suffix}"] = found.theta
+                figures |= figures_at(config, made, found.theta, self.label.seed)
+        rows = {f"{key}{suffix}": value for key, value in figures.items()}
+        return self.label.rows("matched", config.steps, rows)
+
+    def _quench(self, theta: Tensor, aim: float) -> Quenched:
+        before = self._found if self._from is theta else None
+        begin, used = (theta, 0) if before is None else (before.theta, before.steps)
+        left = self.config.quench_steps - used
+        found = before
+        if before is None or before.reached:
+            found = quench(self.made.risk, begin, level=aim, lr=self.config.lr, steps=left)
+            found = replace(found, steps=found.steps + used)
+        assert found is not None
+        self._from, self._found = theta, found
+        return found
 
 
 def figures_at(
@@ -372,10 +425,15 @@ def figures_at(
         draws=config.sharpness_draws,
         seed=derived_seed(config.seed, repetition, 3),
     ).signed
+    scaled = layer_relative_sharpness(
+        made.risk, theta, draws=config.sharpness_draws, seed=derived_seed(config.seed, repetition, 3)
+    ).signed
     return {
         "loss": float(made.risk.loss(theta)),
         "sharpness": found.value,
         "sharpness_stderr": found.stderr,
+        "relative_sharpness": scaled.value,
+        "parameter_norm": float(theta.norm()),
         "largest_eigenvalue": float(leading_hessian_pairs(made.risk, theta, 1)[0][0]),
         "train_accuracy": float(made.risk.accuracy(theta)),
         "test_accuracy": float(made.test.accuracy(theta)),
@@ -383,8 +441,22 @@ def figures_at(
     }
 
 
+def batch_eigenvalue(config: MatchedLossConfig, made: Problem, theta: Tensor, repetition: int) -> float:
+    """The median of λ₁(∇²L_B) over random batches: where η times it exceeds 2, most steps of SGD are unstable ones.
+
+    A minimum that is stable for gradient descent, ηλ₁(∇²L) < 2, need not be for SGD.
+    """
+    draw = torch.Generator().manual_seed(derived_seed(config.seed, repetition, 4))
+    found = []
+    for _ in range(BATCHES):
+        chosen = torch.randint(made.risk.sample_count, (config.batch_size,), generator=draw).to(theta.device)
+        found.append(float(leading_hessian_pairs(restricted(made.risk, chosen), theta, 1)[0][0]))
+    return statistics.median(found)
+
+
 def _dynamics(config: MatchedLossConfig, name: str) -> Dynamics:
-    return dynamics_by_name(name, **config.of_dynamics(name))
+    kind = "sgd" if name in CONTROLS else name
+    return dynamics_by_name(kind, **config.of_dynamics(name))
 
 
 def _any_yoked(config: MatchedLossConfig) -> bool:
@@ -428,7 +500,7 @@ class _Label:
     def curve(self, run: Trajectory, before: int) -> list[dict[str, Any]]:
         """The records of a run that began after ``before`` steps."""
         return [
-            {**row, "replica": self.noise, "step": row["step"] + before}
+            {**row, "dynamics": self.dynamics, "replica": self.noise, "step": row["step"] + before}
             for row in run.rows(phase="escape", seed=self.seed)
             if row["step"] > 0 or before == 0
         ]
@@ -466,11 +538,14 @@ def _compared(found: Sequence[Sequence[End]]) -> dict[str, Any]:
     statistics: dict[str, Callable[[End], float]] = {
         "log_sharpness_ratio": of_reached(lambda end: end.log_sharpness),
         "log_eigenvalue_ratio": of_reached(lambda end: end.log_eigenvalue),
+        "log_relative_sharpness_ratio": of_reached(lambda end: end.log_relative_sharpness),
+        "log_norm_ratio": of_reached(lambda end: end.log_norm),
         "accuracy_gain": of_reached(lambda end: end.accuracy_gain),
         "barrier": lambda end: end.barrier,
         "loss": of_reached(lambda end: end.found["loss"]),
         "sharpness": of_reached(lambda end: end.found["sharpness"]),
         "test_accuracy": of_reached(lambda end: end.found["test_accuracy"]),
+        "quench_steps": lambda end: end.found["quench_steps"],
     }
     runs = [end for own in found for end in own]
     return {

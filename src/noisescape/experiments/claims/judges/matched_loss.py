@@ -1,14 +1,15 @@
-"""Judges of the matched-loss runs: every arm at the same training loss, reached without noise.
+"""Judges of the matched-loss runs: every arm beside gradient descent at the same training loss.
 
-A run's statistic in a seed is the mean over its noise seeds. A censored run has nothing to compare and is not
-left out either, since what gets stuck is not like the rest: it counts as one that came out as gradient descent did
-(a log ratio or difference of 0), and too many of them are a veto. So does every run that begins in a minimum that
-did not settle.
+An arm's statistic in a seed is the mean over its noise seeds. A censored run has nothing to compare and is not
+left out either, since what gets stuck is not like the rest: a difference with it counts as 0, which supports no
+claim that something differs, and too many are a veto. A claim that nothing differs has no verdict where any is
+censored. A run that begins in a minimum that did not settle is censored.
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
 from collections.abc import Callable, Sequence
 
@@ -61,6 +62,22 @@ def flatter(*arms: str) -> Judge:
     return _each(arms, log_sharpness, falls)
 
 
+def flatter_on_the_layers_scale(*arms: str) -> Judge:
+    """The same by layer-relative sharpness, of the seeds in which it was measured: earlier runs have none."""
+
+    def judge(evidence: Evidence) -> list[Result]:
+        results = []
+        for arm in arms:
+            both = evidence.having(arm, "gd")
+            measured = both.where([*map(bool, both.curves.of("minimum", "gd", "relative_sharpness"))])
+            if measured.seeds:
+                values = _beside_descent(measured, arm, lambda end: end.log_relative_sharpness)
+                results.append(falls(values, case=arm, veto=_veto(measured, arm)))
+        return results
+
+    return judge
+
+
 def leaves(*arms: str) -> Judge:
     """Whether these end beyond a barrier from the minimum they started at."""
     return _each(arms, log_barrier, functools.partial(exceeds, threshold=0.0))
@@ -73,12 +90,12 @@ def generalises(*arms: str) -> Judge:
 
 def flatter_than(*arms: str) -> Judge:
     """Whether SGD ends at flatter ground than these."""
-    return _beside_sgd(arms, falls)
+    return _beside_sgd(arms, falls, CENSORED)
 
 
 def as_flat_as_sgd(*arms: str) -> Judge:
     """Whether these and SGD end at equally flat ground, within SHARPNESS_FACTOR."""
-    return _beside_sgd(arms, functools.partial(vanishes, margin=math.log(SHARPNESS_FACTOR)))
+    return _beside_sgd(arms, functools.partial(vanishes, margin=math.log(SHARPNESS_FACTOR)), 0.0)
 
 
 def _each(arms: Sequence[str], values: Values, rule: Rule) -> Judge:
@@ -91,7 +108,7 @@ def _each(arms: Sequence[str], values: Values, rule: Rule) -> Judge:
     return judge
 
 
-def _beside_sgd(arms: Sequence[str], rule: Rule) -> Judge:
+def _beside_sgd(arms: Sequence[str], rule: Rule, allowed: float) -> Judge:
     """One result for each of these arms that ran beside SGD, on SGD's log sharpness minus the arm's."""
 
     def judge(evidence: Evidence) -> list[Result]:
@@ -99,12 +116,17 @@ def _beside_sgd(arms: Sequence[str], rule: Rule) -> Judge:
         for arm in arms:
             both = evidence.having(arm, "sgd", "gd")
             if both.seeds:
-                columns = (log_sharpness(both, name) for name in ("sgd", arm))
-                values = [one - other for one, other in zip(*columns, strict=True)]
-                results.append(rule(values, case=f"sgd and {arm}", veto=_veto(both, "sgd", arm)))
+                pairs = zip(_ends(both, "sgd"), _ends(both, arm), strict=True)
+                values = [_mean([_flatter_by(*pair) for pair in itertools.product(*own)]) for own in pairs]
+                results.append(rule(values, case=f"sgd and {arm}", veto=_veto(both, "sgd", arm, allowed=allowed)))
         return results
 
     return judge
+
+
+def _flatter_by(one: End, other: End) -> float:
+    """Log sharpness of one less the other's, each beside gradient descent's at its loss; 0 if one is censored."""
+    return 0.0 if one.censored or other.censored else one.log_sharpness - other.log_sharpness
 
 
 def _beside_descent(evidence: Evidence, arm: str, statistic: Callable[[End], float]) -> list[float]:
@@ -116,18 +138,18 @@ def _ends(evidence: Evidence, arm: str) -> list[list[End]]:
     return matched_ends.ends(evidence.curves_by(*matched_ends.COLUMNS), evidence.config, arm)
 
 
-def _veto(evidence: Evidence, *arms: str) -> str | None:
+def _veto(evidence: Evidence, *arms: str, allowed: float = CENSORED) -> str | None:
     """What speaks against any verdict on these arms: runs that did not reach the loss, noise off its trace."""
-    censored = (_censored(evidence, arm) for arm in arms)
+    censored = (_censored(evidence, arm, allowed) for arm in arms)
     # those with noise of their own are of its trace wherever they are; no other is given to them
     given = (arm for arm in arms if arm not in OWN_NOISE)
     return "; ".join(filter(None, (*censored, evidence.trace_veto("escape", *given)))) or None
 
 
-def _censored(evidence: Evidence, arm: str) -> str | None:
+def _censored(evidence: Evidence, arm: str, allowed: float) -> str | None:
     runs = [end.censored for own in _ends(evidence, arm) for end in own]
     missed = runs.count(True)
-    if missed <= CENSORED * len(runs):
+    if missed <= allowed * len(runs):
         return None
     return (
         f"{missed} of {len(runs)} runs of {arm}, or gradient descent beside them, did not come down to their loss"
