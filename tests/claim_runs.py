@@ -325,9 +325,10 @@ def knob_trace(seed: int, value: float, _: float) -> Rows:
 def at_edge(seed: int, value: float, _: float) -> Rows:
     """λ₁·η/2 as given at the last step; far off on the way, and at the rate that is not expected to get there."""
     return [
-        row("training", seed, "gd", step, "largest_eigenvalue", 2 * share / rate) | {"rate": rate}
+        row("training", seed, "gd", step, "largest_eigenvalue", 2 * (share if rate == RATE else 0.1) / rate)
+        | {"rate": rate}
         for rate in (RATE / 2, RATE)
-        for step, share in ((0, 0.1), (STEPS, value if rate == RATE else 0.1))
+        for step, share in ((0, 0.1), (3 * STEPS // 4, value), (STEPS, value))
     ]
 
 

@@ -298,6 +298,7 @@ def test_an_arm_has_returned_once_it_has_left_and_is_at_the_level(losses: list[f
         ({"dynamics": ("gd", "sgd", "gld-constant")}, "unknown arm 'gld-constant'"),
         ({"dynamics": ("gd", "sgd", "gld-ful")}, "did you mean gld-full"),
         ({"data": "digit"}, "unknown data set 'digit'"),
+        ({"data_dir": "somewhere"}, "scikit-learn's digits: leave out somewhere"),
         ({"levels": (0.3, 1.0)}, "levels are positive shares"),
         ({"levels": ()}, "levels are positive shares"),
         ({"noise_seeds": 0}, "noise_seeds must be at least 1"),

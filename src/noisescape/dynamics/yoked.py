@@ -61,6 +61,12 @@ class Yoked(Dynamics):
         ):
             raise InvalidValueError("traces must be a vector (T,) of finite numbers ≥ 0, one a step")
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Yoked) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
+
     def __repr__(self) -> str:
         """With a checksum of the traces, by which a checkpoint knows them again."""
         content = self.traces.detach().cpu().double().contiguous().numpy().tobytes()

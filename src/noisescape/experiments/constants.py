@@ -62,6 +62,19 @@ def require_positive(config: object, *names: str) -> None:
             raise InvalidValueError(f"{name} must be positive, not {getattr(config, name)}")
 
 
+def refuse_needless_directory(data: str, data_dir: str | None) -> None:
+    """Refuse a directory of images where the digits are taken, which come with scikit-learn.
+
+    Raises:
+        ValueError: there is one.
+    """
+    if data == "digits" and data_dir is not None:
+        raise InvalidValueError(
+            f"data_dir is where FashionMNIST is, and the images here are scikit-learn's digits: leave out "
+            f"{data_dir}, or take the preset with FashionMNIST"
+        )
+
+
 def require_dynamics(names: Iterable[str]) -> None:
     """Refuse what is no dynamics' name.
 
@@ -112,6 +125,10 @@ class ComparisonConfig:
         require_positive(self, "lr", "sharpness_delta")
         require_dynamics(self.dynamics)
 
+    def rate(self, name: str) -> float:
+        """η of one of the compared dynamics."""
+        return self.lr
+
     def of_dynamics(self, name: str) -> dict[str, Any]:
         """The constants that a dynamics is made with."""
         rho = 1.0 if self.rho is None else self.rho
@@ -126,6 +143,7 @@ class EscapeConfig(ComparisonConfig):
         clean: training images with their own label.
         corrupted: training images with a random label.
         gd_lr: learning rate to the minimum.
+        gd_arm_lr: η of gradient descent among the compared dynamics; None: that of the others.
         gd_steps: gradient-descent steps to the minimum.
         landmarks: shares of ``gd_steps`` after which Tr(HΣ) and its company are measured on the way.
         k: rank of leading and Hessian noise.
@@ -140,6 +158,7 @@ class EscapeConfig(ComparisonConfig):
     clean: int = 1000
     corrupted: int = 200
     gd_lr: float = 0.1
+    gd_arm_lr: float | None = None
     gd_steps: int = 3000
     landmarks: tuple[float, ...] = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     k: int = 20
@@ -155,8 +174,14 @@ class EscapeConfig(ComparisonConfig):
         require_at_least(self, gd_steps=1, k=1, curvature_refresh=1)
         require_positive(self, "gd_lr", "rtol", "rtol_along")
         require_dynamics(self.every_step)
+        if self.gd_arm_lr is not None:
+            require_positive(self, "gd_arm_lr")
         if not all(0 < share <= 1 for share in self.landmarks):
             raise InvalidValueError(f"landmarks are shares of gd_steps in (0, 1], not {self.landmarks}")
+
+    @override
+    def rate(self, name: str) -> float:
+        return self.gd_arm_lr if name == "gd" and self.gd_arm_lr is not None else self.lr
 
     @override
     def of_dynamics(self, name: str) -> dict[str, Any]:

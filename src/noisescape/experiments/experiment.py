@@ -141,9 +141,18 @@ class Experiment:
 
     def summary_table(self, summary: Mapping[str, Any]) -> Table:
         """A run's summary for a terminal."""
-        seeds = f", {summary['seeds']} seeds" if "seeds" in summary else ""
+        seeds = f", {seeds_text(summary['seeds'])}" if "seeds" in summary else ""
         table: Table = _named(self.table)(summary).to_rich(f"{self.name} ({summary['preset']}){seeds}")
         return table
+
+
+def seeds_text(count: int) -> str:
+    """So many seeds, in words.
+
+    >>> seeds_text(1), seeds_text(3)
+    ('1 seed', '3 seeds')
+    """
+    return f"{count} seed{'s' * (count != 1)}"
 
 
 def _named(reference: str) -> Callable[..., Any]:

@@ -76,6 +76,7 @@ FASHION_MNIST = Experiment(
             preset="as-published",
             clean=5800,
             corrupted=200,
+            gd_arm_lr=0.1,
             rho=1e-3,
             rescale=False,
             every_step=("gld-dynamic", "gld-diagonal", "gld-top-eigenvector"),

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from noisescape.errors import InvalidValueError, unknown
-from noisescape.experiments.constants import require_at_least, require_positive
+from noisescape.experiments.constants import refuse_needless_directory, require_at_least, require_positive
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 
 if TYPE_CHECKING:
@@ -74,6 +74,7 @@ class GDSharpnessConfig:
         require_positive(self, "edge_from")
         if self.data not in DATA:
             raise unknown("data set", self.data, DATA)
+        refuse_needless_directory(self.data, self.data_dir)
         if not self.rates or not all(rate > 0 for rate in self.rates) or len({*self.rates}) < len(self.rates):
             raise InvalidValueError(
                 f"rates are learning rates, positive and unlike, at least one, not {self.rates}"
@@ -111,7 +112,7 @@ _POSTER = GDSharpnessConfig()
 GD_SHARPNESS = Experiment(
     config=GDSharpnessConfig,
     title="Where gradient descent settles: sharpness against the learning rate",
-    help="The sharpness at which gradient descent settles, against 2/η and others' figures; no download.",
+    help="Sharpness where gradient descent settles, against 2/η and others' figures; quick without a download.",
     presets={
         "quick": replace(
             _POSTER,

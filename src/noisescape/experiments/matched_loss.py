@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from noisescape.errors import InvalidValueError, unknown
-from noisescape.experiments.constants import require_at_least, require_positive
+from noisescape.experiments.constants import refuse_needless_directory, require_at_least, require_positive
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 
 if TYPE_CHECKING:
@@ -116,6 +116,7 @@ class MatchedLossConfig:
         require_positive(self, "sharpness_delta")
         if self.data not in DATA:
             raise unknown("data set", self.data, DATA)
+        refuse_needless_directory(self.data, self.data_dir)
         for name in self.dynamics:
             if name not in ARMS:
                 raise unknown("arm", name, ARMS)
@@ -153,7 +154,7 @@ _PAPER = MatchedLossConfig()
 MATCHED_LOSS = Experiment(
     config=MatchedLossConfig,
     title="Does the noise of SGD lead to flatter minima? At the same training loss",
-    help="Flatter, and better, at the same training loss? From settled minima, noises at SGD's trace; no download.",
+    help="Flatter, and better, at the same training loss? From settled minima; quick without a download.",
     presets={
         "quick": replace(
             _PAPER,

@@ -440,8 +440,12 @@ def check_operand(operator: SymmetricOperator) -> None:
     """Refuse what no estimator can work on, before it starts.
 
     Raises:
-        TypeError: a dtype without linear algebra.
+        TypeError: no operator; a dtype without linear algebra.
         ValueError: several operators, one for each replica.
     """
+    if not isinstance(operator, SymmetricOperator):
+        raise InvalidTypeError(
+            f"a symmetric operator is asked for, not {type(operator).__name__}; of a matrix: DenseOperator(matrix)"
+        )
     check_dtype(operator.dtype, operator.name)
     operator.check_single()

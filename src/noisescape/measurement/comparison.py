@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.linops import (
     Eigenpairs,
     Estimate,
@@ -22,6 +22,7 @@ from noisescape.linops import (
     squared_norm,
     trace,
 )
+from noisescape.linops.operator import check_operand
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 
 
@@ -71,12 +72,17 @@ def compare_operators(
         seed: of the probes, other ones for each number.
 
     Raises:
+        TypeError: something that is no operator, or k that is no whole number.
         ValueError: k < 1, fewer than two operators, or operators that do not go together.
     """
+    if not isinstance(k, int):
+        raise InvalidTypeError(f"k must be a whole number, not {k!r}")
     if k < 1:
         raise InvalidValueError(f"k must be at least 1, not {k}")
     if len(operators) < 2:
         raise InvalidValueError(f"a comparison takes two operators or more, not {len(operators)}")
+    for each in operators.values():
+        check_operand(each)
     seeds = itertools.count(seed)
     k = min(k, next(iter(operators.values())).size)
     leading = {name: _leading(each, k, seed) for name, each in operators.items()}
@@ -127,11 +133,14 @@ def compare_noise_and_curvature(
         fisher: F; by default ``risk.fisher(theta)``, which a loss that is no known likelihood does not have.
 
     Raises:
+        NonFiniteLossError: the loss at θ is not finite.
+        TypeError: a fisher that is no operator, or k that is no whole number.
         ValueError: no Fisher information is known and none given, or k out of range.
 
     Source: that the three differ, Thomas et al. (2020), arXiv 1906.07774.
     """
     risk, theta = in_operator_precision(risk, theta)
+    risk.loss(theta)  # refuses what is not finite: no derivative there means anything
     matrices = {
         "C": risk.noise_covariance(theta, 1),
         "F": risk.fisher(theta) if fisher is None else fisher,

@@ -11,6 +11,7 @@ from torch import Tensor
 from noisescape.dynamics import SGD
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, SymmetricOperator, product_trace
+from noisescape.linops.operator import check_operand
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
 from noisescape.risk.passes import unchecked_losses
 
@@ -81,6 +82,8 @@ def loss_budget(
         hessian: H; by default ``risk.hessian(theta)``.
 
     Raises:
+        NonFiniteLossError: the loss at θ is not finite.
+        TypeError: a hessian that is no operator.
         ValueError: lr ≤ 0, or B, rtol or max_products out of range.
 
     Source: Zhu, Wu, Yu, Wu & Ma (2019), in discrete time; their integral is the limit η → 0 of its sum.
@@ -94,8 +97,10 @@ def loss_budget(
     """
     _check_rate(lr)
     risk, theta = in_operator_precision(risk, theta)
+    risk.loss(theta)  # refuses what is not finite: no derivative there means anything
     covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
     hessian = risk.hessian(theta) if hessian is None else hessian
+    check_operand(hessian)
     squared_norm, curvature = gradient_forms(risk, theta, hessian)
     control = gauss_newton_control(risk, theta)
     trace = product_trace(hessian, covariance, control=control, rtol=rtol, max_products=max_products, seed=seed)
@@ -136,9 +141,11 @@ def drawn_loss_change(
 
     Raises:
         NonFiniteLossError: the loss at θ is not finite.
-        ValueError: lr ≤ 0, fewer than 2 draws, or B out of range.
+        ValueError: lr ≤ 0, fewer than 2 draws, B out of range, or several θ.
     """
     _check_rate(lr)
+    if theta.ndim != 1:
+        raise InvalidValueError(f"the change is that of one θ (D,), not of shape {tuple(theta.shape)}")
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
     sgd = SGD(batch_size, replacement=replacement)

@@ -52,6 +52,8 @@ def relative_alignment(
         hessian: H; by default ``risk.hessian(theta)``.
 
     Raises:
+        NonFiniteLossError: the loss at θ is not finite.
+        TypeError: a hessian that is no operator.
         ValueError: a closed form, or a loss that reads the parameters itself: there are no residuals to shuffle.
 
     See :func:`~noisescape.risk.shuffled_covariance` for the control.
@@ -63,6 +65,7 @@ def relative_alignment(
     True
     """
     risk, theta = in_operator_precision(risk, theta)
+    risk.loss(theta)  # refuses what is not finite: no derivative there means anything
     hessian = risk.hessian(theta) if hessian is None else hessian
     control = gauss_newton_control(risk, theta)
     of_hessian = trace(hessian, rtol=rtol, max_products=max_products, seed=seed)

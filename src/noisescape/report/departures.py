@@ -23,7 +23,8 @@ CONSTANTS = {
     "dynamics": "compared dynamics",
     "every_step": "dynamics whose covariance is computed on every step",
     "exchanged": "trained on the test split, tested on the training split",
-    "gd_lr": "learning rate of gradient descent",
+    "gd_arm_lr": "learning rate of gradient descent from the minimum",
+    "gd_lr": "learning rate of gradient descent to the minimum",
     "gd_steps": "steps to the minimum",
     "image_size": "pixels a side",
     "init": "variance of the initial weights by",
@@ -53,6 +54,7 @@ CONSTANTS = {
 }
 """What constants are called for readers; another goes by its name."""
 WITHOUT = {
+    "gd_arm_lr": "that of the others",
     "batches": "none: exact",
     "init_bound": "none: normal",
     "level": "none: at the last step",

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure as MplFigure
 from torch import Tensor
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.report.page import Figure, Section, Table
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
 from noisescape.report.tables import escape_table, number, trace_table
@@ -30,8 +31,8 @@ def escape_report(run: Run) -> tuple[str, list[Section]]:
             "What each noise did",
             f"{about(summary, config)}\n\nFrom the same minimum, {config['steps']} steps at learning rate "
             f"{config['lr']:g}, batch size {config['batch_size']}. Mean ± standard error over "
-            f"{config['seeds']} seeds; the change is that of expected sharpness from the minimum, within a seed. "
-            "A few seeds decide large effects only: read the intervals, not the third digit.",
+            f"{seeds_text(config['seeds'])}; the change is that of expected sharpness from the minimum, within a "
+            "seed. A few seeds decide large effects only: read the intervals, not the third digit.",
             [escape_table(summary).labelled(LABELS), trace_table(summary, ".3f").labelled(LABELS)],
         ),
         Section(
@@ -242,7 +243,8 @@ def _lead(summary: Mapping[str, Any]) -> str:
         else "No dynamics lowered the expected sharpness with an interval clear of zero"
     )
     times = f"{min(anisotropy):.0f} to {max(anisotropy):.0f}" if anisotropy else "an unknown number of"
-    return f"At the minimum Tr(HΣ) is {times} times its isotropic reference. {verdict} ({summary['seeds']} seeds)."
+    seeds = seeds_text(summary["seeds"])
+    return f"At the minimum Tr(HΣ) is {times} times its isotropic reference. {verdict} ({seeds})."
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure as MplFigure
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.gd_sharpness import POSTER
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import CYCLE, legend_outside, new_figure
@@ -40,8 +41,8 @@ def gd_sharpness_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section(
             "On the way",
-            "A quadratic is stable under gradient descent while λ₁ < 2/η. Along training λ₁ rises until it is "
-            "there, and then stays; the loss goes on falling, no longer at every step. A line is a seed.",
+            "A quadratic is stable under gradient descent while λ₁ < 2/η. Where the steps suffice λ₁ rises until "
+            "it is there, and then stays; the loss goes on falling, no longer at every step. A line is a seed.",
             [saved("sharpening", draw_sharpening(curves, config), "λ₁·η/2, 1 at the edge, and training loss.")],
         ),
     ]
@@ -98,7 +99,7 @@ def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"{config['clean']:,} images of {name}{random}, squared loss to one-hot labels, averaged over samples "
         f"and outputs; {config['steps']:,} full-batch steps at every learning rate. λ₁ is the largest "
         f"eigenvalue of the Hessian of that loss. Learning rates from {config['edge_from']:g} on are expected to "
-        "reach the edge within these steps, smaller ones are not."
+        "reach the edge within the preset's steps, smaller ones are not."
     )
     if not with_poster(summary):
         return about
@@ -115,4 +116,5 @@ def _lead(summary: Mapping[str, Any]) -> str:
     listed = ", ".join(
         f"{'diverged' if value is None else f'{value:.2f}'} at η = {rate}" for rate, value in found.items()
     )
-    return f"λ₁ of the Hessian where gradient descent ended, over 2/η, mean of {summary['seeds']} seeds: {listed}."
+    seeds = seeds_text(summary["seeds"])
+    return f"λ₁ of the Hessian where gradient descent ended, over 2/η, mean of {seeds}: {listed}."

@@ -10,14 +10,16 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.ticker import PercentFormatter
 
 from noisescape.experiments.claims.pool import Pool
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.matched_ends import COLUMNS, End, ends, of_reached, seed_means
 from noisescape.experiments.statistics import mean_over
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
-from noisescape.report.tables import matched_loss_table, minima_table
+from noisescape.report.tables import matched_loss_table, minima_table, ratio_text
 from noisescape.report.two_phases import OUTSIDE, Outside, draw_two_phases, two_phases, two_phases_table
 from noisescape.runs.run import Run
 
@@ -194,7 +196,7 @@ def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
         axis.set_xlabel("step from the minimum")
     left.set(ylabel="training loss", yscale="log")
     right.set_ylabel("test accuracy")
-    right.yaxis.set_major_formatter("{x:.0%}")
+    right.yaxis.set_major_formatter(PercentFormatter(1))
     legend_outside(figure, left)
     return figure
 
@@ -234,18 +236,18 @@ def _told(outside: Sequence[Outside]) -> str:
 
 
 def _lead(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
-    parts = []
+    compared, missing = [], []
     for name in in_order(config["dynamics"]):
         if name == "gd":
             continue
         found = summary["compared"][name]
         ratio, gain = found["log_sharpness_ratio"]["value"], found["accuracy_gain"]["value"]
         if ratio is not None and gain is not None:
-            parts.append(f"{ARMS[name]} {math.exp(ratio):.2g} times as sharp and {100 * gain:+.1f} points")
+            compared.append(f"{ARMS[name]} {ratio_text(ratio)} times as sharp and {100 * gain:+.1f} points")
         else:
-            parts.append(f"{ARMS[name]} did not get there")
-    seeds = f"{summary['seeds']} seed{'s' * (summary['seeds'] > 1)}"
-    return (
-        f"At the same training loss, beside gradient descent from the same minimum ({seeds}): "
-        f"{'; '.join(parts)} of test accuracy."
-    )
+            missing.append(ARMS[name])
+    seeds = seeds_text(summary["seeds"])
+    about = f"At the same training loss, beside gradient descent from the same minimum ({seeds}): "
+    told = f"{'; '.join(compared)} of test accuracy." if compared else "nothing could be compared."
+    left_out = f" Nothing to compare of {', '.join(missing)}." if missing and compared else ""
+    return f"{about}{told}{left_out}"

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import LABELS, in_order
 from noisescape.report.tables import noise_knob_table, trace_table
@@ -24,7 +25,7 @@ def noise_knob_report(run: Run) -> tuple[str, list[Section]]:
     return _lead(summary, config), [
         Section(
             "Where each arm ended",
-            f"{_about(summary, config)}\n\nMean ± standard error over {summary['seeds']} seeds.",
+            f"{_about(summary, config)}\n\nMean ± standard error over {seeds_text(summary['seeds'])}.",
             [noise_knob_table(summary).labelled(LABELS), trace_table(summary, ".3g").labelled(LABELS)],
         ),
         Section(
@@ -82,4 +83,4 @@ def _lead(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     listed = ", ".join(
         f"{LABELS[name]} {'diverged' if value is None else f'{value:.1%}'}" for name, value in values.items()
     )
-    return f"Test accuracy after the same number of steps, mean of {summary['seeds']} seeds: {listed}."
+    return f"Test accuracy after the same number of steps, mean of {seeds_text(summary['seeds'])}: {listed}."

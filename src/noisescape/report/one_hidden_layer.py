@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure as MplFigure
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import new_figure
 from noisescape.report.tables import one_hidden_layer_table
@@ -74,5 +75,5 @@ def _lead(summary: Mapping[str, Any]) -> str:
         return "No network kept a gradient: every output was clipped, and there is no noise to measure."
     return (
         f"Tr(HΣ) is on average {min(values):.3g} to {max(values):.3g} times its isotropic reference along "
-        f"training, by width and optimiser ({summary['seeds']} seeds)."
+        f"training, by width and optimiser ({seeds_text(summary['seeds'])})."
     )

@@ -243,4 +243,4 @@ def _paragraphs(text: str) -> list[str]:
 
 def _are_numbers(cells: Sequence[str]) -> bool:
     given = [cell.strip() for cell in cells if cell.strip().lower() not in _NO_NUMBER]
-    return bool(given) and all(_NUMBER.fullmatch(cell) for cell in given)
+    return bool(given) and all(_NUMBER.fullmatch(cell.removesuffix("± ?")) for cell in given)

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.ticker import PercentFormatter
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.report.page import Figure, Section, Table
 from noisescape.report.style import CYCLE, legend_outside, new_figure
 from noisescape.report.tables import estimate, number, quantities_table
@@ -171,7 +173,7 @@ def draw_pairs(curves: Curves, sizes: Sequence[int]) -> MplFigure:
         points = [(curve[step], right[step]) for curve, right in zip(*both, strict=True) for step in curve]
         axis.plot(*zip(*points, strict=True), "o", color=colour, alpha=0.5, markersize=3, label=f"B = {size}")
     axis.set(xlabel="expected sharpness", ylabel="test accuracy")
-    axis.yaxis.set_major_formatter("{x:.0%}")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     legend_outside(figure, axis)
     return figure
 
@@ -254,7 +256,7 @@ def _about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         f"{config['clean']:,} images of {summary['data']['train']['name']} and {config['corrupted']:,} more with "
         f"random labels. {config['gd_steps']:,} steps of gradient descent, whose rate falls to 0, end at a loss of "
         f"{estimate(minimum['loss'], '.3f')} and ‖ḡ‖² = {estimate(minimum['gradient/squared_norm'], '.2g')}; from "
-        f"there SGD takes {config['steps']:,} steps at η = {config['lr']:g}. {summary['seeds']} seeds."
+        f"there SGD takes {config['steps']:,} steps at η = {config['lr']:g}. {seeds_text(summary['seeds'])}."
     )
 
 
@@ -268,5 +270,5 @@ def _lead(summary: Mapping[str, Any]) -> str:
     return (
         f"At the minimum cos(C, H) = {cosines['C/H']} and cos(F, H) = {cosines['F/H']}; Tr C, Tr F and Tr H are "
         f"{traces['C']}, {traces['F']} and {traces['H']}. At the ends of the runs A is {by} times that of shuffled "
-        f"residuals ({summary['seeds']} seeds)."
+        f"residuals ({seeds_text(summary['seeds'])})."
     )

@@ -213,9 +213,10 @@ def matched_loss_table(summary: Mapping[str, Any]) -> Table:
     columns = ["arm", "level", wide[0], "sharpness ratio", *wide[1:4], "accuracy, points", "barrier"]
     about = (
         "Beside gradient descent at the same loss; 95 % intervals over seeds, ± standard errors. On the layers' "
-        "scale perturbations are in proportion to the weights of each. Quench steps are the last, without noise."
+        "scale perturbations are in proportion to the weights of each. Quench steps are the last, without noise. "
+        "Censored: did not come down to the loss, nor gradient descent to it, or began in no settled minimum."
     )
-    return Table([*columns, wide[4], "not reached"], rows, about, wide=wide)
+    return Table([*columns, wide[4], "censored"], rows, about, wide=wide)
 
 
 NOT_MEASURED: dict[str, Any] = {"value": None, "stderr": None, "low": None, "high": None}
@@ -226,10 +227,20 @@ def _ratio(found: Mapping[str, Any]) -> str:
     """A ratio from its logarithm, with its interval."""
     if found["value"] is None:
         return "–"
-    shown = f"{math.exp(found['value']):.2g}"
+    shown = ratio_text(found["value"])
     if found["low"] is None or found["high"] is None:
         return shown
-    return f"{shown} [{math.exp(found['low']):.2g}, {math.exp(found['high']):.2g}]"
+    return f"{shown} [{ratio_text(found['low'])}, {ratio_text(found['high'])}]"
+
+
+def ratio_text(logarithm: float) -> str:
+    """A ratio to two digits, near 1 to two decimals: whether it is over or under is what counts there.
+
+    >>> [ratio_text(math.log(ratio)) for ratio in (0.0651, 0.9843, 1.004, 12.3)]
+    ['0.065', '0.98', '1.00', '12']
+    """
+    ratio = math.exp(logarithm)
+    return f"{ratio:.2f}" if 0.1 <= ratio < 10 else f"{ratio:.2g}"
 
 
 def minima_table(summary: Mapping[str, Any]) -> Table:

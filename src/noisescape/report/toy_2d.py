@@ -10,6 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 import torch
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
 from noisescape.report.page import Figure, Interactive, Section
@@ -96,7 +97,7 @@ def draw_success(summary: Mapping[str, Any]) -> MplFigure:
         count = next(iter(found["success"].values()))["n"]
         axis.set_title(f"{GEOMETRY_TITLES[geometry]} (n = {count})")
         axis.set_xlabel("success rate")
-        axis.xaxis.set_major_formatter("{x:.0%}")
+        axis.xaxis.set_major_formatter(PercentFormatter(1))
     names = next(iter(panels.values()))["success"]
     axes[0].set_yticks(range(len(names)), [LABELS[name] for name in names])
     axes[0].invert_yaxis()
@@ -119,7 +120,7 @@ def draw_indicator(summary: Mapping[str, Any]) -> MplFigure:
             )
         axis.set_title(GEOMETRY_TITLES[geometry])
         axis.set_xlabel("Tr(HΣ) at the start")
-        axis.yaxis.set_major_formatter("{x:.0%}")
+        axis.yaxis.set_major_formatter(PercentFormatter(1))
         axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
     axes[0].set_ylabel("success rate")
     legend_outside(figure, axes[0])

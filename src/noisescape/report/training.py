@@ -9,8 +9,10 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.ticker import PercentFormatter
 
 from noisescape.experiments.curves import Curves
+from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.protocols.comparison import LOOK_EVERY
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
@@ -42,7 +44,7 @@ def training_report(run: Run) -> tuple[str, list[Section]]:
     return _lead(summary), [
         Section(
             "Where each noise ended",
-            f"{about(summary, config)}\n\nMean ± standard error over {summary['seeds']} seeds.",
+            f"{about(summary, config)}\n\nMean ± standard error over {seeds_text(summary['seeds'])}.",
             [training_table(summary).labelled(LABELS), trace_table(summary, ".3g").labelled(LABELS)],
         ),
         Section(
@@ -135,7 +137,7 @@ def draw_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
         _lines(axis, curves, names, metric)
     axes[0].set_ylabel("training loss")
     axes[1].set_ylabel("test accuracy")
-    axes[1].yaxis.set_major_formatter("{x:.0%}")
+    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
     legend_outside(figure, axes[0])
     return figure
 
@@ -183,7 +185,7 @@ def draw_scatter(
             x, y = ([value for value in column if np.isfinite(value)] for column in (x, y))
         axis.plot(np.mean(x), np.mean(y), "D", color=COLOURS[name], markersize=8, label=LABELS[name])
     axis.set(xlabel="expected sharpness", ylabel="test accuracy")
-    axis.yaxis.set_major_formatter("{x:.0%}")
+    axis.yaxis.set_major_formatter(PercentFormatter(1))
     axis.ticklabel_format(axis="x", style="sci", scilimits=(0, 0), useMathText=True)
     legend_outside(figure, axis)
     return figure
@@ -200,7 +202,7 @@ def _lead_at_one_loss(summary: Mapping[str, Any]) -> str:
     listed = ", ".join(
         f"{LABELS[name]} {accuracy[name]:.1%}" for name in sorted(accuracy, key=lambda n: -accuracy[n])
     )
-    return f"Test accuracy at the same training loss, mean of {summary['seeds']} seeds: {listed}."
+    return f"Test accuracy at the same training loss, mean of {seeds_text(summary['seeds'])}: {listed}."
 
 
 def _lead(summary: Mapping[str, Any]) -> str:
@@ -213,4 +215,4 @@ def _lead(summary: Mapping[str, Any]) -> str:
         return "Every dynamics diverged."
     order = sorted(accuracy, key=lambda name: -accuracy[name])
     listed = ", ".join(f"{LABELS[name]} {accuracy[name]:.1%}" for name in order)
-    return f"Test accuracy after the same number of steps, mean of {summary['seeds']} seeds: {listed}."
+    return f"Test accuracy after the same number of steps, mean of {seeds_text(summary['seeds'])}: {listed}."

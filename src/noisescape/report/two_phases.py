@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
+from matplotlib.ticker import PercentFormatter
 
 from noisescape.experiments.statistics import mean_over
 from noisescape.report.page import Table
@@ -138,7 +139,7 @@ def draw_two_phases(seeds: Sequence[TwoPhases], outside: Sequence[Outside] = ())
             right.axhline(other.accuracy["highest"], color="black", linewidth=0.9, linestyle=":", label=named)
     left.set(xlabel="step of gradient descent", ylabel="accuracy", xlim=(0, None))
     right.set(xlabel="step of SGD from the minimum", xlim=(0, None))
-    left.yaxis.set_major_formatter("{x:.0%}")
+    left.yaxis.set_major_formatter(PercentFormatter(1))
     legend_outside(figure, right)
     return figure
 

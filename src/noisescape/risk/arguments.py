@@ -9,21 +9,30 @@ from noisescape.errors import FailedError, InvalidIndexError, InvalidTypeError, 
 
 
 def check_theta(
-    theta: Tensor, dimension: int, dtype: torch.dtype, device: torch.device, *, replicas: bool = True
+    theta: Tensor,
+    dimension: int,
+    dtype: torch.dtype,
+    device: torch.device,
+    *,
+    replicas: bool = True,
+    name: str = "θ",
 ) -> None:
     """Refuse anything but (D,), or (R, D) where replicas are taken, of the risk's dtype and device."""
     if not isinstance(theta, Tensor):
-        raise InvalidTypeError(f"θ must be a flat torch.Tensor (risk.parameters()), not {type(theta).__name__}")
+        raise InvalidTypeError(
+            f"{name} must be a flat torch.Tensor (risk.parameters()), not {type(theta).__name__}"
+        )
     if theta.ndim not in ((1, 2) if replicas else (1,)) or theta.shape[-1] != dimension:
         allowed = f"({dimension},)" + (f" or (R, {dimension})" if replicas else "")
-        raise InvalidValueError(f"θ must have shape {allowed}, not {tuple(theta.shape)}")
+        raise InvalidValueError(f"{name} must have shape {allowed}, not {tuple(theta.shape)}")
     if theta.dtype != dtype:
         raise InvalidValueError(
-            f"θ is {theta.dtype} but the risk is {dtype}; convert one: theta.to({dtype}) or risk.to({theta.dtype})"
+            f"{name} is {theta.dtype} but the risk is {dtype}; "
+            f"convert one: theta.to({dtype}) or risk.to({theta.dtype})"
         )
     if theta.device != device:
         raise InvalidValueError(
-            f"mixed devices: θ is on {theta.device}, the risk on {device}; use theta.to('{device}')"
+            f"mixed devices: {name} is on {theta.device}, the risk on {device}; use theta.to('{device}')"
         )
     if torch.is_inference_mode_enabled() or theta.is_inference():
         raise FailedError("inference mode records no derivatives: leave it, and clone a θ that was made in it")

@@ -16,8 +16,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidValueError, NonFiniteLossError
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.arguments import check_theta
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.risk.passes import loss_and_gradient, unchecked_losses
 
@@ -30,6 +31,8 @@ GROWTH = 1.2
 on 3, 3, 5 and 11 of 12 ReLU networks of 12 samples each; at 2 a double well was not settled in at ηλ = 4."""
 SHORTEST = 1e-6
 """Share of the rate asked for below which a step is none."""
+LOOK_AGAIN = 25
+"""Steps until λ₁, which costs some twenty of them, is computed again where it was too large."""
 SAME_LEVEL = 1e-4
 """Relative distance to a level of the loss that counts as on it."""
 
@@ -42,7 +45,7 @@ class Settled:
         theta: (D,).
         loss: L.
         gradient_norm: ‖ḡ‖.
-        largest_eigenvalue: λ₁ of H.
+        largest_eigenvalue: λ₁ of H, to a per cent.
         steps: taken.
         settled: whether both conditions hold; if not, the steps ran out.
     """
@@ -61,35 +64,42 @@ def settle(
     """Gradient descent until ‖ḡ‖ < ``gradient_norm`` and λ₁ < ``largest_eigenvalue``.
 
     A minimum that a dynamics of learning rate η is to leave must be one in which gradient descent stays at that
-    rate, λ₁ < 2/η: else what leaves is not driven by noise.
+    rate, λ₁ < 2/η: else what leaves is not driven by noise. Both conditions also hold at a saddle that is flat
+    enough; what gradient descent comes to rest at is hardly ever one.
 
     Args:
         risk: L.
         theta: where to begin, (D,).
         lr: of the descent.
-        steps: at most.
+        steps: at most; 0 only looks.
         gradient_norm: of the gradient ḡ of L.
-        largest_eigenvalue: of H, in units of the loss; 1.8/η leaves a tenth of the stable range.
+        largest_eigenvalue: of H, in units of the loss; 1.8/η leaves a tenth of the stable range. Compared with
+            a λ₁ that is known to a per cent; where it is too large, it is looked at again `LOOK_AGAIN` steps on.
 
     Raises:
-        ValueError: a constant that is not positive; replicas.
-        NonFiniteLossError: the loss is not finite.
+        ValueError: a constant that is not positive, steps < 0; replicas.
+        NonFiniteLossError: the loss is not finite, at θ or where the descent leads.
 
     >>> import noisescape as ns
     >>> bowl = ns.landscapes.quadratic(torch.diag(torch.tensor([4.0, 1.0])), torch.zeros(2, 2))
     >>> settle(bowl, torch.ones(2), lr=0.25, steps=99, gradient_norm=0.1, largest_eigenvalue=9.0).steps
     9
     """
-    _check(theta, lr=lr, gradient_norm=gradient_norm, largest_eigenvalue=largest_eigenvalue)
-    size = curvature = float("nan")
+    _check(risk, theta, steps, lr=lr, gradient_norm=gradient_norm, largest_eigenvalue=largest_eigenvalue)
+    size = curvature = math.nan
+    look = 0
     for step in range(steps + 1):
         gradient = risk.gradient(theta)
         size = float(gradient.norm())
+        if not math.isfinite(size):
+            risk.loss(theta)  # which names the sample
+            raise NonFiniteLossError(f"the gradient is not finite after {step} steps of lr = {lr:g}: lower it")
         last = step == steps
-        if size < gradient_norm or last:
+        if (size < gradient_norm and step >= look) or last:
             curvature = float(leading_hessian_pairs(risk, theta, 1)[0][0])
             if last or curvature < largest_eigenvalue:
                 break
+            look = step + LOOK_AGAIN
         theta = theta - lr * gradient
     rests = size < gradient_norm and curvature < largest_eigenvalue
     return Settled(theta, float(risk.loss(theta)), size, curvature, step, rests)
@@ -128,7 +138,7 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
         steps: at most.
 
     Raises:
-        ValueError: a rate that is not positive; replicas.
+        ValueError: a rate that is not positive, steps < 0, a level that is not finite; replicas.
         NonFiniteLossError: the loss is not finite.
 
     >>> import noisescape as ns
@@ -136,20 +146,24 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
     >>> quench(bowl, torch.ones(1), level=0.125, lr=0.1, steps=99).theta
     tensor([0.5000])
     """
-    _check(theta, lr=lr)
+    _check(risk, theta, steps, lr=lr)
+    if not math.isfinite(level):
+        raise InvalidValueError(f"level must be a finite loss, not {level}")
+    level = float(level)
+    slack = SAME_LEVEL * abs(level)
     loss, gradient = _loss_and_gradient(risk, theta)
     if not math.isfinite(loss):
         risk.loss(theta)  # which names the sample
     recent, least, idle = deque([loss], RECENT), loss, 0
     rate, step = lr, 0
-    while loss > level * (1 + SAME_LEVEL) and step < steps and rate > SHORTEST * lr and bool(gradient.any()):
+    while loss > level + slack and step < steps and rate > SHORTEST * lr and bool(gradient.any()):
         trial = theta - rate * gradient
         below, next_gradient = _loss_and_gradient(risk, trial)
         if not below <= max(recent):
             rate /= 2
             continue
         step += 1
-        if below < level * (1 - SAME_LEVEL):
+        if below < level - slack:
             theta, loss = _on_segment(risk, theta, trial, level)
             break
         theta, loss, gradient = trial, below, next_gradient
@@ -157,7 +171,7 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
         least, idle = (loss, 0) if loss < least else (least, idle + 1)
         rate = min(lr, GROWTH * rate) if idle < RECENT else rate / 2
         idle %= RECENT
-    return Quenched(theta, loss, step, loss <= level * (1 + SAME_LEVEL))
+    return Quenched(theta, loss, step, loss <= level + slack)
 
 
 def at_matched_loss(
@@ -174,11 +188,12 @@ def at_matched_loss(
 
     Raises:
         ValueError: no iterates; as :func:`quench`.
+        NonFiniteLossError: the loss of one is not finite; the message names it.
     """
     if not thetas:
         raise InvalidValueError("there are no iterates to match: thetas is empty")
-    if level is None:
-        level = min(float(risk.loss(theta)) for theta in thetas.values())
+    losses = [_finite_loss(risk, theta, f"the iterate '{name}'") for name, theta in thetas.items()]
+    level = min(losses) if level is None else level
     return {name: quench(risk, theta, level=level, lr=lr, steps=steps) for name, theta in thetas.items()}
 
 
@@ -204,12 +219,13 @@ def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41) -> LossAl
         points: of a segment, its ends included.
 
     Raises:
-        ValueError: fewer than two knots or points.
+        ValueError: fewer than two knots or points; knots that are no θ of the risk.
     """
     if path.ndim != 2 or len(path) < 2:
         raise InvalidValueError(f"a path has at least two knots, (K, D), not shape {tuple(path.shape)}")
     if points < 2:
         raise InvalidValueError(f"points must be at least 2, the ends of a segment, not {points}")
+    _check_theta(risk, path[0], "each knot")
     lengths = (path[1:] - path[:-1]).double().norm(dim=1)
     before = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     shares = torch.linspace(0, 1, points, dtype=torch.float64)
@@ -232,7 +248,12 @@ def barrier(risk: EmpiricalRisk, start: Tensor, end: Tensor, *, points: int = 41
         risk: L.
         start: (D,).
         end: (D,).
-        points: at which the loss is evaluated; the highest is then refined between its neighbours.
+        points: at which the loss is evaluated, its ends included; the highest is then refined between its
+            neighbours. A hill narrower than the distance of two is missed.
+
+    Raises:
+        ValueError: fewer than three points, between which there is nothing; ends that are no θ of the risk.
+        NonFiniteLossError: the loss is not finite at an end. In between it may be: the barrier is infinite.
 
     >>> import noisescape as ns
     >>> wells = ns.EmpiricalRisk.from_losses(lambda x: (x.square() - 1).square(), torch.ones(1))
@@ -241,10 +262,12 @@ def barrier(risk: EmpiricalRisk, start: Tensor, end: Tensor, *, points: int = 41
     """
     from scipy.optimize import minimize_scalar  # slow to import, and few need it
 
+    if points < 3:
+        raise InvalidValueError(f"points must be at least 3, so that one lies between the ends, not {points}")
+    ends = max(_finite_loss(risk, theta, name) for theta, name in ((start, "start"), (end, "end")))
     found = loss_along(risk, torch.stack([start, end]), points=points)
     losses = found.loss.nan_to_num(torch.inf, torch.inf)
     top = int(losses.argmax())
-    ends = max(float(losses[0]), float(losses[-1]))
     height = float(losses[top])
     if 0 < top < points - 1 and height < torch.inf:
         low, high = (float(found.position[near]) for near in (top - 1, top + 1))
@@ -278,9 +301,23 @@ def _loss_and_gradient(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, Tenso
     return float(loss), gradient
 
 
-def _check(theta: Tensor, **positive: float) -> None:
-    if theta.ndim != 1:
-        raise InvalidValueError(f"one θ (D,) is asked for, not of shape {tuple(theta.shape)}")
+def _finite_loss(risk: EmpiricalRisk, theta: Tensor, name: str) -> float:
+    """L at one of several iterates, which the error names."""
+    _check_theta(risk, theta, name)
+    try:
+        return float(risk.loss(theta).double())
+    except NonFiniteLossError as error:
+        raise NonFiniteLossError(f"{name}: {error}") from error
+
+
+def _check(risk: EmpiricalRisk, theta: Tensor, steps: int, **positive: float) -> None:
+    _check_theta(risk, theta)
+    if steps < 0:
+        raise InvalidValueError(f"steps must be at least 0, not {steps}")
     for name, value in positive.items():
         if not value > 0:
             raise InvalidValueError(f"{name} must be positive, not {value}")
+
+
+def _check_theta(risk: EmpiricalRisk, theta: Tensor, name: str = "θ") -> None:
+    check_theta(theta, risk.dimension, risk.dtype, risk.device, replicas=False, name=name)

@@ -141,3 +141,11 @@ def test_dynamics_without_noise_cannot_be_yoked(inner):
 def test_traces_that_are_none_are_refused(traces):
     with pytest.raises(ValueError, match="traces must be a vector"):
         ns.Yoked(ns.SGD(BATCH), traces)
+
+
+def test_yoked_dynamics_are_equal_if_their_shape_and_traces_are() -> None:
+    one = ns.Yoked(ns.GLDDynamic(10), torch.ones(5))
+    assert one == ns.Yoked(ns.GLDDynamic(10), torch.ones(5))
+    others = [ns.Yoked(ns.SGD(10), torch.ones(5)), ns.Yoked(ns.GLDDynamic(10), torch.tensor([1.0, 1, 1, 1, 2]))]
+    assert all(one != other for other in others)
+    assert len({one, *others}) == 3

@@ -39,6 +39,7 @@ PRESETS: dict[str, tuple[Callable[..., Any], dict[str, Any]]] = {
         FASHION_MNIST.configure,
         {
             "clean": 5800,
+            "gd_arm_lr": 0.1,
             "rho": 1e-3,
             "rescale": False,
             "every_step": ("gld-dynamic", "gld-diagonal", "gld-top-eigenvector"),
@@ -96,6 +97,14 @@ def test_two_cores_take_what_is_measured_to_fit_and_compare_at_one_loss(experime
     assert differing["train"] >= 5000
     assert {*differing["dynamics"]} == {"gd", "sgd", "gld-dynamic", "gld-diagonal"}
     assert make("paper").level is make("as-published").level is make("quick").level is None
+
+
+def test_the_published_gradient_descent_has_a_rate_of_its_own() -> None:
+    published, paper = (FASHION_MNIST.configure(preset) for preset in ("as-published", "paper"))
+    assert [published.rate(name) for name in ("gd", "sgd", "gld-diagonal")] == [0.1, 0.07, 0.07]
+    assert [paper.rate(name) for name in ("gd", "sgd")] == [0.07, 0.07]
+    with pytest.raises(ValueError, match="gd_arm_lr must be positive"):
+        FASHION_MNIST.configure("paper", gd_arm_lr=0.0)
 
 
 def test_the_published_fashion_mnist_has_6000_images_and_the_described_way_to_its_minimum() -> None:

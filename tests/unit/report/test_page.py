@@ -210,6 +210,7 @@ def test_page_says_its_language_and_fits_a_phone():
         (["1", "-2.5", "−3"], True),
         (["1.0 ± 0.2", "3e-05", "—"], True),
         (["0.42 [0.39, 0.45]", "1.2×10⁻³", "nan"], True),
+        (["0.4 ± ?", "3"], True),
         (["12 s", "45.0%", "1,797"], True),
         (["gd", "1"], False),
         (["2nd moment"], False),

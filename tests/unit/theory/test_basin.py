@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
 import noisescape as ns
+from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.theory.basin import at_matched_loss, barrier, loss_along, quench, settle
 from noisescape.theory.landscapes import quadratic
 
@@ -124,6 +126,53 @@ def test_iterates_are_brought_to_a_level_given() -> None:
     assert [float(one.theta) for one in found.values()] == pytest.approx([0.1, -0.1], rel=1e-3)
 
 
+@pytest.mark.parametrize("offset", [-5.0, -0.5, 0.0, 3.0])
+def test_levels_of_either_sign_are_met(offset: float) -> None:
+    risk = ns.EmpiricalRisk.from_losses(lambda x: x.square() + offset, point(1.0))
+    found = quench(risk, point(1.0), level=0.5 + offset, lr=0.1, steps=99)
+    assert found.reached
+    assert found.loss == pytest.approx(0.5 + offset, abs=1e-4 * abs(0.5 + offset) + 1e-12)
+    assert quench(risk, point(1.0), level=1.0 + offset, lr=0.1, steps=99).steps == 0
+    matched = at_matched_loss(risk, {"low": point(0.5), "high": point(1.0)}, lr=0.1, steps=99)
+    assert [one.reached for one in matched.values()] == [True, True]
+
+
+def test_a_descent_that_diverges_is_refused_when_it_does() -> None:
+    evaluated = []
+
+    def steep(x: Tensor) -> Tensor:
+        evaluated.append(1)
+        return (1e30 * x.square()).exp()
+
+    with pytest.raises(ns.NonFiniteLossError):
+        settle(
+            ns.EmpiricalRisk.from_losses(steep, point(1e-15)),
+            point(1e-15),
+            lr=1.0,
+            steps=10_000,
+            gradient_norm=1e-9,
+            largest_eigenvalue=1.0,
+        )
+    assert len(evaluated) < 100
+
+
+def test_a_minimum_that_is_too_sharp_is_not_looked_at_on_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+
+    def counted(*given: Any) -> Any:
+        looks.append(1)
+        return leading_hessian_pairs(*given)
+
+    monkeypatch.setattr("noisescape.theory.basin.leading_hessian_pairs", counted)
+    found = settle(bowl(4.0), point(1e-9), lr=0.1, steps=100, gradient_norm=0.1, largest_eigenvalue=1.0)
+    assert (found.settled, found.steps, len(looks)) == (False, 100, 5)
+
+
+def test_settling_for_no_steps_only_looks() -> None:
+    found = settle(bowl(4.0), point(1.0), lr=0.1, steps=0, gradient_norm=9.0, largest_eigenvalue=9.0)
+    assert (found.settled, found.steps, found.gradient_norm) == (True, 0, 4.0)
+
+
 # ---------------------------------------------------------------------- along paths
 
 
@@ -166,7 +215,10 @@ def test_a_barrier_where_the_loss_overflows_is_infinite() -> None:
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: quench(WELLS, point(1.0)[None], level=0, lr=0.1, steps=1), r"one θ \(D,\) is asked for"),
+        (
+            lambda: quench(WELLS, point(1.0)[None], level=0, lr=0.1, steps=1),
+            r"θ must have shape \(1,\), not \(1, 1\)",
+        ),
         (lambda: quench(WELLS, point(1.0), level=0, lr=0.0, steps=1), "lr must be positive, not 0.0"),
         (
             lambda: settle(WELLS, point(1.0), lr=0.1, steps=1, gradient_norm=-1, largest_eigenvalue=1),
@@ -174,10 +226,21 @@ def test_a_barrier_where_the_loss_overflows_is_infinite() -> None:
         ),
         (lambda: at_matched_loss(WELLS, {}, lr=0.1, steps=1), "no iterates to match"),
         (lambda: loss_along(WELLS, point(1.0)), "a path has at least two knots"),
-        (lambda: barrier(WELLS, point(1.0), point(2.0), points=1), "points must be at least 2"),
+        (lambda: barrier(WELLS, point(1.0), point(2.0), points=2), "points must be at least 3"),
+        (lambda: loss_along(WELLS, torch.zeros(2, 1, dtype=F64), points=1), "points must be at least 2"),
         (lambda: quench(WELLS, point(math.nan), level=0, lr=0.1, steps=1), "not finite"),
+        (lambda: quench(WELLS, point(1.0), level=math.nan, lr=0.1, steps=1), "level must be a finite loss"),
+        (lambda: quench(WELLS, point(1.0), level=math.inf, lr=0.1, steps=1), "level must be a finite loss"),
+        (lambda: quench(WELLS, point(1.0), level=0, lr=0.1, steps=-1), "steps must be at least 0"),
+        (lambda: quench(WELLS, [1.0], level=0, lr=0.1, steps=1), r"θ must be a flat torch\.Tensor"),
+        (lambda: at_matched_loss(WELLS, {"a": point(1.0), "b": point(math.nan)}, lr=0.1, steps=1), "iterate 'b'"),
+        (lambda: at_matched_loss(WELLS, {"a": point(1.0)[None]}, lr=0.1, steps=1), "iterate 'a' must have shape"),
+        (lambda: barrier(WELLS, point(1.0), point(math.nan)), "end: .*not finite|end: .*nan"),
+        (lambda: barrier(WELLS, point(1e200), point(1.0)), "start: "),
+        (lambda: barrier(WELLS, point(1.0), point(1.0, 2.0)), r"end must have shape \(1,\)"),
+        (lambda: loss_along(WELLS, torch.zeros(2, 3, dtype=F64)), r"each knot must have shape \(1,\)"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, message: str) -> None:
-    with pytest.raises((ValueError, ns.NonFiniteLossError), match=message):
+    with pytest.raises((ValueError, TypeError, ns.NonFiniteLossError), match=message):
         call()

@@ -16,6 +16,7 @@ from noisescape.experiments.claims.rules import (
     SAME_NOISE,
     SAME_RATE,
     SHARPNESS_FACTOR,
+    STILL,
 )
 from noisescape.experiments.matched_loss import BRIEF
 from noisescape.measurement.sharpness import RELATIVE_DELTA
@@ -406,7 +407,8 @@ CLAIMS: tuple[Claim, ...] = (
         "Wu, Ma and E 2018, and 2103.00065: figures that others found, which this package's must agree with",
         "λ₁·η/2 at the last step, for each learning rate that is expected to get there: the constant edge_from, "
         "fixed before the run; interval over seeds.",
-        f"Supported if the interval lies within {EDGE[0]:g} to {EDGE[1]:g}, contradicted if outside.",
+        f"Supported if the interval lies within {EDGE[0]:g} to {EDGE[1]:g}, contradicted if outside. Undecided "
+        f"where λ₁ rose by more than {STILL:.0%} over the last quarter of the steps.",
         ("gd-sharpness",),
         gd_sharpness.settles_at_edge,
         "{:.3f}",

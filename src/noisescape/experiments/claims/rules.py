@@ -28,6 +28,8 @@ SAME_RATE = 0.05
 """A difference of escape rates below this counts as none."""
 EDGE = (0.9, 1.05)
 """Within these λ₁·η/2 is at the edge of stability."""
+STILL = 0.1
+"""A λ₁ that rises by more over the last quarter of a run has not settled."""
 ALIGNED = 0.1
 """The projection coefficient a is bounded away from 0 if it is over this."""
 

@@ -117,7 +117,7 @@ def follow(
         problem.risk,
         dynamics,
         start,
-        lr=config.lr,
+        lr=config.rate(name),
         steps=config.steps,
         record={
             **curves,

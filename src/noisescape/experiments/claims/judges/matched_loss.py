@@ -147,13 +147,18 @@ def _veto(evidence: Evidence, *arms: str, allowed: float = CENSORED) -> str | No
 
 
 def _censored(evidence: Evidence, arm: str, allowed: float) -> str | None:
-    runs = [end.censored for own in _ends(evidence, arm) for end in own]
-    missed = runs.count(True)
-    if missed <= allowed * len(runs):
+    runs = [end for own in _ends(evidence, arm) for end in own]
+    unsettled = sum(not end.settled for end in runs)
+    missed = sum(end.settled and end.censored for end in runs)
+    if unsettled + missed <= allowed * len(runs):
         return None
-    return (
+    reasons = (
         f"{missed} of {len(runs)} runs of {arm}, or gradient descent beside them, did not come down to their loss"
+        if missed
+        else None,
+        f"{unsettled} of {len(runs)} runs of {arm} began in a minimum that did not settle" if unsettled else None,
     )
+    return "; ".join(filter(None, reasons))
 
 
 def _mean(values: Sequence[float]) -> float:
