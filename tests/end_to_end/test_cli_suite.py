@@ -195,7 +195,7 @@ def test_a_run_on_images_prints_its_table_and_ledger(
     assert result.stderr == ""
     assert result.stdout.startswith("svhn: preset = quick, seeds = 1, ")
     assert "train = 24, test = 12," in " ".join(result.stdout.split())
-    for text in ("svhn (quick), 1 seeds", "gd ", "sgd ", "test acc.", "Flatter end points generalise better."):
+    for text in ("svhn (quick), 1 seed", "gd ", "sgd ", "test acc.", "Flatter end points generalise better."):
         assert text in result.stdout
     assert result.stdout.splitlines()[-1] == "report: here/report.html"
 

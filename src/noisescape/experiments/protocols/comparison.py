@@ -17,6 +17,7 @@ from noisescape.experiments.problem import MakeProblem, Problem
 from noisescape.experiments.published import published_dynamics
 from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.tasks import Outcome
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
@@ -63,6 +64,11 @@ def refuse_divergence(descent: Trajectory, repetition: int, lr: float) -> None:
             f"gradient descent diverged at step {int(descent.diverged_at)} of repetition {repetition}; there is "
             f"no minimum to leave. Lower gd_lr (now {lr:g})"
         )
+
+
+def can_be_quenched(risk: EmpiricalRisk, theta: Tensor) -> bool:
+    """Whether there is a loss to bring down: what diverged has none."""
+    return bool(theta.isfinite().all()) and bool(unchecked_losses(risk, theta).isfinite().all())
 
 
 def follow(

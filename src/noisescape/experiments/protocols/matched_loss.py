@@ -44,7 +44,7 @@ from noisescape.experiments.matched_loss import (
     MatchedLossConfig,
 )
 from noisescape.experiments.problem import MakeProblem, Problem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import checked_splits, refuse_divergence
+from noisescape.experiments.protocols.comparison import can_be_quenched, checked_splits, refuse_divergence
 from noisescape.experiments.protocols.session import Session, rows_at, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over, measured_every
 from noisescape.measurement.sharpness import expected_sharpness, layer_relative_sharpness
@@ -390,7 +390,7 @@ class _Matched:
         aim = level * float(made.risk.loss(self.minimum))
         suffix = level_suffix(level, config.levels)
         figures: dict[str, float] = {"reached": 0.0, "quench_steps": 0.0, "taken": float(taken)}
-        if bool(torch.isfinite(theta).all()):
+        if can_be_quenched(made.risk, theta):
             found = self._quench(theta, aim)
             figures |= {"reached": float(found.reached), "quench_steps": float(found.steps)}
             figures |= {"barrier": barrier(made.risk, self.minimum, found.theta)}

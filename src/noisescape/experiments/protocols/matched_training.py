@@ -18,10 +18,9 @@ from torch import Tensor
 from noisescape.experiments.constants import TrainingConfig
 from noisescape.experiments.data import ImageSplit
 from noisescape.experiments.problem import MakeProblem, data_identity, data_tensors
-from noisescape.experiments.protocols.comparison import Compared
+from noisescape.experiments.protocols.comparison import Compared, can_be_quenched
 from noisescape.experiments.protocols.matched_loss import figures_at
 from noisescape.experiments.protocols.session import Session, rows_at, rows_of
-from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task
 from noisescape.theory.basin import at_matched_loss
@@ -136,7 +135,7 @@ def match(
     """
     made = problem(config, repetition)
     thetas = {name: theta.to(config.device) for name, theta in ends.items()}
-    finite = {name: theta for name, theta in thetas.items() if _finite(made.risk, theta)}
+    finite = {name: theta for name, theta in thetas.items() if can_be_quenched(made.risk, theta)}
     lr, steps = config.lr, config.quench_steps
     down = at_matched_loss(made.risk, finite, lr=lr, steps=steps, level=config.level) if finite else {}
     reached = {name: found.theta for name, found in down.items() if found.reached}
@@ -151,11 +150,6 @@ def match(
             figures |= {"reached": 1.0} | figures_at(config, made, tensors[name], repetition)
         rows += rows_at(config.steps, figures, phase="matched", seed=repetition, dynamics=name)
     return Outcome(rows, tensors)
-
-
-def _finite(risk: Any, theta: Tensor) -> bool:
-    """Whether a quench can begin here: what diverged has no θ."""
-    return bool(theta.isfinite().all()) and bool(unchecked_losses(risk, theta).isfinite().all())
 
 
 def _taken(outcome: Outcome) -> int:
