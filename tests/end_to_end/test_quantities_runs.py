@@ -122,6 +122,18 @@ def test_everything_is_measured_where_it_is_due(run: Run) -> None:
         assert [*recorded(run, "sgd", 1, size, "matrices/cosine/C/H")] == [12]
 
 
+def test_the_intervals_of_cosines_and_overlaps_stay_in_their_range(run: Run) -> None:
+    found = {
+        (place, name): figure
+        for place, figures in run.summary()["matrices"].items()
+        for name, figure in figures.items()
+        if name.startswith(("cosine", "overlap"))
+    }
+    assert len(found) == 3 * 6
+    for figure in found.values():
+        assert -1 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 + 1e-6
+
+
 def test_the_account_adds_up(run: Run) -> None:
     for size in (3, 12):
         of_loss = recorded(run, "sgd", 0, size, "loss")

@@ -245,9 +245,12 @@ def summarise(
         return {name: mean_over(curves.at(last, "sgd", size, m)).to_dict() for name, m in metrics.items()}
 
     def matrices(phase: str, size: int, step: int, prefix: str) -> dict[str, Any]:
-        names = [f"trace/{name}" for name in MATRICES] + [f"largest/{name}" for name in MATRICES]
-        names += [f"{figure}/{pair}" for figure in ("cosine", "overlap") for pair in PAIRS]
-        return {name: mean_over(curves.at(step, phase, size, prefix + name)).to_dict() for name in names}
+        names = [f"{figure}/{name}" for figure in ("trace", "largest") for name in MATRICES]
+        bounded = [f"{figure}/{pair}" for figure in ("cosine", "overlap") for pair in PAIRS]
+        found = {
+            name: mean_over(curves.at(step, phase, size, prefix + name)).to_dict() for name in (*names, *bounded)
+        }
+        return {name: _within_one(one) if name in bounded else one for name, one in found.items()}
 
     sizes = config.batch_sizes
     alignment = {kind: f"alignment/{kind}" for kind in ("noise", "shuffled", "gain")}
@@ -274,6 +277,11 @@ def summarise(
             "all": _correlation(config, curves, sizes),
         },
     }
+
+
+def _within_one(found: Mapping[str, float]) -> dict[str, float]:
+    """A mean of cosines or overlaps: its interval ends where they do, which it covers no less for."""
+    return {**found, "low": max(found["low"], -1.0), "high": min(found["high"], 1.0)}
 
 
 def _single_steps(config: QuantitiesConfig, curves: Curves, size: int, rate: float) -> dict[str, Any]:
