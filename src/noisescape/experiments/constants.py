@@ -62,12 +62,18 @@ def require_positive(config: object, *names: str) -> None:
             raise InvalidValueError(f"{name} must be positive, not {getattr(config, name)}")
 
 
-def refuse_needless_directory(data: str, data_dir: str | None) -> None:
-    """Refuse a directory of images where the digits are taken, which come with scikit-learn.
+SMALL_IMAGES = ("digits", "fashion_mnist")
+"""Those for networks of a few thousand parameters; digits come with scikit-learn."""
+
+
+def require_small_images(data: str, data_dir: str | None) -> None:
+    """Refuse other images than digits or FashionMNIST, and a directory of images for the digits.
 
     Raises:
-        ValueError: there is one.
+        ValueError: the message has the nearest names, or says what to leave out.
     """
+    if data not in SMALL_IMAGES:
+        raise unknown("data set", data, SMALL_IMAGES)
     if data == "digits" and data_dir is not None:
         raise InvalidValueError(
             f"data_dir is where FashionMNIST is, and the images here are scikit-learn's digits: leave out "

@@ -8,14 +8,13 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, ClassVar, Literal
 
-from noisescape.errors import InvalidValueError, unknown
-from noisescape.experiments.constants import refuse_needless_directory, require_at_least, require_positive
+from noisescape.errors import InvalidValueError
+from noisescape.experiments.constants import require_at_least, require_positive, require_small_images
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 
 if TYPE_CHECKING:
     from noisescape.experiments.problem import Problem
 
-DATA = ("digits", "fashion_mnist")
 CLASSES = 10
 """Of either."""
 
@@ -72,9 +71,7 @@ class GDSharpnessConfig:
     def __post_init__(self) -> None:
         require_at_least(self, seeds=1, steps=1, measure_every=1, seed=0)
         require_positive(self, "edge_from")
-        if self.data not in DATA:
-            raise unknown("data set", self.data, DATA)
-        refuse_needless_directory(self.data, self.data_dir)
+        require_small_images(self.data, self.data_dir)
         if not self.rates or not all(rate > 0 for rate in self.rates) or len({*self.rates}) < len(self.rates):
             raise InvalidValueError(
                 f"rates are learning rates, positive and unlike, at least one, not {self.rates}"

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from noisescape.errors import InvalidValueError, unknown
-from noisescape.experiments.constants import refuse_needless_directory, require_at_least, require_positive
+from noisescape.experiments.constants import require_at_least, require_positive, require_small_images
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ YOKED = (
     "gld-top-eigenvector",
 )
 """The noises that are given, step by step, the trace that SGD's noise had in the same repetition."""
+FOLLOWED = ("gld-top-eigenvector", "gld-leading", "gld-hessian")
+"""Noises along few directions, which are computed anew every ``curvature_refresh`` steps."""
 MEASURED_EVERY = {"gld-top-eigenvector": 1, "gld-leading": 3, "gld-hessian": 3}
 """Steps between two measurements of ‖ε‖² of noise along few directions. It says so little of their trace that the
 measurements of the others would not do: decision 18."""
@@ -36,7 +38,6 @@ OWN_NOISE = ("sgd", "gld-full", *CONTROLS)
 """Those whose noise is what it is where they are, trace and all."""
 ARMS = ("gd", *OWN_NOISE, *YOKED, "gd-gradient-penalty")
 """All that can be compared."""
-DATA = ("digits", "fashion_mnist")
 
 
 @dataclass(frozen=True)
@@ -114,9 +115,7 @@ class MatchedLossConfig:
             self, "gd_lr", "settle_lr", "settled_gradient", "settled_stability", "lr", "penalty", "left"
         )
         require_positive(self, "sharpness_delta")
-        if self.data not in DATA:
-            raise unknown("data set", self.data, DATA)
-        refuse_needless_directory(self.data, self.data_dir)
+        require_small_images(self.data, self.data_dir)
         for name in self.dynamics:
             if name not in ARMS:
                 raise unknown("arm", name, ARMS)
@@ -129,7 +128,7 @@ class MatchedLossConfig:
 
     def of_dynamics(self, name: str) -> dict[str, Any]:
         """The constants that an arm's dynamics is made with."""
-        refresh = self.curvature_refresh if name in MEASURED_EVERY else 1
+        refresh = self.curvature_refresh if name in FOLLOWED else 1
         return {"batch_size": self.batch_size, "k": self.k, "refresh": refresh, "strength": self.penalty}
 
 

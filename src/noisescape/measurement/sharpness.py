@@ -53,7 +53,7 @@ def expected_sharpness(
         NonFiniteLossError: the loss at θ is not finite.
         ValueError: draws < 2, δ ≤ 0, or several θ.
     """
-    return _sharpness(risk, theta, delta, torch.ones_like(theta), draws, seed)
+    return _sharpness(risk, theta, delta, delta, draws, seed)
 
 
 def layer_relative_sharpness(
@@ -78,11 +78,13 @@ def layer_relative_sharpness(
     """
     parts = theta.split(layer_sizes(risk), -1) if theta.ndim == 1 else (theta,)
     scale = torch.cat([part.square().mean().sqrt().expand(part.shape) for part in parts])
-    return _sharpness(risk, theta, delta, scale, draws, seed)
+    return _sharpness(risk, theta, delta, delta * scale, draws, seed)
 
 
-def _sharpness(risk: EmpiricalRisk, theta: Tensor, delta: float, scale: Tensor, draws: int, seed: int) -> Sharpness:
-    """Both figures for perturbations of standard deviation δ·scale, (D,)."""
+def _sharpness(
+    risk: EmpiricalRisk, theta: Tensor, delta: float, spread: float | Tensor, draws: int, seed: int
+) -> Sharpness:
+    """Both figures for perturbations of this standard deviation, one or (D,)."""
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
     if theta.ndim != 1:
@@ -94,7 +96,7 @@ def _sharpness(risk: EmpiricalRisk, theta: Tensor, delta: float, scale: Tensor, 
     rises = torch.empty(draws, dtype=torch.float64)
     for draw in range(draws):
         noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
-        rises[draw] = (unchecked_losses(risk, theta + delta * scale * noise).mean().double() - base).cpu()
+        rises[draw] = (unchecked_losses(risk, theta + spread * noise).mean().double() - base).cpu()
     return Sharpness(_mean(rises), _mean(rises.abs()), delta)
 
 

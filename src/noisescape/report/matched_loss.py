@@ -40,9 +40,9 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
     summary, config, rows = run.summary(), run.info["config"], run.metrics().to_pylist()
     names = in_order(config["dynamics"])
     saved = partial(Figure.drawn, run)
-    arms = arms_of(Curves(rows, int(config["seeds"]), COLUMNS), config, names)
-    phases = two_phases(rows)
-    outside = OUTSIDE if config["data"] == "fashion_mnist" else ()
+    seeds, phases = int(config["seeds"]), two_phases(rows)
+    figures = _figures(Curves(rows, seeds, COLUMNS), rows, seeds, config, names)
+    outside = _outside(config)
     return _lead(summary, config), [
         Section(
             "At the same training loss",
@@ -52,7 +52,7 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
                 matched_loss_table(summary).labelled(ARMS),
                 saved(
                     "sharpness",
-                    draw_sharpness(arms),
+                    figures["sharpness"],
                     "Expected sharpness over gradient descent's at the same training loss, and test accuracy less "
                     "gradient descent's. A point is a run; the bar is the mean over seeds.",
                 ),
@@ -62,7 +62,7 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
             "What lies between",
             "Loss on the straight segment from the minimum to where each arm was compared, above the higher of its "
             "ends. A curved path may be lower.",
-            [saved("barriers", draw_barriers(arms), "Height of the barrier. A point is a run.")],
+            [saved("barriers", figures["barriers"], "Height of the barrier. A point is a run.")],
         ),
         Section(
             "Learning curves",
@@ -71,7 +71,7 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
             [
                 saved(
                     "learning_curves",
-                    draw_learning_curves(Curves(_first_runs(rows), int(config["seeds"])), names),
+                    figures["learning_curves"],
                     "Training loss and test accuracy from the minimum on. A line is a seed.",
                 )
             ],
@@ -82,7 +82,7 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
             [
                 saved(
                     "two_phases",
-                    draw_two_phases(phases, outside),
+                    figures["two_phases"],
                     "Accuracy of gradient descent up to the minimum, then of SGD. Thin lines are seeds, thick ones "
                     "their mean.",
                 ),
@@ -101,14 +101,29 @@ def pooled_figures(runs: Sequence[Run]) -> dict[str, MplFigure]:
     """
     pool = Pool(runs)
     names = in_order({name for ran in pool.dynamics for name in ran})
-    arms = arms_of(pool.curves(COLUMNS), pool.config, names)
-    outside = OUTSIDE if pool.config["data"] == "fashion_mnist" else ()
+    return _figures(pool.curves(COLUMNS), pool.rows, pool.seeds, pool.config, names)
+
+
+def _figures(
+    curves: Curves,
+    rows: Sequence[Mapping[str, Any]],
+    seeds: int,
+    config: Mapping[str, Any],
+    names: Sequence[str],
+) -> dict[str, MplFigure]:
+    """All of the page, by name, of the rows of one run or of several pooled."""
+    arms = arms_of(curves, config, names)
     return {
         "sharpness": draw_sharpness(arms),
         "barriers": draw_barriers(arms),
-        "learning_curves": draw_learning_curves(Curves(_first_runs(pool.rows), pool.seeds), names),
-        "two_phases": draw_two_phases(two_phases(pool.rows), outside),
+        "learning_curves": draw_learning_curves(Curves(_first_runs(rows), seeds), names),
+        "two_phases": draw_two_phases(two_phases(rows), _outside(config)),
     }
+
+
+def _outside(config: Mapping[str, Any]) -> Sequence[Outside]:
+    """Others' figures, which are of FashionMNIST."""
+    return OUTSIDE if config["data"] == "fashion_mnist" else ()
 
 
 Arms = dict[str, list[list[End]]]

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
 from matplotlib.ticker import PercentFormatter
 
+from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.statistics import mean_over
 from noisescape.report.page import Table
 from noisescape.report.style import legend_outside, new_figure
@@ -112,9 +113,8 @@ def two_phases_table(seeds: Sequence[TwoPhases], outside: Sequence[Outside] = ()
             ]
         )
     columns = ["", "step", "training acc., %", "test acc., %", *(f"{other.source}, %" for other in outside)]
-    count = f"{len(seeds)} seed{'s' * (len(seeds) > 1)}"
     caption = (
-        f"Mean ± standard error over {count}; steps from the initialisation. The highest is each "
+        f"Mean ± standard error over {seeds_text(len(seeds))}; steps from the initialisation. The highest is each "
         "seed's own, known with hindsight: it lies over what a step chosen beforehand would give."
     )
     return Table(columns, rows, caption)

@@ -12,10 +12,11 @@ Sharpness, accuracy and the barrier to the minimum are so compared between itera
 
 from __future__ import annotations
 
-import statistics
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -375,8 +376,9 @@ class _Matched:
         self.config, self.made, self.minimum, self.label = config, made, minimum, label
         self.thetas: dict[str, Tensor] = {}
         """Those compared, by the end of their metrics' names."""
+        self._floor = float(made.risk.loss(minimum))
         self._from: Tensor | None = None
-        self._found: Quenched | None = None
+        self._found: Quenched
 
     def at(self, level: float, theta: Tensor, taken: int) -> list[dict[str, Any]]:
         """The iterate at a share of the minimum's loss.
@@ -387,11 +389,10 @@ class _Matched:
             taken: the steps until then.
         """
         config, made = self.config, self.made
-        aim = level * float(made.risk.loss(self.minimum))
         suffix = level_suffix(level, config.levels)
         figures: dict[str, float] = {"reached": 0.0, "quench_steps": 0.0, "taken": float(taken)}
         if can_be_quenched(made.risk, theta):
-            found = self._quench(theta, aim)
+            found = self._quench(theta, level * self._floor)
             figures |= {"reached": float(found.reached), "quench_steps": float(found.steps)}
             figures |= {"barrier": barrier(made.risk, self.minimum, found.theta)}
             figures |= {"distance": float((found.theta - self.minimum).norm())}
@@ -402,16 +403,14 @@ class _Matched:
         return self.label.rows("matched", config.steps, rows)
 
     def _quench(self, theta: Tensor, aim: float) -> Quenched:
-        before = self._found if self._from is theta else None
-        begin, used = (theta, 0) if before is None else (before.theta, before.steps)
-        left = self.config.quench_steps - used
-        found = before
-        if before is None or before.reached:
-            found = quench(self.made.risk, begin, level=aim, lr=self.config.lr, steps=left)
-            found = replace(found, steps=found.steps + used)
-        assert found is not None
-        self._from, self._found = theta, found
-        return found
+        if theta is not self._from:
+            self._from, self._found = theta, Quenched(theta, math.nan, 0, reached=True)
+        before = self._found
+        if before.reached:
+            steps = self.config.quench_steps - before.steps
+            found = quench(self.made.risk, before.theta, level=aim, lr=self.config.lr, steps=steps)
+            self._found = replace(found, steps=before.steps + found.steps)
+        return self._found
 
 
 def figures_at(
@@ -451,7 +450,7 @@ def batch_eigenvalue(config: MatchedLossConfig, made: Problem, theta: Tensor, re
     for _ in range(BATCHES):
         chosen = torch.randint(made.risk.sample_count, (config.batch_size,), generator=draw).to(theta.device)
         found.append(float(leading_hessian_pairs(restricted(made.risk, chosen), theta, 1)[0][0]))
-    return statistics.median(found)
+    return median(found)
 
 
 def _dynamics(config: MatchedLossConfig, name: str) -> Dynamics:
@@ -535,7 +534,7 @@ def summarise(
 
 def _compared(found: Sequence[Sequence[End]]) -> dict[str, Any]:
     """Means over seeds of the runs that came to be compared; of the barrier, which needs no comparison, of all."""
-    statistics: dict[str, Callable[[End], float]] = {
+    figures: dict[str, Callable[[End], float]] = {
         "log_sharpness_ratio": of_reached(lambda end: end.log_sharpness),
         "log_eigenvalue_ratio": of_reached(lambda end: end.log_eigenvalue),
         "log_relative_sharpness_ratio": of_reached(lambda end: end.log_relative_sharpness),
@@ -549,7 +548,7 @@ def _compared(found: Sequence[Sequence[End]]) -> dict[str, Any]:
     }
     runs = [end for own in found for end in own]
     return {
-        **{name: mean_over(seed_means(found, statistic)).to_dict() for name, statistic in statistics.items()},
+        **{name: mean_over(seed_means(found, statistic)).to_dict() for name, statistic in figures.items()},
         "runs": len(runs),
         "censored": sum(end.censored for end in runs),
     }
