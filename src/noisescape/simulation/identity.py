@@ -62,7 +62,7 @@ def simulation_identity(
         "records": plan,
         "noise_every": str(noise_every),
         "start": f"{tuple(start.shape)} {_digest(_bytes(start))}",
-        "device": str(start.device),
+        "device": start.device.type,  # each rank has its own
         "risk": f"{type(risk).__qualname__} of N = {risk.sample_count}, D = {risk.dimension}, {fingerprint(risk)}",
         # bytecode of one Python is not that of another
         RECORDERS + ".".join(platform.python_version_tuple()[:2]): ", ".join(
