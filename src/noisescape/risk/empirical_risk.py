@@ -177,7 +177,7 @@ class EmpiricalRisk:
         self._parameters = parameters
         self._budget = budget
         self._chunk_size = chunk_size
-        self._capabilities = Capabilities(function, samples, self._tried, self.parameters)
+        self._capabilities = Capabilities(function, samples, self._tried, self._point)
         self._last_copy: weakref.ref[Tensor] | None = None
         if isinstance(samples, ShardedSamples):
             # now, on all ranks: later on, one may have none of the samples that a question first arises at
@@ -227,6 +227,11 @@ class EmpiricalRisk:
     def parameters(self) -> Tensor:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         return self._parameters()
+
+    def _point(self) -> Tensor:
+        """Where the model is tried: of parameters that lie with several ranks, who need not all ask, as last known."""
+        gathered = self._function.gathered if isinstance(self._function, ModelLoss) else None
+        return self.parameters() if gathered is None else gathered.to(self.device, self.dtype, copy=True)
 
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``."""
@@ -502,7 +507,7 @@ class EmpiricalRisk:
         """Chunks of the data; the first that is larger than what was tried is tried, too."""
         for batch in self._samples.batches(self._chunking.samples(passes=passes, columns=columns)):
             if batch.size > self._largest_tried and isinstance(self._function, ModelLoss):
-                theta = self.parameters()
+                theta = self._point()
                 check_company(self._function, theta, batch, self._function.values(theta, batch))
                 self._largest_tried = self.sample_count
             yield batch
