@@ -74,8 +74,8 @@ class Shard:
         No sample is on two ranks, as with a ``DistributedSampler``, which repeats some so that all ranks get as many.
 
         Args:
-            data: tensors with samples along their first dimension, alone or in tuples, lists and dicts; or anything
-                with ``__len__`` and ``__getitem__``.
+            data: tensors with samples along their first dimension, alone or in tuples, lists and dicts;
+                :class:`~noisescape.Columns`; or anything with ``__len__`` and ``__getitem__``.
 
         Raises:
             ValueError: fewer samples than ranks.
@@ -85,6 +85,8 @@ class Shard:
         >>> inputs
         tensor([0., 1., 2.])
         """
+        if hasattr(data, "part_of"):
+            return data.part_of(self)
         if isinstance(data, Tensor):
             mine = self._checked(len(data))
             return data[mine.start : mine.stop]
