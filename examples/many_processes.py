@@ -1,7 +1,7 @@
 """The same measurement by one process and by several, each with a part of the samples: the numbers are the same.
 
-``python many_processes.py`` is one process; ``torchrun --nproc-per-node 2 many_processes.py`` are two, here or, with
-torchrun's own options, on as many machines as there are.
+``python many_processes.py`` is one process; ``torchrun --nproc-per-node 2 many_processes.py`` are two, here or,
+with torchrun's own options, on as many machines as there are.
 """
 
 import torch

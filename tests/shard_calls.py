@@ -40,7 +40,9 @@ def walk(risk: ns.EmpiricalRisk, theta: Tensor, dynamics: Any, **options: Any) -
 
 
 def estimates(measured: ns.Measurement) -> Tensor:
-    return torch.tensor([each["value"] for each in measured.to_dict().values() if isinstance(each, dict)], dtype=F64)
+    return torch.tensor(
+        [each["value"] for each in measured.to_dict().values() if isinstance(each, dict)], dtype=F64
+    )
 
 
 Call = Callable[[ns.EmpiricalRisk, Tensor], Any]
@@ -72,7 +74,12 @@ CALLS: dict[str, Call] = {
     "hvp of replicas": lambda risk, theta: risk.hvp(replicas(theta), block(risk).T),
     "dense Hessian": lambda risk, theta: dense_hessian(risk, theta),
     "minibatch gradient": lambda risk, theta: risk.minibatch_gradient(theta, some(risk, 5)),
-    "minibatch gradient of replicas": lambda risk, theta: risk.minibatch_gradient(replicas(theta), some(risk, 3, 2)),
+    "minibatch gradient of replicas": lambda risk, theta: risk.minibatch_gradient(
+        replicas(theta), some(risk, 3, 2)
+    ),
+    "minibatch gradient of replicas, one batch": lambda risk, theta: risk.minibatch_gradient(
+        replicas(theta), some(risk, 4)
+    ),
     "minibatch on one rank": lambda risk, theta: risk.minibatch_gradient(theta, torch.tensor([0, 0])),
     "per-sample gradients": lambda risk, theta: risk.per_sample_gradients(theta),
     "per-sample gradients of replicas": lambda risk, theta: risk.per_sample_gradients(replicas(theta)),
@@ -89,15 +96,17 @@ CALLS: dict[str, Call] = {
     "trace": lambda risk, theta: ns.trace(risk.hessian(theta), rtol=0.3).value,
     "diagonal": lambda risk, theta: ns.diagonal(risk.hessian(theta), rtol=0.3).value,
     "squared norm": lambda risk, theta: ns.squared_norm(risk.hessian(theta), rtol=0.3).value,
-    "product trace": lambda risk, theta: ns.product_trace(
-        risk.hessian(theta), risk.noise_covariance(theta, 2), rtol=0.3
-    ).value,
-    "product trace with a control": lambda risk, theta: ns.product_trace(
-        risk.hessian(theta),
-        risk.noise_covariance(theta, 2),
-        rtol=0.3,
-        control=gauss_newton_control(risk, theta),
-    ).value,
+    "product trace": lambda risk, theta: (
+        ns.product_trace(risk.hessian(theta), risk.noise_covariance(theta, 2), rtol=0.3).value
+    ),
+    "product trace with a control": lambda risk, theta: (
+        ns.product_trace(
+            risk.hessian(theta),
+            risk.noise_covariance(theta, 2),
+            rtol=0.3,
+            control=gauss_newton_control(risk, theta),
+        ).value
+    ),
     "eigenpairs": lambda risk, theta: ns.eigenpairs(risk.hessian(theta), 2, tol=1e-9).values,
     "spectral density": lambda risk, theta: ns.spectral_density(risk.hessian(theta), steps=8, probes=2).density,
     "expected sharpness": lambda risk, theta: ns.expected_sharpness(risk, theta, draws=3).signed.value,
@@ -125,7 +134,10 @@ CALLS: dict[str, Call] = {
     "simulate, its loss recorded": lambda risk, theta: (
         ns.simulate(risk, ns.SGD(2), theta, lr=0.05, steps=4, progress=False).records["loss"].values
     ),
-    **{f"{name} · block": lambda risk, theta, of=of: of(risk, theta) @ block(risk) for name, of in OPERATORS.items()},
+    **{
+        f"{name} · block": lambda risk, theta, of=of: of(risk, theta) @ block(risk)
+        for name, of in OPERATORS.items()
+    },
     **{
         f"forms of {name}": lambda risk, theta, of=of: of(risk, theta).quadratic_forms(block(risk))
         for name, of in OPERATORS.items()

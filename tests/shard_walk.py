@@ -1,6 +1,7 @@
 """A simulation on shards that can lose a rank: ``shard_walk.py OUT END`` as one of several processes.
 
-END is what happens to the last rank at step 40 of 60: ``killed``, ``hanging``, ``failing``, or ``never``.
+END is what happens to the last rank at step 40 of 60: ``killed``, ``hanging``, ``failing``, or ``never``;
+``slow`` takes its time.
 """
 
 from __future__ import annotations
@@ -26,6 +27,8 @@ def walk(out: Path, end: str, shard: Shard) -> None:
     risk = ns.EmpiricalRisk(WIDER.model(), WIDER.loss, shard.part(WIDER.data), shard=shard)
 
     def on_step(step: int) -> None:
+        if end == "slow":
+            time.sleep(0.02)
         if step != LOST or shard.rank != shard.ranks - 1:
             return
         if end == "killed":

@@ -1,8 +1,7 @@
-"""Risks of models whose parameters lie with several ranks: ``torchrun --nproc-per-node 2 sharded_models.py OUT``."""
+"""Risks of models whose parameters several ranks share: ``torchrun --nproc-per-node 2 sharded_models.py OUT``."""
 
 from __future__ import annotations
 
-import copy
 import json
 import sys
 import warnings
@@ -13,8 +12,8 @@ import torch
 import torch.distributed as dist
 from torch import nn
 from torch.distributed.fsdp import FSDPModule, FullyShardedDataParallel, fully_shard
-from torch.distributed.tensor import Shard as Split
 from torch.distributed.tensor import DTensor, distribute_module, distribute_tensor, init_device_mesh
+from torch.distributed.tensor import Shard as Split
 from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 
@@ -108,12 +107,20 @@ def trained(model, mesh):
 
 def found(make, mesh, shard):
     model = make(mesh)
-    before = [(type(m), dict(m._parameters), list(m._forward_pre_hooks), list(m._forward_hooks)) for m in model.modules()]
+    before = [
+        (type(m), dict(m._parameters), list(m._forward_pre_hooks), list(m._forward_hooks)) for m in model.modules()
+    ]
     risk = ns.EmpiricalRisk(model, LOSS, shard.part((INPUTS, TARGETS)), shard=shard)
     theta = torch.cat([p.detach().flatten() for p in net().parameters()])
     answers = asked(risk, theta + 0.1)
-    after = [(type(m), dict(m._parameters), list(m._forward_pre_hooks), list(m._forward_hooks)) for m in model.modules()]
-    return {**answers, "unchanged": str(before) == str(after), "trained": trained(model, mesh) == trained(make(mesh), mesh)}
+    after = [
+        (type(m), dict(m._parameters), list(m._forward_pre_hooks), list(m._forward_hooks)) for m in model.modules()
+    ]
+    return {
+        **answers,
+        "unchanged": str(before) == str(after),
+        "trained": trained(model, mesh) == trained(make(mesh), mesh),
+    }
 
 
 def fsdp1(mesh):

@@ -36,8 +36,8 @@ def of_ranks(
     return [read(out / f"{rank}.{kind}") for rank in range(ranks)]
 
 
-def at_once(program: str, ranks: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
-    """A program as several processes that nobody watches over: what became of each.
+def launched(program: str, ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:
+    """A program as several processes that nobody watches over.
 
     torchrun ends the others itself when one is lost, before they can say so.
     """
@@ -52,7 +52,7 @@ def at_once(program: str, ranks: int, *arguments: str) -> list[subprocess.Comple
         "MASTER_PORT": str(port),
         "WORLD_SIZE": str(ranks),
     }
-    running = [
+    return [
         subprocess.Popen(
             [sys.executable, str(TESTS / program), *arguments],
             env={**environment, "RANK": str(rank)},
@@ -62,6 +62,11 @@ def at_once(program: str, ranks: int, *arguments: str) -> list[subprocess.Comple
         )
         for rank in range(ranks)
     ]
+
+
+def at_once(program: str, ranks: int, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """What became of a program's processes when the first has ended."""
+    running = launched(program, ranks, *arguments)
     try:
         out, error = running[0].communicate(timeout=120)
     finally:

@@ -84,7 +84,9 @@ EngineName = Annotated[
 ]
 Address = Annotated[
     str | None,
-    typer.Option(help="Of the Ray cluster: auto, HOST:6379, ray://HOST:10001; none: begin one here.", show_default=False),
+    typer.Option(
+        help="Of the Ray cluster: auto, HOST:6379, ray://HOST:10001; none: begin one here.", show_default=False
+    ),
 ]
 Resume = Annotated[
     bool,
@@ -142,7 +144,9 @@ def one_experiment(
     config = experiment.configure(preset, **constants, seed=seed, device=device)
     _device(device)
     place = _place(experiment.name, out, resume)
-    run, path = _perform(config, place, engine=_engine(engine, address, jobs), resume=resume, quiet=quiet, as_json=as_json)
+    run, path = _perform(
+        config, place, engine=_engine(engine, address, jobs), resume=resume, quiet=quiet, as_json=as_json
+    )
     if as_json:
         _print_json({**_outcome(run), "claims": _findings([run]), "run": str(run.path), "report": str(path)})
 
@@ -253,7 +257,9 @@ def demo(
     runs = []
     for name in ("toy-2d", "digits"):
         config = EXPERIMENTS[name].configure(seed=seed, device=device)
-        runs.append(_perform(config, root / name, engine=_engine("local", None, jobs), quiet=quiet, as_json=as_json)[0])
+        runs.append(
+            _perform(config, root / name, engine=_engine("local", None, jobs), quiet=quiet, as_json=as_json)[0]
+        )
     if as_json:
         _print_json({run.info["experiment"]: run.summary() for run in runs})
 
@@ -402,7 +408,6 @@ def report(
     """Draw a run's figures and its report.html anew, or the page of a training's log."""
     from noisescape.report import open_subject, write_report
     from noisescape.runs.run import Run
-    from noisescape.runs.tasks import Engine
     from noisescape.runs.storage import write_text
 
     found = open_subject(subject, prefix=prefix)

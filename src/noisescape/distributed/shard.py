@@ -71,7 +71,8 @@ class Shard:
     def part(self, data: Any) -> Any:
         """This rank's part of data that every rank can read: pairs of tensors, or a map-style data set.
 
-        No sample is on two ranks, as with a ``DistributedSampler``, which repeats some so that all ranks get as many.
+        No sample is on two ranks, as with a ``DistributedSampler``, which repeats some so that all ranks get as
+        many.
 
         Args:
             data: tensors with samples along their first dimension, alone or in tuples, lists and dicts;
@@ -192,16 +193,16 @@ class Shard:
         except RuntimeError as error:
             reason = str(error).splitlines()[0][:120]
             raise LostRankError(
-                f"rank {self.rank} of {self.ranks} lost {self._missing()}, which ended or did not answer within the "
-                f"process group's timeout ({reason}). Its own error, if it had one, is the cause; a simulation with "
-                "a checkpoint goes on from there when started again, on as many ranks as you like"
+                f"rank {self.rank} of {self.ranks} lost {self._missing()}, which ended or did not answer within "
+                f"the process group's timeout ({reason}). Its own error, if it had one, is the cause; a simulation "
+                "with a checkpoint goes on from there when started again, on as many ranks as you like"
             ) from error
 
     def _missing(self) -> str:
         """Which ranks do not answer a roll call in the store that the group was begun with."""
         try:
             store = dist.distributed_c10d._get_default_store()  # noqa: SLF001  torch has no public way
-            store.set(f"noisescape/left/{self.rank}", b"1")
+            store.set(f"noisescape/left/{self.rank}", "1")
             others = {rank for rank in range(self.ranks) if rank != self.rank}
             until = time.monotonic() + ROLL_CALL_SECONDS
             while others and time.monotonic() < until:

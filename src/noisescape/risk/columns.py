@@ -49,8 +49,8 @@ class Columns:
     ) -> None:
         if not (hasattr(dataset, "iter") and hasattr(dataset, "with_format") and hasattr(dataset, "column_names")):
             raise InvalidTypeError(
-                f"a {type(dataset).__name__} has no columns to read: pass a datasets.Dataset or IterableDataset, one "
-                'split of it (load_dataset(…, split="train"))'
+                f"a {type(dataset).__name__} has no columns to read: pass a datasets.Dataset or IterableDataset, "
+                'one split of it (load_dataset(…, split="train"))'
             )
         if batch_size < 1:
             raise InvalidValueError(f"batch_size must be at least 1, not {batch_size}")
@@ -88,9 +88,7 @@ class Columns:
             rows = self.dataset.select(shard.positions(len(self.dataset)))
         else:
             rows = split_dataset_by_node(self.dataset, rank=shard.rank, world_size=shard.ranks)
-        return Columns(
-            rows, self.inputs, self.targets, batch_size=self.batch_size, transform=self.transform
-        )
+        return Columns(rows, self.inputs, self.targets, batch_size=self.batch_size, transform=self.transform)
 
 
 def _column(rows: dict[str, Any], name: str) -> Tensor:
@@ -103,6 +101,6 @@ def _column(rows: dict[str, Any], name: str) -> Tensor:
     if len(shapes) == 1 and len(found) == sum(isinstance(each, Tensor) for each in found):
         return torch.stack(found)
     raise InvalidValueError(
-        f"the rows of column '{name}' have no one shape ({', '.join(shapes[:3]) or type(found[0]).__name__}): map the "
-        "data set to one first, dataset.map(…), by padding, resizing or tokenizing"
+        f"the rows of column '{name}' have no one shape ({', '.join(shapes[:3]) or type(found[0]).__name__}): map "
+        "the data set to one first, dataset.map(…), by padding, resizing or tokenizing"
     )

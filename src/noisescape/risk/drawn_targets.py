@@ -31,7 +31,8 @@ def with_drawn_targets(
     Raises:
         InvalidValueError: ``sample_targets`` returns no tensor of one target a sample.
     """
-    generator = samples.own_generator(torch.Generator(function.device).manual_seed(seed), function.device)
+    shared = torch.Generator(function.device).manual_seed(seed)
+    generator = samples.own_generator(shared, function.device) or shared
     drawn: list[list[Tensor]] = [[] for _ in range(draws)]
     for batch in batches:
         outputs = function.output_values(theta, batch.inputs)

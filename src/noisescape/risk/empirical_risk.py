@@ -229,7 +229,7 @@ class EmpiricalRisk:
         return self._parameters()
 
     def _point(self) -> Tensor:
-        """Where the model is tried: of parameters that lie with several ranks, who need not all ask, as last known."""
+        """Where the model is tried: of parameters that several ranks share, who need not all ask, as last known."""
         gathered = self._function.gathered if isinstance(self._function, ModelLoss) else None
         return self.parameters() if gathered is None else gathered.to(self.device, self.dtype, copy=True)
 
@@ -553,8 +553,8 @@ def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
     """A copy that has decided all there is to decide, for evaluation on tensors without storage."""
     if risk.shard is not None:
         raise InvalidValueError(
-            "what a shard takes cannot be rehearsed, as the other ranks do not take part; forecast one process with "
-            "this rank's part of the data, EmpiricalRisk(model, loss, part)"
+            "what a shard takes cannot be rehearsed, as the other ranks do not take part; forecast one process "
+            "with this rank's part of the data, EmpiricalRisk(model, loss, part)"
         )
     risk._capabilities.decide()
     _ = risk._chunking

@@ -150,7 +150,7 @@ class FactoredGradients:
         return squared.weighted(weights)[:, 0]
 
     def moments(self, *, centred: bool = True) -> tuple[Tensor, Tensor]:
-        """The mean of the rows and the variance of each coordinate, both (D,); uncentred: 0 and the second moment."""
+        """Mean and variance of each coordinate over the rows, both (D,); uncentred: 0 and the second moment."""
         if not centred:
             squares = self.square_mean()
             return torch.zeros_like(squares), squares

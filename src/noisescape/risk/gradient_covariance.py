@@ -72,9 +72,9 @@ class GradientOuterProduct(SymmetricOperator):
         self.column_bytes = min(self.column_bytes, risk._budget)
         self.factor = factor
         self.centred = centred
-        self._held: FactoredGradients | None = None
+        self._held: FactoredGradients | ShardedGradients | None = None
 
-    def _gradients(self) -> FactoredGradients | None:
+    def _gradients(self) -> FactoredGradients | ShardedGradients | None:
         """G, if it fits the memory budget."""
         if self._held is None and fits_gradients(self.risk, self.theta):
             self._held = factored_gradients(self.risk, self.theta)
@@ -219,4 +219,3 @@ def _moments_of_chunks(
     for rows in row_chunks(risk, theta):
         centre = rows.mean(-2) if centred else torch.zeros_like(theta)
         yield rows.shape[-2], centre, (rows - centre[..., None, :]).square().mean(-2)
-

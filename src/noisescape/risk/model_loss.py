@@ -112,7 +112,7 @@ class ModelLoss:
         return self._stateless.modules
 
     def flat_parameters(self) -> Tensor:
-        """The module's present trainable parameters as a new flat vector, (D,); shards are gathered on every rank."""
+        """The module's present trainable parameters as a new flat vector, (D,); shards are gathered."""
         trainable = dict(self.model.named_parameters())
         found = torch.cat([whole(trainable[name].detach()).reshape(-1) for name in self.names])
         if any(map(is_sharded, trainable.values())):

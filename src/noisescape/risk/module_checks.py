@@ -26,8 +26,8 @@ def check_kind(model: nn.Module) -> None:
         )
     if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
         raise InvalidTypeError(
-            "the model is in FullyShardedDataParallel (FSDP1), whose parameters are flat and hidden; use fully_shard "
-            "(FSDP2), or pass a whole model (FullyShardedDataParallel.summon_full_params)"
+            "the model is in FullyShardedDataParallel (FSDP1), whose parameters are flat and hidden; use "
+            "fully_shard (FSDP2), or pass a whole model (FullyShardedDataParallel.summon_full_params)"
         )
     lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
     if lazy:

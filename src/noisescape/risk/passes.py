@@ -119,8 +119,10 @@ def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> T
         return gradient_of(risk._function, losses.sum() / indices.shape[-1], leaf)
 
     size = risk._chunking.samples(passes=2 * _copies(theta))
-    own = (part(batch) for batch in _chosen_batches(risk, indices, size))
-    return _total(risk, itertools.chain([torch.zeros_like(theta)], own) if risk.shard else own)
+    parts: Iterator[Tensor] = (part(batch) for batch in _chosen_batches(risk, indices, size))
+    if risk.shard is not None:  # this rank may have none of the samples
+        parts = itertools.chain([torch.zeros_like(theta)], parts)
+    return _total(risk, parts)
 
 
 def _chosen_batches(risk: EmpiricalRisk, indices: Tensor, size: int) -> Iterator[Batch]:

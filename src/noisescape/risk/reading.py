@@ -153,7 +153,9 @@ def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Ow
     if len(candidates) > 1:
         batches = [(part.inputs, part.targets) for part in kept]
         pools_of_forms = [joined(pools) for pools in candidates.values()]
-        return StreamedSamples(batches, sizes, [sample_digests(pair) for pair in batches], pools_of_forms, lambda t: t)
+        return StreamedSamples(
+            batches, sizes, [sample_digests(pair) for pair in batches], pools_of_forms, lambda t: t
+        )
     return joined(kept)
 
 

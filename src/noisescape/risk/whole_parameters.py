@@ -1,4 +1,4 @@
-"""Parameters that lie with several ranks, as ``fully_shard`` leaves them: gathered, and evaluated without its hooks."""
+"""Parameters that several ranks share, as ``fully_shard`` leaves them: gathered, evaluated without its hooks."""
 
 from __future__ import annotations
 

@@ -58,7 +58,7 @@ class Ray:
         cores, gpus = (1, 0) if on_cpu(device) else (1, 1)
         with _cluster(ray, self.address), _file(mark):
             do = ray.remote(num_cpus=cores, num_gpus=gpus, max_retries=self.retries)(_perform_on_node)
-            waiting, running = deque(tasks), {}
+            waiting, running = deque(tasks), dict[Any, Task]()
             while waiting or running:
                 while waiting and len(running) < self._room(ray):
                     task = waiting.popleft()
@@ -101,15 +101,15 @@ def _result(ray: Any, reference: Any, task: Task) -> bytes | None:
         raise (error.cause if isinstance(error.cause, Exception) else error) from None
     except ray.exceptions.RayError as error:
         raise FailedError(
-            f"the workers of task {task.key} were lost again and again ({str(error).splitlines()[0][:200]}); what was "
-            "finished is kept: give the nodes more memory, and continue with --resume"
+            f"the workers of task {task.key} were lost again and again ({str(error).splitlines()[0][:200]}); what "
+            "was finished is kept: give the nodes more memory, and continue with --resume"
         ) from error
     return found
 
 
 def _ray() -> Any:
     try:
-        import ray  # noqa: PLC0415  an optional package that takes a second to import
+        import ray
     except ImportError as error:
         raise MissingPackageError(
             "the Ray engine needs Ray: pip install 'noisescape[ray]', or take --engine local"
@@ -134,8 +134,8 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise FailedError(
-            f"no Ray cluster at {address} ({str(error).splitlines()[0][:200]}): start one with `ray start --head`, and "
-            "give the address that it prints"
+            f"no Ray cluster at {address} ({str(error).splitlines()[0][:200]}): start one with `ray start --head`, "
+            "and give the address that it prints"
         ) from error
     try:
         yield

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.dynamics import NoiseState
 from noisescape.distributed.shard import Shard, is_first
+from noisescape.dynamics import NoiseState
 from noisescape.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from noisescape.linops import DeviationsOperator, DiagonalOperator, LowRankOperator, SymmetricOperator
 from noisescape.linops.structured import HeldOperator

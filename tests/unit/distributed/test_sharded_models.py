@@ -1,4 +1,4 @@
-"""Models that ``fully_shard`` has divided, DTensors and DDP: the same numbers as the plain model, and left alone."""
+"""Models that ``fully_shard`` has divided, DTensors, DDP: the same numbers as the plain model, and left alone."""
 
 import pytest
 import torch
@@ -25,7 +25,9 @@ def plain():
     return asked(risk, risk.parameters() + 0.1)
 
 
-@pytest.mark.parametrize("what", ["parameters", "gradient", "hvp", "hessian", "forms of noise", "trace", "alignment"])
+@pytest.mark.parametrize(
+    "what", ["parameters", "gradient", "hvp", "hessian", "forms of noise", "trace", "alignment"]
+)
 @pytest.mark.parametrize("kind", [make.__name__ for make in KINDS])
 def test_they_give_what_the_plain_model_does(kind, what, reported, plain):
     for report in reported:

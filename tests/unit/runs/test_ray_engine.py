@@ -63,7 +63,9 @@ def test_where_disks_are_not_shared_outcomes_come_back(cluster, run, monkeypatch
     shared = Run.create(run.path.parent / "here", experiment="squares", config={}, seed=0)
     tasks = [Task(str(value), square, (value,)) for value in range(3)]
     assert values(done(run, tasks)) == values(done(shared, tasks, Local(1))) == [0, 1, 4]
-    assert sorted(path.name for path in (run.path / "tasks").iterdir()) == [f"{n}.done.safetensors" for n in range(3)]
+    assert sorted(path.name for path in (run.path / "tasks").iterdir()) == [
+        f"{n}.done.safetensors" for n in range(3)
+    ]
 
 
 def test_a_task_whose_worker_is_killed_is_done_again(cluster, run, tmp_path):

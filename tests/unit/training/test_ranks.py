@@ -1,6 +1,7 @@
 """Two real processes under torchrun report what one process finds by autograd from the same micro-batches."""
 
 import functools
+
 import numpy as np
 import pytest
 import torch

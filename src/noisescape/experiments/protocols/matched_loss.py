@@ -75,7 +75,9 @@ def run_matched_loss(
         The run, complete: metrics, the minima and what the arms ended in, summary.
     """
     splits = checked_splits(config, problem, lambda _, name: _dynamics(config, name))  # before anything is written
-    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress, data=data_identity(splits))
+    session = Session.begin(
+        config, out, engine=engine, resume=resume, progress=progress, data=data_identity(splits)
+    )
     run = session.run
     if run.complete:
         return run

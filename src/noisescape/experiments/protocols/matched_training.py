@@ -60,7 +60,9 @@ def train_to_a_loss(
         resume: whether to go on with what is there.
         progress: whether a terminal shows a bar.
     """
-    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress, data=data_identity(splits))
+    session = Session.begin(
+        config, out, engine=engine, resume=resume, progress=progress, data=data_identity(splits)
+    )
     run = session.run
     if run.complete:
         return run
