@@ -2,8 +2,8 @@
 
 import contextlib
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -87,17 +87,13 @@ def test_a_tasks_own_error_is_raised_as_it_is(cluster, run):
 
 def test_nodes_come_and_go(cluster, run):
     node = cluster.add_node(num_cpus=1)
-
-    def disturb():
+    with ThreadPoolExecutor(1) as aside:  # nodes can be begun from the main thread only
+        found = aside.submit(done, run, [Task(str(value), slow_square, (value,)) for value in range(8)])
         time.sleep(2.5)
         cluster.remove_node(node, allow_graceful=False)
         cluster.add_node(num_cpus=1)
-
-    disturbance = threading.Thread(target=disturb)
-    disturbance.start()
-    found = done(run, [Task(str(value), slow_square, (value,)) for value in range(8)])
-    disturbance.join()
-    assert values(found) == [value**2 for value in range(8)]
+        assert not found.done()
+        assert values(found.result()) == [value**2 for value in range(8)]
 
 
 def test_another_noisescape_on_a_node_is_refused(cluster, run, monkeypatch):
