@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data.distributed import DistributedSampler
 from torch.utils.data.sampler import SubsetRandomSampler, WeightedRandomSampler
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
@@ -61,6 +62,12 @@ def _holds_pairs(data: Sequence[Any]) -> bool:
 def _sources(data: Any) -> list[Iterable[Any]]:
     if isinstance(data, DataLoader):
         order = getattr(data.batch_sampler, "sampler", data.sampler)
+        if isinstance(order, DistributedSampler) and order.total_size > len(order.dataset):  # type: ignore[arg-type]
+            raise InvalidValueError(
+                f"the DistributedSampler repeats {order.total_size - len(order.dataset)} samples, so that all ranks "  # type: ignore[arg-type]
+                "get as many, and they would count twice: give each rank its own part of the data set, "
+                "EmpiricalRisk(model, loss, shard.part(dataset), shard=shard)"
+            )
         # what other samplers do shows on later passes
         if not isinstance(data.dataset, IterableDataset) and isinstance(order, RANDOM):
             raise InvalidValueError(
