@@ -150,7 +150,7 @@ def second_derivative_error(
     wanted = product(theta, direction)
     size = max(float(torch.linalg.vector_norm(theta)), 1.0)
     best = float("inf")
-    for step in (1e-6 * size, 1e-8 * size, 1e-4 * size, 1e-3 * size):
+    for step in (1e-6 * size, 1e-8 * size, 1e-10 * size, 1e-4 * size, 1e-3 * size):
         found = (gradient(theta + step * direction) - gradient(theta - step * direction)) / (2 * step)
         rounding = 1e-14 * torch.linalg.vector_norm(here) / step
         error = (torch.linalg.vector_norm(wanted - found) - rounding).clamp_min(0)

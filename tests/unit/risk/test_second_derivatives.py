@@ -13,6 +13,7 @@ from cases import F64, normal
 from internals import decided
 from networks import classifier_risk
 from noisescape.risk import DifferenceHessian
+from noisescape.risk.agreement import second_derivative_error
 
 
 class _Detached(torch.autograd.Function):
@@ -67,6 +68,19 @@ def test_kinks_are_no_reason_to_refuse(activation: type[nn.Module]) -> None:
     layers = nn.Sequential(nn.Linear(4, 64), activation(), nn.Linear(64, 64), activation(), nn.Linear(64, 3))
     risk = classifier_risk(layers, normal(50, 4, seed=1), torch.float32)
     assert decided(risk, "second_derivative_error") < 1e-3
+
+
+@pytest.mark.parametrize("apart", [1e-6, 1e-8])
+def test_kinks_close_together_are_no_reason_either(apart: float) -> None:
+    """In VGG-11 at its full width, on some batches, steps of 10⁻⁸ always cross one."""
+    offsets = apart * (torch.arange(-2_000, 2_000, dtype=F64) + 0.5)
+
+    def gradient(theta: Tensor) -> Tensor:  # 1 at 0, and a jump of 1 at every offset of Σ_i θ_i
+        return theta + 1 + float((theta.sum() > offsets).sum()) - 2_000
+
+    theta = torch.zeros(3, dtype=F64)
+    assert second_derivative_error(gradient, lambda _, v: v, theta, 1e-3) < 1e-3
+    assert second_derivative_error(gradient, lambda _, v: 2 * v, theta, 1e-3) > 0.4
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
