@@ -19,7 +19,7 @@ from typing import Any
 
 from benchmarks.harness import Outcome, Row
 
-ROUNDS = 3
+ROUNDS = 5
 PROBLEMS = {"LeNet, N = 1,200": "lenet", "VGG-11/4, N = 128": "vgg"}
 PRODUCTS = ("gradient", "Hv", "Σv, 8 columns")
 NETWORK = {"seconds": 20e-6, "bytes per second": 10e9}
