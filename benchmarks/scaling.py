@@ -1,7 +1,7 @@
 """Row 9: samples on several processes, each with a core of its own: what they gain, and what they exchange.
 
-Strong scaling: the same samples, divided. Weak scaling: as many samples for each process. Ranks talk through gloo on
-this machine. From the seconds of one process, the bytes of each product, and the latency and bandwidth of gloo's
+Strong scaling: the same samples, divided. Weak scaling: as many samples for each process. Ranks talk through gloo
+on this machine. From the seconds of one process, the bytes of each product, and the latency and bandwidth of gloo's
 all-reduce follows what two processes should take, which is compared with what they take; and, with the figures of a
 network in place of gloo's, what 8 and 64 would.
 """
@@ -35,9 +35,7 @@ def run() -> Outcome:
             found["one"].append(timed(name, ranks=1, share=1))
             found["strong"].append(timed(name, ranks=2, share=2))
             found["weak"].append(timed(name, ranks=2, share=1))
-        outcome.figures[what] = {
-            product: _predictions(found, product) for product in PRODUCTS
-        }
+        outcome.figures[what] = {product: _predictions(found, product) for product in PRODUCTS}
         for product in PRODUCTS:
             for side, runs in found.items():
                 outcome.seconds[f"{what}: {product}, {side}"] = [each["seconds"][product] for each in runs]

@@ -15,6 +15,11 @@ from torch.utils.data import Subset
 
 from noisescape.errors import FailedError, InvalidTypeError, InvalidValueError, LostRankError
 
+if dist.is_available():
+    # Its functions hold, as their default, the group there is when they are imported, as forward mode comes to do.
+    # Held so, a group is not ended by destroy_process_group, and its threads may abort a program that is over.
+    import torch.distributed.nn.functional
+
 CHECKED_AT_ONCE = 2**22
 """Numbers whose checksum is taken together."""
 ROLL_CALL_SECONDS = 3.0

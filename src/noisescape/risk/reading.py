@@ -62,12 +62,8 @@ def _holds_pairs(data: Sequence[Any]) -> bool:
 def _sources(data: Any) -> list[Iterable[Any]]:
     if isinstance(data, DataLoader):
         order = getattr(data.batch_sampler, "sampler", data.sampler)
-        if isinstance(order, DistributedSampler) and order.total_size > len(order.dataset):  # type: ignore[arg-type]
-            raise InvalidValueError(
-                f"the DistributedSampler repeats {order.total_size - len(order.dataset)} samples, so that all ranks "  # type: ignore[arg-type]
-                "get as many, and they would count twice: give each rank its own part of the data set, "
-                "EmpiricalRisk(model, loss, shard.part(dataset), shard=shard)"
-            )
+        if isinstance(order, DistributedSampler):
+            _refuse_repeats(order)
         # what other samplers do shows on later passes
         if not isinstance(data.dataset, IterableDataset) and isinstance(order, RANDOM):
             raise InvalidValueError(
@@ -99,6 +95,16 @@ def _sources(data: Any) -> list[Iterable[Any]]:
         f"(inputs, targets) batches, not {type(data).__name__}"
         + ("; make a generator function the __iter__ of a class" if inspect.isroutine(data) else "")
     )
+
+
+def _refuse_repeats(order: DistributedSampler[Any]) -> None:
+    repeated = order.total_size - len(order.dataset)  # type: ignore[arg-type]
+    if repeated > 0:
+        raise InvalidValueError(
+            f"the DistributedSampler repeats {repeated} samples, so that all ranks get as many, and they would "
+            "count twice: give each rank its own part of the data set, EmpiricalRisk(model, loss, "
+            "shard.part(dataset), shard=shard)"
+        )
 
 
 def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
