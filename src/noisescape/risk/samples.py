@@ -310,11 +310,10 @@ def sample_digests(pair: tuple[Tree, Tree]) -> bytes:
     leaves = [leaf.detach().cpu().resolve_conj().resolve_neg().contiguous() for leaf in tensors_of(pair)]
     constants = [leaf for leaf in tree_leaves(pair) if not isinstance(leaf, Tensor)]
     form = f"{tree_structure(pair)}{[(leaf.shape[1:], leaf.dtype) for leaf in leaves]}{constants}"
-    found = [xxhash.xxh3_64_intdigest(form.encode())] * max(
-        (leaf.shape[0] if leaf.ndim else 1 for leaf in leaves), default=0
-    )
-    for leaf in leaves:
-        rows = leaf.reshape(leaf.shape[0] if leaf.ndim else 1, -1).view(torch.uint8).numpy()
+    lengths = [leaf.shape[0] if leaf.ndim else 1 for leaf in leaves]
+    found = [xxhash.xxh3_64_intdigest(form.encode())] * max(lengths, default=0)
+    for leaf, length in zip(leaves, lengths, strict=True):
+        rows = leaf.reshape(-1).view(torch.uint8).numpy().reshape(length, -1) if length else ()
         found = [xxhash.xxh3_64_intdigest(row.data, seed) for row, seed in zip(rows, found, strict=False)]
     return struct.pack(f"<{len(found)}Q", *found)
 
