@@ -10,7 +10,7 @@ from torch import nn
 import noisescape as ns
 from benchmarks.harness import Outcome, interleaved
 from benchmarks.problems import Problem, random_lenet, random_mlp, random_vgg
-from noisescape.risk.samples import digest
+from noisescape.risk.samples import sample_digests
 from noisescape.risk.trial import TRIAL
 
 REPEATS = 9
@@ -59,6 +59,6 @@ def checksum(outcome: Outcome) -> None:
         with torch.no_grad():
             return nn.functional.cross_entropy(model(images), labels)
 
-    sides = {"checksum of 64 images": lambda: digest((images, labels)), "forward pass over them": forward}
+    sides = {"checksum of 64 images": lambda: sample_digests((images, labels)), "forward pass over them": forward}
     outcome.seconds |= interleaved(sides, REPEATS)
     outcome.compare("checksum of streamed images", *sides, target=0.25)

@@ -23,6 +23,7 @@ TITLES = {
     "blocks": "6 · Blocks and replicas",
     "construction": "7 · Trying a model before it is relied on",
     "monitor": "8 · Watching a training",
+    "scaling": "9 · Samples on several processes",
 }
 NOTES = Path(__file__).parent / "notes"
 

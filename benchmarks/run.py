@@ -12,7 +12,7 @@ from rich.console import Console
 
 from benchmarks import harness, page
 
-NAMES = ("indicator", "steps", "toy", "products", "growth", "blocks", "construction", "monitor")
+NAMES = ("indicator", "steps", "toy", "products", "growth", "blocks", "construction", "monitor", "scaling")
 
 
 def main(

@@ -11,7 +11,8 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.capabilities import Capabilities
 from noisescape.risk.gradients import fits_gradients
 from noisescape.risk.hessian import Hessian
-from noisescape.risk.samples import Samples, StreamedSamples
+from noisescape.risk.samples import StreamedSamples
+from noisescape.risk.sharded_samples import Samples
 
 DECISIONS = (
     "sample_bytes",

@@ -106,5 +106,5 @@ OF_TENSOR_OUTPUTS: dict[str, Call] = {
     "ggn_draws": lambda risk, theta, block: ggn_draws(risk, theta, 2, GENERATOR),
     "fisher": lambda risk, theta, block: risk.fisher(theta) @ block,
 }
-INERT = {"device", "dimension", "dtype", "from_losses", "from_sample_loss", "sample_count"}
+INERT = {"device", "dimension", "dtype", "from_losses", "from_sample_loss", "sample_count", "shard"}
 """Settings, and what the calls above go through."""

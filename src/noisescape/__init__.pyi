@@ -1,4 +1,4 @@
-from . import dynamics, errors, linops, measurement, risk, simulation, theory, training
+from . import distributed, dynamics, errors, linops, measurement, risk, simulation, theory, training
 from .dynamics import (
     DYNAMICS,
     GD,
@@ -46,7 +46,7 @@ from .measurement import (
     measure,
     relative_alignment,
 )
-from .risk import DifferenceHessian, EmpiricalRisk
+from .risk import Columns, DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
 from .training import BatchSizeAdvice, BranchedCheck, Monitor, as_if_batch, batch_size_advice, branched_check
@@ -60,6 +60,7 @@ __all__ = [
     "BatchCouplingError",
     "BatchSizeAdvice",
     "BranchedCheck",
+    "Columns",
     "Comparison",
     "CorruptFileError",
     "DifferenceHessian",
@@ -94,6 +95,7 @@ __all__ = [
     "branched_check",
     "compare_noise_and_curvature",
     "diagonal",
+    "distributed",
     "drawn_loss_change",
     "dynamics",
     "dynamics_by_name",

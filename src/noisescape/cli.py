@@ -17,7 +17,7 @@ import typer
 from typer.core import TyperGroup
 
 from noisescape import __version__
-from noisescape.errors import InvalidTypeError, InvalidValueError, NoisescapeError
+from noisescape.errors import InvalidTypeError, InvalidValueError, NoisescapeError, unknown
 from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import check_data, paper_suite
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from noisescape.risk import EmpiricalRisk
     from noisescape.runs.run import Run
+    from noisescape.runs.tasks import Engine
     from noisescape.training.log import NoiseLog
 
 
@@ -78,6 +79,15 @@ Device = Annotated[str, typer.Option(help="Where to compute: cpu, cuda, cuda:1 â
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar and no table.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON summary to standard output, nothing else.")]
 Jobs = Annotated[int | None, typer.Option(min=1, help="Processes; one a core by default.", show_default=False)]
+EngineName = Annotated[
+    str, typer.Option("--engine", help="Where the tasks are done: local (this machine), ray (a cluster).")
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        help="Of the Ray cluster: auto, HOST:6379, ray://HOST:10001; none: begin one here.", show_default=False
+    ),
+]
 Resume = Annotated[
     bool,
     typer.Option("--resume", help="Continue the run in --out, or else the latest unfinished one in runs/."),
@@ -125,6 +135,8 @@ def one_experiment(
     resume: Resume = False,
     device: Device = "cpu",
     jobs: Jobs = None,
+    engine: EngineName = "local",
+    address: Address = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +144,9 @@ def one_experiment(
     config = experiment.configure(preset, **constants, seed=seed, device=device)
     _device(device)
     place = _place(experiment.name, out, resume)
-    run, path = _perform(config, place, jobs=jobs, resume=resume, quiet=quiet, as_json=as_json)
+    run, path = _perform(
+        config, place, engine=_engine(engine, address, jobs), resume=resume, quiet=quiet, as_json=as_json
+    )
     if as_json:
         _print_json({**_outcome(run), "claims": _findings([run]), "run": str(run.path), "report": str(path)})
 
@@ -195,12 +209,15 @@ def everything(
     resume: Resume = False,
     device: Device = "cpu",
     jobs: Jobs = None,
+    engine: EngineName = "local",
+    address: Address = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Every experiment of the paper, one combined report, and the ledger of its claims."""
     suite = paper_suite(preset, seeds=seeds, data_dir=_text(data_dir), seed=seed, device=device)
     _device(device)
+    where = _engine(engine, address, jobs)
     check_data(suite)
     from noisescape.report import write_combined_report
     from noisescape.runs.places import require_vacant
@@ -210,7 +227,7 @@ def everything(
         require_vacant(root)
     runs = []
     for name, config in suite.items():
-        run, _ = _perform(config, root / name, jobs=jobs, resume=resume, quiet=quiet, as_json=as_json)
+        run, _ = _perform(config, root / name, engine=where, resume=resume, quiet=quiet, as_json=as_json)
         runs.append(run)
     path = write_combined_report(root, runs)
     if as_json:
@@ -240,7 +257,9 @@ def demo(
     runs = []
     for name in ("toy-2d", "digits"):
         config = EXPERIMENTS[name].configure(seed=seed, device=device)
-        runs.append(_perform(config, root / name, jobs=jobs, quiet=quiet, as_json=as_json)[0])
+        runs.append(
+            _perform(config, root / name, engine=_engine("local", None, jobs), quiet=quiet, as_json=as_json)[0]
+        )
     if as_json:
         _print_json({run.info["experiment"]: run.summary() for run in runs})
 
@@ -536,7 +555,7 @@ def _text(path: Path | None) -> str | None:
 
 
 def _perform(
-    config: Any, place: Path, *, jobs: int | None, quiet: bool, as_json: bool, resume: bool = False
+    config: Any, place: Path, *, engine: Engine, quiet: bool, as_json: bool, resume: bool = False
 ) -> tuple[Run, Path]:
     """Run an experiment and draw its report; what is asked for is printed before, what was found after."""
     from noisescape.report import write_report
@@ -547,11 +566,25 @@ def _perform(
         )
         _console().print(f"{config.experiment}: {constants}", style="dim", highlight=False)
     experiment = EXPERIMENTS[config.experiment]
-    run = experiment.run(config, place, jobs=jobs, resume=resume, progress=not quiet)
+    run = experiment.run(config, place, engine=engine, resume=resume, progress=not quiet)
     path = write_report(run)
     if not as_json:
         _show(run, path, quiet)
     return run, path
+
+
+def _engine(name: str, address: str | None, jobs: int | None) -> Engine:
+    """What ``--engine``, ``--address`` and ``--jobs`` say."""
+    from noisescape.runs.local_engine import Local
+    from noisescape.runs.ray_engine import Ray
+
+    if name == "ray":
+        return Ray(address, jobs)
+    if name != "local":
+        raise unknown("engine", name, ["local", "ray"])
+    if address is not None:
+        raise InvalidValueError("--address is of a Ray cluster: add --engine ray, or leave it out")
+    return Local(jobs)
 
 
 def _outcome(run: Run) -> dict[str, Any]:

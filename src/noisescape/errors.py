@@ -30,6 +30,10 @@ class FailedError(NoisescapeError, RuntimeError):
     """A computation that could not be done as asked: no convergence, a divergence, a missing derivative."""
 
 
+class LostRankError(FailedError):
+    """Another process of a group ended, or did not answer in time."""
+
+
 class MissingPackageError(NoisescapeError, ImportError):
     """Something that an optional package does, which is not installed."""
 

@@ -21,6 +21,7 @@ from noisescape.experiments.fashion_mnist import FASHION_MNIST
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER
 from noisescape.experiments.svhn import SVHN
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
+from noisescape.runs.local_engine import Local
 from noisescape.runs.run import Run
 from paper_runs import HIDDEN, ON_IMAGES, tiny
 from run_files import files, headings
@@ -184,7 +185,7 @@ def test_options_reach_the_run(
     assert {key: found[key] for key in expected} == expected
     assert (config.preset, config.seed, config.device) == ("quick", 7, "cpu")
     assert getattr(config, "data_dir", str(data)) == str(data)
-    assert (out, how) == (Path("here"), {"jobs": 3, "resume": True, "progress": False})
+    assert (out, how) == (Path("here"), {"engine": Local(3), "resume": True, "progress": False})
 
 
 def test_a_run_on_images_prints_its_table_and_ledger(

@@ -3,9 +3,15 @@
 import re
 import runpy
 import shlex
+import socket
 from pathlib import Path
 
+import datasets
+import numpy as np
 import pytest
+import torch
+from PIL import Image
+from torch import nn
 
 from cli_calls import the_error
 from noisescape.errors import FailedError
@@ -14,7 +20,7 @@ from noisescape.experiments.experiment import Experiment
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     shlex.split(command, comments=True)[1:]
-    for page in ("README.md", "docs/results/README.md")
+    for page in ("README.md", "docs/results/README.md", "docs/many-machines.md")
     for block in (ROOT / page).read_text().split("```")[1::2]
     for command in re.findall(r"^noisescape .*", block, flags=re.MULTILINE)
 ]
@@ -33,6 +39,30 @@ def test_readme_code_runs_as_written(capsys):
     printed = capsys.readouterr().out
     assert "Tr(HΣ)" in printed
     assert "E[ΔL]" in printed
+
+
+def test_the_page_on_many_machines_runs_as_written(tmp_path, monkeypatch):
+    """In a group of one process, and on files in the folder that the page reads."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "images").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (20, 4, 4), dtype=np.uint8)
+    columns = {"image": [Image.fromarray(each) for each in pixels], "label": [0, 1] * 10}
+    datasets.Dataset.from_dict(columns).to_parquet(tmp_path / "images" / "0.parquet")
+    shards, streams = re.findall(r"```python\n(.*?)```", (ROOT / "docs/many-machines.md").read_text(), re.DOTALL)
+    held = {"model": nn.Sequential(nn.Flatten(), nn.Linear(16, 2)), "loss": nn.functional.cross_entropy}
+    data = torch.rand(20, 1, 4, 4), torch.arange(20) % 2
+    try:
+        exec(compile(shards, "many-machines.md", "exec"), {**held, "data": data})
+    finally:
+        torch.distributed.destroy_process_group()
+    found = dict(held)
+    exec(compile(streams, "many-machines.md", "exec"), found)
+    assert found["risk"].sample_count == 20
 
 
 def test_readme_has_two_set_up_commands_that_the_makefile_knows():

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from noisescape.cli import app
 from noisescape.runs import tasks
+from noisescape.runs.local_engine import Local
 from noisescape.runs.run import Run
 from resumed_experiments import contents
 
@@ -91,8 +92,8 @@ def be_done(*, checkpoint: Path) -> tasks.Outcome:
 def test_a_worker_that_the_system_killed_is_told_in_a_line(tmp_path: Path) -> None:
     run = Run.create(tmp_path / "run", experiment="toy", config={}, seed=0)
     both = [tasks.Task("first", be_done, ()), tasks.Task("second", be_killed, ())]
-    tasks.perform(run, both[:1], jobs=2, title="", progress=False)
+    tasks.perform(run, both[:1], engine=Local(2), title="", progress=False)
     with pytest.raises(RuntimeError, match=r"a worker process was killed.* continue with --resume") as caught:
-        tasks.perform(run, both, jobs=2, title="", progress=False)
+        tasks.perform(run, both, engine=Local(2), title="", progress=False)
     assert "\n" not in str(caught.value)
     assert contents(run.path).keys() == {"tasks/first.done.safetensors"}

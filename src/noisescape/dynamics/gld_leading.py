@@ -16,7 +16,6 @@ from noisescape.linops import LowRankOperator, SymmetricOperator, eigenpairs
 from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.gradient_covariance import moments_of
 from noisescape.risk.gradients import factored_gradients, fits_gradients
 
 
@@ -58,7 +57,7 @@ class GLDLeading(MinibatchNoise):
         if theta.ndim == 1:
             gradients = factored_gradients(risk, theta)
             values, vectors = sketched_pairs(gradients, self.k, centred=True)
-            gradient, variances = moments_of(gradients) if self.rescale else (gradients.mean(), None)
+            gradient, variances = gradients.moments() if self.rescale else (gradients.mean(), None)
         else:
             rows = risk.per_sample_gradients(theta)
             gradient = rows.mean(-2)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from noisescape.experiments.problem import MakeProblem
     from noisescape.runs.run import Run
+    from noisescape.runs.tasks import Engine
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ class Experiment:
             describes, and ``as-published``, what its published code does. The name is the constant ``preset`` of
             each.
         options: constants that its command has an option for.
-        runner: ``(config[, problem], out, *, jobs, resume, progress)`` ↦ the complete run.
+        runner: ``(config[, problem], out, *, engine, resume, progress)`` ↦ the complete run.
         table: summary ↦ its `noisescape.report.Table`.
         report: run ↦ what its page says first, and the page's sections; saves the figures.
         problem: (config, repetition) ↦ what a repetition trains on, for the protocols that take any.
@@ -116,14 +117,22 @@ class Experiment:
         return dataclasses.replace(self.presets[preset], **given)
 
     def run(
-        self, config: Any, out: Path, *, jobs: int | None = None, resume: bool = False, progress: bool = True
+        self,
+        config: Any,
+        out: Path,
+        *,
+        jobs: int | None = None,
+        engine: Engine | None = None,
+        resume: bool = False,
+        progress: bool = True,
     ) -> Run:
         """Do the work and write the run directory; or go on with the run that was begun there.
 
         Args:
             config: the constants.
             out: the run's directory.
-            jobs: processes; None: one a core, on an accelerator one.
+            jobs: processes of this machine; None: one a core, on an accelerator one.
+            engine: where tasks are done, in place of this machine: :class:`~noisescape.runs.ray_engine.Ray`.
             resume: whether to go on with what is there.
             progress: whether a terminal shows a bar.
 
@@ -131,7 +140,10 @@ class Experiment:
             The run, complete.
         """
         asked = (config,) if self.problem is None else (config, self.problem)
-        run: Run = _named(self.runner)(*asked, out, jobs=jobs, resume=resume, progress=progress)
+        from noisescape.runs.local_engine import Local
+
+        place = engine or Local(jobs)
+        run: Run = _named(self.runner)(*asked, out, engine=place, resume=resume, progress=progress)
         return run
 
     def report_parts(self, run: Run) -> tuple[str, list[Any]]:

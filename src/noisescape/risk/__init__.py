@@ -1,5 +1,6 @@
 """The empirical risk of a model or closed form: its derivatives, and the operators built from them."""
 
+from noisescape.risk.columns import Columns
 from noisescape.risk.empirical_risk import (
     DEFAULT_MEMORY_BUDGET,
     EmpiricalRisk,
@@ -14,6 +15,7 @@ from noisescape.risk.shuffled_residuals import shuffled_covariance
 
 __all__ = [
     "DEFAULT_MEMORY_BUDGET",
+    "Columns",
     "DifferenceHessian",
     "EmpiricalRisk",
     "Metric",

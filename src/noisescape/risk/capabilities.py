@@ -33,7 +33,8 @@ from noisescape.risk.differentiation import (
 from noisescape.risk.linear_layers import LinearLayer
 from noisescape.risk.mapped_gradients import mappable_layers
 from noisescape.risk.model_loss import ModelLoss, mapping
-from noisescape.risk.samples import Batch, Samples, StreamedSamples, TensorSamples
+from noisescape.risk.samples import Batch, StreamedSamples, TensorSamples
+from noisescape.risk.sharded_samples import Samples, ShardedSamples
 from noisescape.risk.trial import TRIAL
 
 SECOND_DERIVATIVE_ERROR = 1e-2
@@ -160,10 +161,16 @@ class Capabilities:
         """
         if not isinstance(self.function, ModelLoss):
             return []
-        forms = len(self.samples.candidates) if isinstance(self.samples, StreamedSamples) else 1
+        own = self.samples.own if isinstance(self.samples, ShardedSamples) else self.samples
+        forms = len(own.candidates) if isinstance(own, StreamedSamples) else 1
         # of more forms than are tried, some may call a layer otherwise
         allowed = forms <= len(self.tried)
-        return mappable_layers(self.function, self._point(), list(self.tried), factors_allowed=allowed)
+        found = mappable_layers(self.function, self._point(), list(self.tried), factors_allowed=allowed)
+        if not self.samples.on_every_rank(found is not None):
+            return None
+        assert found is not None
+        everywhere = self.samples.in_common([tuple(layer.parameters) for layer in found])
+        return [layer for layer in found if tuple(layer.parameters) in everywhere]
 
     @property
     def gradient_width(self) -> int:
@@ -202,6 +209,9 @@ class Capabilities:
         On the samples tried, in float64, where differences are precise. Infinite where an operation is marked as
         differentiable once.
         """
+        return self.samples.largest(self._second_derivative_error())
+
+    def _second_derivative_error(self) -> float:
         if isinstance(self.function, ModelLoss) and self._meets_delayed_errors(self.function):
             return math.inf
         if not isinstance(self.function, ModelLoss) or not self._fits_in_float64:
@@ -249,7 +259,8 @@ class Capabilities:
         """Whether the loss depends on θ other than through the outputs."""
         if not isinstance(self.function, ModelLoss):
             return False
-        return self.function.loss_reads_parameters(self.parameters(), self.tried[0])
+        apart = not self.function.loss_reads_parameters(self.parameters(), self.tried[0])
+        return not self.samples.on_every_rank(apart)
 
     # ------------------------------------------------------------------ how it is tried
 
@@ -277,6 +288,9 @@ class Capabilities:
 
     def _holds_on_all(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
         """Whether something holds on all batches tried, in float64 too if the model can be evaluated there."""
+        return self.samples.on_every_rank(self._holds_on_own(holds))
+
+    def _holds_on_own(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
         theta = self._point()
         batches = self._decided_on
         if not all(holds(self.function, theta, batch) for batch in batches):

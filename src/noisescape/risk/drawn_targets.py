@@ -10,7 +10,8 @@ from torch import Tensor
 
 from noisescape.errors import InvalidValueError
 from noisescape.risk.model_loss import ModelLoss
-from noisescape.risk.samples import Batch, Samples, StreamedSamples
+from noisescape.risk.samples import Batch, OwnSamples, StreamedSamples
+from noisescape.risk.sharded_samples import Samples, ShardedSamples
 
 SampleTargets = Callable[[Any, torch.Generator], Tensor]
 """(outputs, generator) ↦ targets, one a sample along the first dimension."""
@@ -24,13 +25,14 @@ def with_drawn_targets(
     sample_targets: SampleTargets,
     draws: int,
     seed: int,
-) -> StreamedSamples:
+) -> Samples:
     """The same inputs, ``draws`` times, with drawn targets; the targets are held, the inputs are not.
 
     Raises:
         InvalidValueError: ``sample_targets`` returns no tensor of one target a sample.
     """
-    generator = torch.Generator(function.device).manual_seed(seed)
+    shared = torch.Generator(function.device).manual_seed(seed)
+    generator = samples.own_generator(shared, function.device) or shared
     drawn: list[list[Tensor]] = [[] for _ in range(draws)]
     for batch in batches:
         outputs = function.output_values(theta, batch.inputs)
@@ -46,8 +48,14 @@ def with_drawn_targets(
     return with_targets(samples, drawn)
 
 
-def with_targets(samples: Samples, targets: Sequence[Sequence[Tensor]]) -> StreamedSamples:
+def with_targets(samples: Samples, targets: Sequence[Sequence[Tensor]]) -> Samples:
     """The same inputs with other targets, once for each set of them, which holds those of consecutive batches."""
+    if isinstance(samples, ShardedSamples):
+        return samples.with_own(_redrawn(samples.own, targets))
+    return _redrawn(samples, targets)
+
+
+def _redrawn(samples: OwnSamples, targets: Sequence[Sequence[Tensor]]) -> StreamedSamples:
     size = max(len(some) for some in targets[0])
     sizes = [len(some) for each in targets for some in each]
     return StreamedSamples(_Redrawn(samples, size, targets), sizes, None, [], lambda tensor: tensor)
@@ -56,7 +64,7 @@ def with_targets(samples: Samples, targets: Sequence[Sequence[Tensor]]) -> Strea
 class _Redrawn:
     """Batches of the same inputs, once for each set of targets."""
 
-    def __init__(self, samples: Samples, size: int, drawn: Sequence[Sequence[Tensor]]) -> None:
+    def __init__(self, samples: OwnSamples, size: int, drawn: Sequence[Sequence[Tensor]]) -> None:
         self._samples, self._size, self._drawn = samples, size, drawn
 
     def __iter__(self) -> Iterator[tuple[Any, Tensor]]:

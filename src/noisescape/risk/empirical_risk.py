@@ -14,6 +14,7 @@ import torch
 import xxhash
 from torch import Tensor, nn
 
+from noisescape.distributed import Shard
 from noisescape.errors import InvalidValueError, NonFiniteLossError
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import gradients, passes
@@ -28,7 +29,8 @@ from noisescape.risk.gradient_covariance import EmpiricalFisher, NoiseCovariance
 from noisescape.risk.hessian import GaussNewton, Hessian
 from noisescape.risk.model_loss import ModelLoss, logits
 from noisescape.risk.opening import open_data
-from noisescape.risk.samples import Batch, Samples, StreamedSamples
+from noisescape.risk.samples import Batch, StreamedSamples
+from noisescape.risk.sharded_samples import Samples, ShardedSamples
 
 DEFAULT_MEMORY_BUDGET = 2**30
 """Bytes that temporaries of one evaluation may take, unless the caller says otherwise."""
@@ -71,6 +73,9 @@ class EmpiricalRisk:
             Default 1 GiB.
         chunk_size: samples evaluated together, overriding the budget. Results do not depend on it beyond
             rounding.
+        shard: this process is one of several, ``data`` is its part of the samples, and L is the mean over those of
+            all; see :class:`~noisescape.distributed.Shard`. Every process then makes the same calls with the same
+            arguments, and gets the same results: what one process with all the data would, to rounding.
 
     Raises:
         BatchCouplingError: batch-norm in training mode, active dropout, or any other dependence of a
@@ -79,6 +84,7 @@ class EmpiricalRisk:
             lacks, parameters changed in the forward pass.
         DataChangedError: a later pass over the data brings other samples than the first.
         NonFiniteLossError: from :meth:`losses` and :meth:`loss`.
+        FailedError: another rank's data was refused. LostRankError: a rank ended, or did not answer in time.
 
     >>> model = torch.nn.Linear(3, 2)
     >>> data = (torch.randn(10, 3), torch.randint(0, 2, (10,)))
@@ -100,11 +106,12 @@ class EmpiricalRisk:
         normalisation: Normalisation = "criterion",
         memory_budget: int | None = None,
         chunk_size: int | None = None,
+        shard: Shard | None = None,
     ) -> None:
         budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
         check_positive("chunk_size", chunk_size)
         function = ModelLoss(model, loss, normalisation)
-        opened = open_data(function, data, function.flat_parameters, budget, chunk_size)
+        opened = open_data(function, data, function.flat_parameters, budget, chunk_size, shard)
         self._assemble(opened.function, opened.samples, opened.tried, function.flat_parameters, budget, chunk_size)
 
     @staticmethod
@@ -170,8 +177,12 @@ class EmpiricalRisk:
         self._parameters = parameters
         self._budget = budget
         self._chunk_size = chunk_size
-        self._capabilities = Capabilities(function, samples, self._tried, self.parameters)
+        self._capabilities = Capabilities(function, samples, self._tried, self._point)
         self._last_copy: weakref.ref[Tensor] | None = None
+        if isinstance(samples, ShardedSamples):
+            # now, on all ranks: later on, one may have none of the samples that a question first arises at
+            self._capabilities.decide()
+            _ = self._chunking
 
     def _like(
         self, function: ModelLoss, samples: Samples, parameters: Callable[[], Tensor], tried: Sequence[Batch]
@@ -195,8 +206,13 @@ class EmpiricalRisk:
 
     @property
     def sample_count(self) -> int:
-        """N, the number of samples."""
+        """N, the number of samples; of shards, of all ranks."""
         return self._samples.count
+
+    @property
+    def shard(self) -> Shard | None:
+        """Which part of the samples this process holds; None: all of them."""
+        return self._samples.shard if isinstance(self._samples, ShardedSamples) else None
 
     @property
     def dtype(self) -> torch.dtype:
@@ -212,6 +228,11 @@ class EmpiricalRisk:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         return self._parameters()
 
+    def _point(self) -> Tensor:
+        """Where the model is tried: of parameters that several ranks share, who need not all ask, as last known."""
+        gathered = self._function.gathered if isinstance(self._function, ModelLoss) else None
+        return self.parameters() if gathered is None else gathered.to(self.device, self.dtype, copy=True)
+
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``."""
         self._check_theta(theta, replicas=False)
@@ -221,10 +242,10 @@ class EmpiricalRisk:
     def with_data(self, data: Any) -> EmpiricalRisk:
         """The same model and loss on other data: a test set, say.
 
-        The data is tried as at construction, with the same errors.
+        The data is tried as at construction, with the same errors; of shards, it is this rank's part.
         """
         function = self._model_loss("other data").with_scale(None)
-        opened = open_data(function, data, self._parameters, self._budget, self._chunk_size)
+        opened = open_data(function, data, self._parameters, self._budget, self._chunk_size, self.shard)
         return self._like(opened.function, opened.samples, self._parameters, opened.tried)
 
     def to(self, target: torch.dtype | torch.device | str) -> EmpiricalRisk:
@@ -291,7 +312,7 @@ class EmpiricalRisk:
                     "has several of"
                 )
             total += values.detach().double().sum()
-        return (total / self.sample_count).to(self.dtype)
+        return (self._samples.total(total) / self.sample_count).to(self.dtype)
 
     def accuracy(self, theta: Tensor) -> Tensor:
         """Share of targets that are predicted: (D,) → (), (R, D) → (R,).
@@ -312,6 +333,7 @@ class EmpiricalRisk:
             correct, present = model_loss.criterion.correct(outputs, batch.targets)
             right += int((correct & present).sum())
             counted += int(present.sum())
+        right, counted = self._samples.total(torch.tensor([right, counted], device=self.device)).tolist()
         return torch.tensor(right / counted if counted else torch.nan, dtype=self.dtype, device=self.device)
 
     # ------------------------------------------------------------------ derivatives
@@ -471,7 +493,9 @@ class EmpiricalRisk:
         function = self._function
         return Chunking(
             count=self.sample_count,
-            sample_bytes=max(function.bytes_per_sample(batch.head(2)) for batch in self._tried),
+            sample_bytes=int(
+                self._samples.largest(max(function.bytes_per_sample(batch.head(2)) for batch in self._tried))
+            ),
             parameters=self.dimension,
             itemsize=self.dtype.itemsize,
             budget=self._budget,
@@ -483,7 +507,7 @@ class EmpiricalRisk:
         """Chunks of the data; the first that is larger than what was tried is tried, too."""
         for batch in self._samples.batches(self._chunking.samples(passes=passes, columns=columns)):
             if batch.size > self._largest_tried and isinstance(self._function, ModelLoss):
-                theta = self.parameters()
+                theta = self._point()
                 check_company(self._function, theta, batch, self._function.values(theta, batch))
                 self._largest_tried = self.sample_count
             yield batch
@@ -498,6 +522,8 @@ class EmpiricalRisk:
 
     def _check_theta(self, theta: Tensor, *, replicas: bool = True) -> None:
         check_theta(theta, self.dimension, self.dtype, self.device, replicas=replicas)
+        if isinstance(self._samples, ShardedSamples):
+            self._samples.check_same(theta)
 
     def __getattr__(self, name: str) -> Any:
         if name not in RENAMED:
@@ -525,6 +551,11 @@ def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> 
 
 def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
     """A copy that has decided all there is to decide, for evaluation on tensors without storage."""
+    if risk.shard is not None:
+        raise InvalidValueError(
+            "what a shard takes cannot be rehearsed, as the other ranks do not take part; forecast one process "
+            "with this rank's part of the data, EmpiricalRisk(model, loss, part)"
+        )
     risk._capabilities.decide()
     _ = risk._chunking
     copied = copy.copy(risk)

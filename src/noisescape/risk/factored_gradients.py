@@ -77,14 +77,14 @@ class FactoredGradients:
             if len(part) == count:
                 return part
             if whole is None:
-                whole = part._room_for(count)
-            for room, rows in zip(whole._tensors(), part._tensors(), strict=True):
+                whole = part.room_for(count)
+            for room, rows in zip(whole.tensors(), part.tensors(), strict=True):
                 room[done : done + len(part)] = rows
             done += len(part)
         assert whole is not None
         return whole
 
-    def _room_for(self, count: int) -> FactoredGradients:
+    def room_for(self, count: int) -> FactoredGradients:
         """The same with so many rows, not yet written."""
         layers = [
             OuterGradients(
@@ -94,7 +94,7 @@ class FactoredGradients:
         ]
         return FactoredGradients(self.sizes, _rows_like(self.direct, count), layers)
 
-    def _tensors(self) -> list[Tensor]:
+    def tensors(self) -> list[Tensor]:
         """All whose rows are samples."""
         return [self.direct, *(tensor for layer in self.layers for tensor in (layer.inputs, layer.deltas))]
 
@@ -149,6 +149,16 @@ class FactoredGradients:
         )
         return squared.weighted(weights)[:, 0]
 
+    def moments(self, *, centred: bool = True) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each coordinate over the rows, both (D,); uncentred: 0 and the second moment."""
+        if not centred:
+            squares = self.square_mean()
+            return torch.zeros_like(squares), squares
+        mean = self.mean()
+        if not self.layers:
+            return mean, (self.direct - mean).square().mean(0)
+        return mean, (self.square_mean() - mean.square()).clamp_min(0)
+
     def square_norms(self) -> Tensor:
         """‖g_n‖², (n,)."""
         total = self.direct.square().sum(1)
@@ -159,10 +169,14 @@ class FactoredGradients:
 
     def gram(self) -> Tensor:
         """GGᵀ, (n, n)."""
-        total = self.direct @ self.direct.mT
-        for layer in self.layers:
-            inputs = layer.inputs @ layer.inputs.mT + (layer.bias is not None)
-            total += inputs * (layer.deltas @ layer.deltas.mT)
+        return self.inner(self)
+
+    def inner(self, other: FactoredGradients) -> Tensor:
+        """GG'ᵀ, (n, n'), with the gradients of other samples of the same model."""
+        total = self.direct @ other.direct.mT
+        for layer, its in zip(self.layers, other.layers, strict=True):
+            inputs = layer.inputs @ its.inputs.mT + (layer.bias is not None)
+            total += inputs * (layer.deltas @ its.deltas.mT)
         return total
 
     def rows(self) -> Tensor:

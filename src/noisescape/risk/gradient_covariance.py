@@ -15,6 +15,8 @@ from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_p
 from noisescape.linops.probing import orthonormal, rademacher
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, row_chunks
+from noisescape.risk.sharded_gradients import ShardedGradients
+from noisescape.risk.sharded_samples import ShardedSamples
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
@@ -70,9 +72,9 @@ class GradientOuterProduct(SymmetricOperator):
         self.column_bytes = min(self.column_bytes, risk._budget)
         self.factor = factor
         self.centred = centred
-        self._held: FactoredGradients | None = None
+        self._held: FactoredGradients | ShardedGradients | None = None
 
-    def _gradients(self) -> FactoredGradients | None:
+    def _gradients(self) -> FactoredGradients | ShardedGradients | None:
         """G, if it fits the memory budget."""
         if self._held is None and fits_gradients(self.risk, self.theta):
             self._held = factored_gradients(self.risk, self.theta)
@@ -100,7 +102,7 @@ class GradientOuterProduct(SymmetricOperator):
     def diagonal(self) -> Tensor:
         """The exact diagonal, (D,), in one pass over the per-sample gradients."""
         if self._held is not None:
-            return self.factor * moments_of(self._held, centred=self.centred)[1]
+            return self.factor * self._held.moments(centred=self.centred)[1]
         return self.factor * gradient_moments(self.risk, self.theta, centred=self.centred)[1]
 
     def sample(self, count: int, generator: torch.Generator | None = None) -> Tensor:
@@ -109,6 +111,7 @@ class GradientOuterProduct(SymmetricOperator):
         √(c/N) Gᵀ(z − mean z) with z ~ N(0, I_N), the mean left in when uncentred.
         """
         number = self.risk.sample_count
+        generator = self.risk._samples.shared_generator(generator, self.device)
         noise = torch.randn(number, count, generator=generator, dtype=self.dtype, device=self.device)
         return self._weighted(self._centred(noise) * (self.factor / number) ** 0.5).mT
 
@@ -201,6 +204,8 @@ def gradient_moments(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = True
         total += (centre - mean).square() * (seen * count / (seen + count))
         mean = mean + (centre - mean) * (count / (seen + count))
         seen += count
+    if isinstance(risk._samples, ShardedSamples):
+        return risk._samples.merged_moments(mean, total / seen)
     return mean, total / seen
 
 
@@ -209,19 +214,8 @@ def _moments_of_chunks(
 ) -> Iterator[tuple[int, Tensor, Tensor]]:
     if theta.ndim == 1:
         for part in factored_chunks(risk, theta):
-            yield len(part), *moments_of(part, centred=centred)
+            yield len(part), *part.moments(centred=centred)
         return
     for rows in row_chunks(risk, theta):
         centre = rows.mean(-2) if centred else torch.zeros_like(theta)
         yield rows.shape[-2], centre, (rows - centre[..., None, :]).square().mean(-2)
-
-
-def moments_of(gradients: FactoredGradients, *, centred: bool = True) -> tuple[Tensor, Tensor]:
-    """The mean of the rows and the variance of each coordinate, both (D,); uncentred: 0 and the second moment."""
-    if not centred:
-        squares = gradients.square_mean()
-        return torch.zeros_like(squares), squares
-    mean = gradients.mean()
-    if not gradients.layers:
-        return mean, (gradients.direct - mean).square().mean(0)
-    return mean, (gradients.square_mean() - mean.square()).clamp_min(0)

@@ -15,6 +15,8 @@ from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.mapped_gradients import mapped_gradients
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.samples import Batch
+from noisescape.risk.sharded_gradients import ShardedGradients
+from noisescape.risk.sharded_samples import ShardedSamples
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
@@ -44,29 +46,32 @@ def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = N
     if indices is None and isinstance(risk._function, ModelLoss) and theta.ndim == 1:
         return factored_gradients(risk, theta).rows()
     if indices is None:
-        return torch.cat(list(row_chunks(risk, theta)), dim=-2)
+        return risk._samples.collected(torch.cat(list(row_chunks(risk, theta)), dim=-2), dim=-2)
     size = _size(risk, theta, risk.dimension)
-    found = theta.new_empty(*theta.shape[:-1], len(indices), risk.dimension)
+    found = theta.new_zeros(*theta.shape[:-1], len(indices), risk.dimension)
     for places, group in risk._samples.chosen(indices):
         parts = [_rows(risk, theta, batch) for batch in group.batches(size)]
         found[..., places.to(risk.device), :] = torch.cat(parts, dim=-2)
-    return found
+    return risk._samples.total(found)
 
 
 def row_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[Tensor]:
-    """G in consecutive blocks of rows."""
+    """G in consecutive blocks of rows: of the samples that this process has."""
     risk._check_theta(theta)
     for batch in risk._samples.batches(_size(risk, theta, risk.dimension)):
         yield _rows(risk, theta, batch)
 
 
-def factored_gradients(risk: EmpiricalRisk, theta: Tensor) -> FactoredGradients:
+def factored_gradients(risk: EmpiricalRisk, theta: Tensor) -> FactoredGradients | ShardedGradients:
     """G at a single θ, without forming the gradients of linear layers that get one vector a sample."""
-    return FactoredGradients.joined(factored_chunks(risk, theta), risk.sample_count)
+    chunks = factored_chunks(risk, theta)
+    if not isinstance(risk._samples, ShardedSamples):
+        return FactoredGradients.joined(chunks, risk.sample_count)
+    return ShardedGradients(FactoredGradients.joined(chunks, risk._samples.own.count), risk._samples)
 
 
 def factored_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[FactoredGradients]:
-    """:func:`factored_gradients` of consecutive samples."""
+    """:func:`factored_gradients` of consecutive samples, of those that this process has."""
     risk._check_theta(theta, replicas=False)
     if not isinstance(risk._function, ModelLoss):
         yield from map(FactoredGradients.of_rows, row_chunks(risk, theta))
@@ -84,8 +89,10 @@ def fits_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
 def per_sample_square_norms(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """‖g_n‖² of every sample in one pass over the per-sample gradients: (D,) → (N,), or (R, D) → (R, N)."""
     if theta.ndim == 1:
-        return torch.cat([part.square_norms() for part in factored_chunks(risk, theta)])
-    return torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
+        own = torch.cat([part.square_norms() for part in factored_chunks(risk, theta)])
+    else:
+        own = torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
+    return risk._samples.collected(own, dim=-1)
 
 
 def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:

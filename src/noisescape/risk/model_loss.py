@@ -23,11 +23,13 @@ from noisescape.risk.module_checks import (
     check_deterministic,
     check_kind,
     check_own_parameters,
+    check_sharded,
     check_uniform,
 )
 from noisescape.risk.samples import Batch, digest
 from noisescape.risk.stateless import Stateless, bare
 from noisescape.risk.trees import Tree, map_tensors, sample_axes, tensors_of
+from noisescape.risk.whole_parameters import is_sharded, whole
 
 OUTPUT_LIMIT = 4096
 AGREES = {torch.float64: 1e-8, torch.float32: 3e-4}
@@ -52,6 +54,7 @@ class ModelLoss:
         needs_graph: whether values, too, must be computed with gradients recorded, as where the forward pass
             differentiates.
         kernels: those the model needs in place of PyTorch's own choice, or None.
+        gathered: of parameters that lie with several ranks, θ as it was when last put together, (D,).
     """
 
     def __init__(
@@ -67,6 +70,7 @@ class ModelLoss:
         self.criterion = Criterion(loss, normalisation)
         self._module = bare(model)
         self.needs_graph = False
+        self.gathered: Tensor | None = None
         self.kernels: DifferentiableKernels | None = None
         self._trying = False
         self._convert: Callable[[Tensor], Tensor] | None = None
@@ -77,6 +81,7 @@ class ModelLoss:
                 "a plain list are not registered: use nn.ModuleList)"
             )
         check_uniform(model, trainable)
+        check_sharded(model)
         check_buffers(model)
         modules = [self._module]
         if isinstance(loss, nn.Module):
@@ -107,9 +112,12 @@ class ModelLoss:
         return self._stateless.modules
 
     def flat_parameters(self) -> Tensor:
-        """The module's present trainable parameters as a new flat vector, (D,)."""
+        """The module's present trainable parameters as a new flat vector, (D,); shards are gathered."""
         trainable = dict(self.model.named_parameters())
-        return torch.cat([trainable[name].detach().reshape(-1) for name in self.names])
+        found = torch.cat([whole(trainable[name].detach()).reshape(-1) for name in self.names])
+        if any(map(is_sharded, trainable.values())):
+            self.gathered = found.clone()
+        return found
 
     def parts(self, theta: Tensor) -> list[Tensor]:
         """θ, (D,), as parameter tensors (views)."""
@@ -155,9 +163,18 @@ class ModelLoss:
             yield
 
     def _call(self, inputs: Tree) -> Any:
-        if isinstance(inputs, Mapping):
-            return self._module(**inputs)
-        return self._module(*inputs) if isinstance(inputs, (tuple, list)) else self._module(inputs)
+        try:
+            if isinstance(inputs, Mapping):
+                return self._module(**inputs)
+            return self._module(*inputs) if isinstance(inputs, (tuple, list)) else self._module(inputs)
+        except RuntimeError as error:
+            if "mixed torch.Tensor and DTensor" not in str(error):
+                raise
+            raise InvalidValueError(
+                "the model computes with DTensors (tensor parallel: its forward pass or hooks divide activations), "
+                "which no parameters in one piece can be put into; pass a whole model, its parameters gathered by "
+                "torch.distributed.checkpoint.state_dict.get_model_state_dict with full_state_dict=True"
+            ) from error
 
     def losses_of_parts(self, parts: list[Tensor], inputs: Tree, targets: Tree) -> Tensor:
         """Per-sample losses, (n,), as a function of the parameter tensors."""

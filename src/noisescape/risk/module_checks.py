@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parameter import is_lazy
 
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
+from noisescape.risk.whole_parameters import is_sharded
 
 RANDOM = (_BatchNorm, _DropoutNd, nn.MultiheadAttention, nn.RNNBase)
 """Kinds of modules that may draw, or look at the rest of a batch."""
@@ -22,6 +23,11 @@ def check_kind(model: nn.Module) -> None:
     if isinstance(model, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
         raise InvalidTypeError(
             "the model is a TorchScript module, whose tensors are compiled in; pass the nn.Module it was made from"
+        )
+    if any(type(module).__name__ == "FullyShardedDataParallel" for module in model.modules()):
+        raise InvalidTypeError(
+            "the model is in FullyShardedDataParallel (FSDP1), whose parameters are flat and hidden; use "
+            "fully_shard (FSDP2), or pass a whole model (FullyShardedDataParallel.summon_full_params)"
         )
     lazy = [name for name, tensor in [*model.named_parameters(), *model.named_buffers()] if is_lazy(tensor)]
     if lazy:
@@ -57,6 +63,17 @@ def check_buffers(model: nn.Module) -> None:
             "they change (masks, scaling) is missing from these gradients",
             UserWarning,
             stacklevel=4,
+        )
+
+
+def check_sharded(model: nn.Module) -> None:
+    """Refuse parameters whose whole no rank can put together by itself at any time."""
+    frozen = [name for name, p in model.named_parameters() if is_sharded(p) and not p.requires_grad]
+    if frozen:
+        raise InvalidValueError(
+            f"the parameters {', '.join(frozen[:3])} are frozen and lie with several ranks, and would have to be "
+            "gathered for every batch; shard the trainable ones alone, or pass a whole model "
+            "(get_model_state_dict with full_state_dict=True)"
         )
 
 

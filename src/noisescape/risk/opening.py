@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisescape.distributed import Shard
 from noisescape.errors import BatchCouplingError, InvalidValueError
 from noisescape.risk.contract import check_contract
 from noisescape.risk.criterion import NormalisationWarning
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.randomness import Generators
 from noisescape.risk.reading import readings
-from noisescape.risk.samples import Batch, Samples, TensorSamples
+from noisescape.risk.samples import Batch, OwnSamples, TensorSamples
+from noisescape.risk.sharded_samples import Samples, ShardedSamples, check_shards
 from noisescape.risk.trial import TRIAL
 from noisescape.risk.trial_samples import probe_batches
 
@@ -40,7 +43,12 @@ class Opened:
 
 
 def open_data(
-    function: ModelLoss, data: Any, parameters: Callable[[], Tensor], budget: int, chunk_size: int | None
+    function: ModelLoss,
+    data: Any,
+    parameters: Callable[[], Tensor],
+    budget: int,
+    chunk_size: int | None,
+    shard: Shard | None = None,
 ) -> Opened:
     """Read the data, and refuse the model and its loss where they are no function of θ and a sample.
 
@@ -48,8 +56,25 @@ def open_data(
 
     Raises:
         BatchCouplingError, InvalidValueError, InvalidTypeError: as :class:`~noisescape.risk.EmpiricalRisk`.
+        FailedError: another rank's data was refused.
     """
-    accepted: list[tuple[Samples, list[Batch]]] = []
+    with contextlib.nullcontext() if shard is None else shard.failing_together("build its risk"):
+        own, tried = _tried(function, data, parameters, budget, chunk_size)
+    samples: Samples = own
+    if shard is not None:
+        samples = ShardedSamples.of(own, shard)
+        check_shards(samples, function, parameters())
+    function = normalised(function, samples)
+    for batch in tried:
+        function.check_reduction(parameters(), batch.head(TRIAL.compared))
+    return Opened(function, samples, tried)
+
+
+def _tried(
+    function: ModelLoss, data: Any, parameters: Callable[[], Tensor], budget: int, chunk_size: int | None
+) -> tuple[OwnSamples, list[Batch]]:
+    """The data, and batches of unlike samples of it on which the model can be relied."""
+    accepted: list[tuple[OwnSamples, list[Batch]]] = []
     errors: list[Exception] = []
     for samples in readings(data, device=function.device, memory_budget=budget):
         try:
@@ -68,20 +93,17 @@ def open_data(
             f"the list of {len(data)} pairs may hold batches or single samples; it is read as batches, of "
             f"{samples.count} samples in all. Pass stacked tensors, a DataLoader or a Dataset instead",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
-    function = normalised(function, samples)
-    for batch in tried:
-        function.check_reduction(parameters(), batch.head(TRIAL.compared))
-    return Opened(function, samples, tried)
+    return samples, tried
 
 
-def _whole(samples: Samples) -> Batch | None:
+def _whole(samples: OwnSamples) -> Batch | None:
     """All samples as one batch, where they are held together."""
     return samples.between(0, samples.count) if isinstance(samples, TensorSamples) else None
 
 
-def _unlike_samples(function: ModelLoss, samples: Samples, chunk_size: int | None) -> list[Batch]:
+def _unlike_samples(function: ModelLoss, samples: OwnSamples, chunk_size: int | None) -> list[Batch]:
     """What the model is tried on: as many unlike samples as fit, no more than are ever evaluated together."""
     found = probe_batches(samples, TRIAL.samples)
     with Generators(function.modules, function.criterion.loss).kept():
@@ -101,20 +123,22 @@ def normalised(function: ModelLoss, samples: Samples) -> ModelLoss:
     """
     criterion = function.criterion
     of_samples: list[Tensor] = []
-    plain, counts = True, set()
+    terms: list[Tensor] = []
+    plain = True
     for batch in samples.batches(CHUNK_OF_TARGETS):
         weights = criterion.weights(batch.targets)
         if weights is None:
             return function
         flat = weights.reshape(batch.size, -1).double()
         plain = plain and bool((flat == 1).all())
-        counts.add(flat.shape[1])
+        terms.append(torch.full_like(flat[:, 0], flat.shape[1]))
         of_samples.append(flat.sum(1))
-    each = torch.cat(of_samples)
+    plain = samples.on_every_rank(plain)
+    each, counts = (samples.collected(torch.cat(some)) for some in (of_samples, terms))
     total = float(each.sum())
     if total <= 0:
         raise InvalidValueError("no target counts: all are ignored, or have weight 0")
-    if plain and len(counts) == 1:
+    if plain and bool((counts == counts[0]).all()):
         return function  # a mean of means is the mean
     if criterion.normalisation == "sample":
         if float(each.max() - each.min()) > 1e-6 * float(each.max()):

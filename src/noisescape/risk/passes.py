@@ -10,6 +10,7 @@ where they say so.
 from __future__ import annotations
 
 import functools
+import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -62,7 +63,7 @@ def over_replicas(single: Pass) -> Pass:
 def unchecked_losses(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """ℓ(θ): (D,) → (N,), or (R, D) → (R, N); non-finite values pass through."""
     parts = [risk._function.values(theta, batch) for batch in risk._batches(passes=_copies(theta))]
-    return torch.cat(parts, dim=-1)
+    return risk._samples.collected(torch.cat(parts, dim=-1), dim=-1)
 
 
 # ---------------------------------------------------------------------- first derivatives
@@ -77,7 +78,7 @@ def gradient(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
         leaf = theta.detach().requires_grad_()
         return gradient_of(risk._function, _share(risk, leaf, batch=batch), leaf)
 
-    return _sum(part(batch) for batch in risk._batches(passes=2 * _copies(theta)))
+    return _total(risk, (part(batch) for batch in risk._batches(passes=2 * _copies(theta))))
 
 
 @torch.enable_grad()
@@ -92,8 +93,8 @@ def loss_and_gradient(risk: EmpiricalRisk, theta: Tensor) -> tuple[Tensor, Tenso
         total.add_(losses.detach().double().sum())
         return gradient_of(risk._function, losses.sum() / risk.sample_count, leaf)
 
-    found = _sum(part(batch) for batch in risk._batches(passes=2))
-    return total / risk.sample_count, found
+    found = _total(risk, (part(batch) for batch in risk._batches(passes=2)))
+    return risk._samples.total(total) / risk.sample_count, found
 
 
 @torch.enable_grad()
@@ -118,7 +119,10 @@ def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> T
         return gradient_of(risk._function, losses.sum() / indices.shape[-1], leaf)
 
     size = risk._chunking.samples(passes=2 * _copies(theta))
-    return _sum(part(batch) for batch in _chosen_batches(risk, indices, size))
+    parts: Iterator[Tensor] = (part(batch) for batch in _chosen_batches(risk, indices, size))
+    if risk.shard is not None:  # this rank may have none of the samples
+        parts = itertools.chain([torch.zeros_like(theta)], parts)
+    return _total(risk, parts)
 
 
 def _chosen_batches(risk: EmpiricalRisk, indices: Tensor, size: int) -> Iterator[Batch]:
@@ -151,7 +155,7 @@ def vjp(risk: EmpiricalRisk, theta: Tensor, weights: Tensor) -> Tensor:
         return gradient_of(risk._function, (losses * weights[..., batch.span]).sum(), leaf)
 
     columns = weights.shape[1] if block else 1
-    return _sum(part(batch) for batch in risk._batches(passes=2 * _copies(theta), columns=columns))
+    return _total(risk, (part(batch) for batch in risk._batches(passes=2 * _copies(theta), columns=columns)))
 
 
 @over_replicas
@@ -160,7 +164,7 @@ def jvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     check_directions(theta, directions)
     if theta.ndim == 1 and not risk._capabilities.forward_mode and not risk._capabilities.double_reverse:
         block = directions if directions.ndim == 2 else directions[:, None]
-        found = torch.cat([part @ block for part in factored_chunks(risk, theta)])
+        found = risk._samples.collected(torch.cat([part @ block for part in factored_chunks(risk, theta)]))
         return found.view(risk.sample_count, *directions.shape[1:])
     parts = []
     for batch in risk._batches(passes=2 * _copies(theta), columns=_columns(theta, directions)):
@@ -169,7 +173,8 @@ def jvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
             return risk._function.losses(point, batch)
 
         parts.append(_push_forward(risk, losses, theta, directions, batch.size))
-    return torch.cat(parts, dim=0 if theta.ndim == 1 else -1)
+    dim = 0 if theta.ndim == 1 else -1
+    return risk._samples.collected(torch.cat(parts, dim=dim), dim=dim)
 
 
 # ---------------------------------------------------------------------- second derivatives
@@ -211,7 +216,7 @@ def hvp_through(risk: EmpiricalRisk, graphs: Iterable[GradientGraph], directions
         )
 
     try:
-        return _sum(map(part, graphs))
+        return _total(risk, map(part, graphs))
     except RuntimeError as error:
         if not _lacks_second_derivative(error):
             raise
@@ -237,7 +242,7 @@ def hvp_by_forward_mode(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) 
         columns = directions.split(risk._chunking.columns(batch.size), dim=1)
         with mapping():
             total += _joined([push_forward(share_gradient, theta, some) for some in columns])
-    return total
+    return risk._samples.total(total)
 
 
 def dense_hessian(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
@@ -249,6 +254,7 @@ def dense_hessian(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     for leaf, share in gradient_graphs(risk, theta):
         columns = [_pull_back(risk, share, leaf, axis.expand_as(theta), leaf) for axis in axes]
         total += torch.stack(columns, dim=-1)
+    total = risk._samples.total(total)
     return (total + total.mT) / 2
 
 
@@ -274,7 +280,7 @@ def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
             pulled = _pull_back(risk, predicted, leaf, curved, theta)
             parts.append(pulled if block.ndim == 1 else pulled.mT)
         total += _joined(parts)
-    return total
+    return risk._samples.total(total)
 
 
 @torch.enable_grad()
@@ -291,13 +297,14 @@ def ggn_forms(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
             pushed = _push_forward(risk, _outputs(function, batch), theta, block, batch.size).movedim(-1, 0)
             parts.append((pushed * _pull_back(risk, output_gradient, at, pushed, theta)).flatten(1).sum(1))
         total += torch.cat(parts)
-    return total
+    return risk._samples.total(total)
 
 
 @torch.enable_grad()
 def ggn_draws(risk: EmpiricalRisk, theta: Tensor, count: int, generator: torch.Generator | None) -> Tensor:
     """``count`` draws of N(0, GGN), as rows (count, D): Jᵀ(∇²_f ℓ)^{1/2} z/√N, one backward pass each."""
     function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
+    generator = risk._samples.own_generator(generator, theta.device)
     total = theta.new_zeros(count, risk.dimension)
     for batch in risk._batches(passes=4, columns=count):
         leaf = theta.detach().requires_grad_()
@@ -307,7 +314,7 @@ def ggn_draws(risk: EmpiricalRisk, theta: Tensor, count: int, generator: torch.G
         cotangents = (root @ noise).reshape(count, *predicted.shape) / risk.sample_count**0.5
         at_once = cotangents.split(risk._chunking.columns(batch.size))
         total += torch.cat([_pull_back(risk, predicted, leaf, some, theta) for some in at_once])
-    return total
+    return risk._samples.total(total)
 
 
 def _outputs(function: ModelLoss, batch: Batch) -> Callable[[Tensor], Tensor]:
@@ -338,7 +345,7 @@ def function_of_outputs(risk: EmpiricalRisk, theta: Tensor, purpose: str) -> Mod
     """The model and loss, refused where the loss has parameters outside the outputs."""
     function = risk._model_loss(purpose)
     risk._check_theta(theta, replicas=False)
-    outputs = function.output_values(risk.parameters(), risk._tried[0].head(1).inputs)
+    outputs = function.output_values(risk._point(), risk._tried[0].head(1).inputs)
     if isinstance(outputs, Tensor) and risk._capabilities.loss_reads_parameters:
         raise InvalidValueError(
             "the loss reads the model's parameters itself (weight decay, an output layer of its own), so it is no "
@@ -395,13 +402,13 @@ def _lacks_second_derivative(error: RuntimeError) -> bool:
     return any(part in str(error) for part in known)
 
 
-def _sum(parts: Iterator[Tensor]) -> Tensor:
-    """Of all chunks' shares, in place: no more than two are held."""
+def _total(risk: EmpiricalRisk, parts: Iterator[Tensor]) -> Tensor:
+    """Of all chunks' shares, in place: no more than two are held. Then of all ranks'."""
     total = next(parts)
     for part in parts:
         total += part
         del part
-    return total
+    return risk._samples.total(total)
 
 
 def _joined(columns: list[Tensor]) -> Tensor:

@@ -11,20 +11,21 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader, Dataset, IterableDataset, RandomSampler
+from torch.utils.data.distributed import DistributedSampler
 from torch.utils.data.sampler import SubsetRandomSampler, WeightedRandomSampler
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk.samples import (
-    Samples,
+    OwnSamples,
     StreamedSamples,
     TensorSamples,
     as_pair,
-    digest,
     form_of,
     fresh_pass,
     joined,
     leaves_of,
     refuse_change,
+    sample_digests,
 )
 from noisescape.risk.trees import map_tensors, plain
 from noisescape.risk.trial import TRIAL
@@ -32,7 +33,7 @@ from noisescape.risk.trial import TRIAL
 RANDOM = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 
 
-def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[Samples]:
+def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[OwnSamples]:
     """The samples of ``data``; in two ways where a list of pairs may hold batches as well as single samples.
 
     A tensor pair must already be on ``device``. Data sets and loaders yield CPU tensors by nature: their batches
@@ -45,7 +46,7 @@ def readings(data: Any, *, device: torch.device, memory_budget: int) -> list[Sam
     if isinstance(data, (tuple, list)) and len(data) == 2 and not _holds_pairs(data):
         held = TensorSamples(plain(data[0], arrays=False), plain(data[1], arrays=False))
         _check_tensors(held, device)
-        found: list[Samples] = [held]
+        found: list[OwnSamples] = [held]
     else:
         found = [_read(source, device, memory_budget) for source in _sources(data)]
     if any(samples.count == 0 for samples in found):
@@ -61,6 +62,8 @@ def _holds_pairs(data: Sequence[Any]) -> bool:
 def _sources(data: Any) -> list[Iterable[Any]]:
     if isinstance(data, DataLoader):
         order = getattr(data.batch_sampler, "sampler", data.sampler)
+        if isinstance(order, DistributedSampler):
+            _refuse_repeats(order)
         # what other samplers do shows on later passes
         if not isinstance(data.dataset, IterableDataset) and isinstance(order, RANDOM):
             raise InvalidValueError(
@@ -94,6 +97,16 @@ def _sources(data: Any) -> list[Iterable[Any]]:
     )
 
 
+def _refuse_repeats(order: DistributedSampler[Any]) -> None:
+    repeated = order.total_size - len(order.dataset)  # type: ignore[arg-type]
+    if repeated > 0:
+        raise InvalidValueError(
+            f"the DistributedSampler repeats {repeated} samples, so that all ranks get as many, and they would "
+            "count twice: give each rank its own part of the data set, EmpiricalRisk(model, loss, "
+            "shard.part(dataset), shard=shard)"
+        )
+
+
 def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
     """Whether a list's entries may be batches, and whether they may be single samples.
 
@@ -122,7 +135,7 @@ def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:
     return batches, samples
 
 
-def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Samples:
+def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> OwnSamples:
     def move(tensor: Tensor) -> Tensor:
         return tensor.to(device)
 
@@ -132,7 +145,7 @@ def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Sa
     candidates: dict[Any, list[TensorSamples]] = {}
     for number, raw in enumerate(fresh_pass(source)):
         pair = as_pair(raw)
-        digests.append(digest(pair))
+        digests.append(sample_digests(pair))
         samples = TensorSamples(map_tensors(move, pair[0]), map_tensors(move, pair[1]))
         sizes.append(samples.count)
         held_bytes += sum(leaf.numel() * leaf.element_size() for leaf in leaves_of(samples))
@@ -147,13 +160,15 @@ def _read(source: Iterable[Any], device: torch.device, memory_budget: int) -> Sa
         return TensorSamples(torch.empty(0), torch.empty(0))
     if kept is None:
         first = next(fresh_pass(source), None)  # an augmenting data set shows here, before any work
-        if first is None or digest(as_pair(first)) != digests[0]:
+        if first is None or sample_digests(as_pair(first)) != digests[0]:
             refuse_change(0, 0)
         return StreamedSamples(source, sizes, digests, [joined(pools) for pools in candidates.values()], move)
     if len(candidates) > 1:
         batches = [(part.inputs, part.targets) for part in kept]
         pools_of_forms = [joined(pools) for pools in candidates.values()]
-        return StreamedSamples(batches, sizes, [digest(pair) for pair in batches], pools_of_forms, lambda t: t)
+        return StreamedSamples(
+            batches, sizes, [sample_digests(pair) for pair in batches], pools_of_forms, lambda t: t
+        )
     return joined(kept)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+import struct
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -48,7 +49,43 @@ class Batch:
         return Batch(map_tensors(change, self.inputs), map_tensors(change, self.targets), self.start, self.size)
 
 
-class TensorSamples:
+class OneProcess:
+    """What is added up over processes, and collected from them, where one has all samples."""
+
+    def total(self, part: Tensor) -> Tensor:
+        """The sum over processes."""
+        return part
+
+    def collected(self, rows: Tensor, dim: int = 0) -> Tensor:
+        """The rows of all samples, from those of this process's."""
+        return rows
+
+    def mine(self, rows: Tensor) -> Tensor:
+        """Of rows of all samples, those of this process's."""
+        return rows
+
+    def on_every_rank(self, holds: bool) -> bool:
+        """Whether something holds with every process."""
+        return holds
+
+    def largest(self, value: float) -> float:
+        """The largest of all processes' values."""
+        return value
+
+    def in_common(self, found: Sequence[Hashable]) -> set[Hashable]:
+        """What every process found."""
+        return set(found)
+
+    def shared_generator(self, generator: torch.Generator | None, _device: torch.device) -> torch.Generator | None:
+        """One that draws the same numbers with every process."""
+        return generator
+
+    def own_generator(self, generator: torch.Generator | None, _device: torch.device) -> torch.Generator | None:
+        """One that draws other numbers with every process, for what belongs to its own samples."""
+        return generator
+
+
+class TensorSamples(OneProcess):
     """All samples in memory, of one shape."""
 
     def __init__(self, inputs: Tree, targets: Tree) -> None:
@@ -105,12 +142,16 @@ class TensorSamples:
         """The same samples with ``change`` applied to every tensor."""
         return TensorSamples(map_tensors(change, self.inputs), map_tensors(change, self.targets))
 
+    def sample_digests(self) -> bytes:
+        """A checksum of each sample, 8 bytes each."""
+        return sample_digests((self.inputs, self.targets))
+
     def digest(self) -> str:
         """A checksum of every sample."""
-        return digest((self.inputs, self.targets))
+        return xxhash.xxh3_64_hexdigest(self.sample_digests())
 
 
-class StreamedSamples:
+class StreamedSamples(OneProcess):
     """Batches from a re-iterable: a ``DataLoader``, say, too large to hold, or batches of unlike shapes.
 
     Each pass reads the source anew. Every pass must bring the same samples in the same order, since weights and
@@ -118,7 +159,7 @@ class StreamedSamples:
 
     Args:
         source: of batches.
-        sizes, digests: how many samples each batch has, and its checksum; None where nothing can have changed.
+        sizes, digests: how many samples each batch has, and their checksums; None where nothing can have changed.
         candidates: some samples of each shape, kept to try the model on.
         change: what is done to each tensor after reading.
     """
@@ -127,7 +168,7 @@ class StreamedSamples:
         self,
         source: Iterable[Any],
         sizes: Sequence[int],
-        digests: Sequence[str] | None,
+        digests: Sequence[bytes] | None,
         candidates: Sequence[TensorSamples],
         change: Callable[[Tensor], Tensor],
     ) -> None:
@@ -148,7 +189,7 @@ class StreamedSamples:
         number = -1
         for number, raw in enumerate(fresh_pass(self.source)):
             pair = as_pair(raw)
-            if self.digests is not None and self.digests[number : number + 1] != [digest(pair)]:
+            if self.digests is not None and self.digests[number : number + 1] != [sample_digests(pair)]:
                 refuse_change(number, start)
             held = TensorSamples(map_tensors(self.change, pair[0]), map_tensors(self.change, pair[1]))
             for part in held.batches(size):
@@ -175,7 +216,7 @@ class StreamedSamples:
                 )
                 groups.setdefault(form_of(found), []).append((places, found))
         for group in groups.values():
-            yield torch.cat([places for places, _ in group]), joined([found for _, found in group])
+            yield in_order(group)
 
     def unverified(self) -> StreamedSamples:
         """The same stream, of which no checksums are taken."""
@@ -189,12 +230,17 @@ class StreamedSamples:
             self.source, self.sizes, self.digests, candidates, lambda tensor: change(before(tensor))
         )
 
+    def sample_digests(self) -> bytes:
+        """A checksum of each sample, 8 bytes each."""
+        return b"".join(self.digests or ())
+
     def digest(self) -> str:
         """A checksum of every sample."""
-        return xxhash.xxh3_64_hexdigest("".join(self.digests or ()).encode())
+        return xxhash.xxh3_64_hexdigest(self.sample_digests())
 
 
-Samples = TensorSamples | StreamedSamples
+OwnSamples = TensorSamples | StreamedSamples
+"""Of one process."""
 
 
 def fresh_pass(source: Iterable[Any]) -> Iterator[Any]:
@@ -259,6 +305,19 @@ def digest(tree: Tree) -> str:
     return state.hexdigest()
 
 
+def sample_digests(pair: tuple[Tree, Tree]) -> bytes:
+    """A checksum of each sample of a batch, 8 bytes each: the same whatever batch a sample comes in."""
+    leaves = [leaf.detach().cpu().resolve_conj().resolve_neg().contiguous() for leaf in tensors_of(pair)]
+    constants = [leaf for leaf in tree_leaves(pair) if not isinstance(leaf, Tensor)]
+    form = f"{tree_structure(pair)}{[(leaf.shape[1:], leaf.dtype) for leaf in leaves]}{constants}"
+    lengths = [leaf.shape[0] if leaf.ndim else 1 for leaf in leaves]
+    found = [xxhash.xxh3_64_intdigest(form.encode())] * max(lengths, default=0)
+    for leaf, length in zip(leaves, lengths, strict=True):
+        rows = leaf.reshape(-1).view(torch.uint8).numpy().reshape(length, -1) if length else ()
+        found = [xxhash.xxh3_64_intdigest(row.data, seed) for row, seed in zip(rows, found, strict=False)]
+    return struct.pack(f"<{len(found)}Q", *found)
+
+
 def form_of(samples: TensorSamples) -> Any:
     """What batches that can be joined have in common."""
     both = (samples.inputs, samples.targets)
@@ -277,6 +336,12 @@ def joined(parts: Sequence[TensorSamples]) -> TensorSamples:
     return TensorSamples(
         map_tensors(join, *[part.inputs for part in parts]), map_tensors(join, *[part.targets for part in parts])
     )
+
+
+def in_order(parts: Sequence[tuple[Tensor, TensorSamples]]) -> tuple[Tensor, TensorSamples]:
+    """Samples of one form that were found at some places of a list of indices, as the list has them."""
+    places, order = torch.cat([places for places, _ in parts]).sort()
+    return places, TensorSamples(*joined([group for _, group in parts]).take(order))
 
 
 def leaves_of(samples: TensorSamples) -> list[Tensor]:

@@ -40,14 +40,16 @@ def shuffled_covariance(risk: EmpiricalRisk, theta: Tensor, *, seed: int = 0) ->
     risk, theta = risk._for_operators(theta)
     function = function_of_outputs(risk, theta, "shuffled residuals")
     residuals = list(output_gradients(risk, theta))
-    if len({each.shape[1:] for each in residuals}) > 1:
+    shapes = {each.shape[1:] for each in residuals}
+    if len(risk._samples.in_common([*shapes])) != 1 or not risk._samples.on_every_rank(len(shapes) == 1):
         raise InvalidValueError(
             "residuals are dealt out among samples whose outputs have one shape; those of this data differ. Pad "
             "them, or take the samples of one shape"
         )
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(risk.sample_count, generator=generator).to(risk.device)
-    dealt = torch.cat(residuals)[order].split([len(each) for each in residuals])
+    dealt = risk._samples.mine(risk._samples.collected(torch.cat(residuals))[order])
+    dealt = dealt.split([len(each) for each in residuals])
     samples = with_targets(risk._samples, [[*dealt]])
     linear = function.with_criterion(Criterion(_along))
     tried = next(samples.batches(max(batch.size for batch in risk._tried)))

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from noisescape.errors import InvalidValueError
+from noisescape.risk.whole_parameters import without_sharding_hooks
 
 SMALL_CONTAINER = 256
 """Containers with more items are looked into no further: a vocabulary has no tensors."""
@@ -107,6 +108,8 @@ class Stateless:
                     own["_compiled_call_impl"] = None  # compiled for the module's own tensors
             for each in kept:
                 each.exchange_tensors(change)
+            for module in self.modules:
+                without_sharding_hooks(module)
             yield
         finally:
             self.active -= 1

@@ -15,12 +15,15 @@ from noisescape.risk.empirical_risk import EmpiricalRisk
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.opening import normalised
 from noisescape.risk.reading import readings
-from noisescape.risk.samples import Samples, StreamedSamples, TensorSamples, form_of
+from noisescape.risk.samples import OwnSamples, StreamedSamples, TensorSamples, form_of
+from noisescape.risk.sharded_samples import ShardedSamples
 from noisescape.risk.trees import Tree
 
 
 def restricted(risk: EmpiricalRisk, indices: Tensor) -> EmpiricalRisk:
     """The mean of ℓ_n over the samples at ``indices``, (n,), as a risk; each ℓ_n is what it is in ``risk``.
+
+    Samples that lie with several ranks are brought together: every rank gets the same risk, of all of them.
 
     >>> import torch
     >>> whole = EmpiricalRisk(torch.nn.Linear(2, 1), torch.nn.MSELoss(), (torch.randn(9, 2), torch.randn(9, 1)))
@@ -28,8 +31,10 @@ def restricted(risk: EmpiricalRisk, indices: Tensor) -> EmpiricalRisk:
     >>> torch.equal(some.losses(whole.parameters()), whole.losses(whole.parameters())[[0, 4, 8]])
     True
     """
-    groups = [group for _, group in risk._samples.chosen(indices)]
-    samples: Samples = groups[0]
+    known = risk._samples
+    found = known.brought_together(indices) if isinstance(known, ShardedSamples) else known.chosen(indices)
+    groups = [group for _, group in found]
+    samples: OwnSamples = groups[0]
     if len(groups) > 1:
         batches = [(group.inputs, group.targets) for group in groups]
         samples = StreamedSamples(batches, [group.count for group in groups], None, groups, _as_it_is)
@@ -56,7 +61,7 @@ def on_samples_alike(risk: EmpiricalRisk, inputs: Tree, targets: Tree) -> Empiri
     return _sharing(risk, normalised(function, samples), samples)
 
 
-def _sharing(risk: EmpiricalRisk, function: ModelLoss, samples: Samples) -> EmpiricalRisk:
+def _sharing(risk: EmpiricalRisk, function: ModelLoss, samples: OwnSamples) -> EmpiricalRisk:
     other = risk._like(function, samples, risk._parameters, risk._tried)
     other._capabilities = risk._capabilities
     other._largest_tried = risk._largest_tried

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from noisescape.risk.samples import Batch, Samples, TensorSamples
+from noisescape.risk.samples import Batch, OwnSamples, TensorSamples
 from noisescape.risk.trees import tensors_of
 from noisescape.risk.trial import TRIAL
 
@@ -16,7 +16,7 @@ COUNTED = 2**23
 """Whole numbers of so many entries at most are counted."""
 
 
-def probe_batches(samples: Samples, size: int) -> list[Batch]:
+def probe_batches(samples: OwnSamples, size: int) -> list[Batch]:
     """Up to ``size`` unlike samples of each shape there is (of three shapes at most), the most unlike first."""
     found = []
     for pool in _pools(samples):
@@ -26,7 +26,7 @@ def probe_batches(samples: Samples, size: int) -> list[Batch]:
     return found
 
 
-def _pools(samples: Samples) -> list[TensorSamples]:
+def _pools(samples: OwnSamples) -> list[TensorSamples]:
     if isinstance(samples, TensorSamples):
         bytes_each = sum(
             leaf[0].numel() * leaf.element_size() for leaf in tensors_of((samples.inputs, samples.targets))

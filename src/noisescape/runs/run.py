@@ -368,11 +368,11 @@ def _versions() -> dict[str, str]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:  # imported from a source tree, not installed
             versions[package] = "unknown"
-    return versions | {"noisescape source": _source()}
+    return versions | {"noisescape source": source_checksum()}
 
 
 @functools.cache
-def _source() -> str:
+def source_checksum() -> str:
     """A checksum of the package's code: between two releases the version says nothing of what made a run."""
     package = Path(__file__).parents[1]
     content = hashlib.sha256()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisescape.distributed.shard import Shard, is_first
 from noisescape.dynamics import NoiseState
 from noisescape.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from noisescape.linops import DeviationsOperator, DiagonalOperator, LowRankOperator, SymmetricOperator
@@ -28,17 +30,29 @@ KINDS: dict[str, type[DeviationsOperator | DiagonalOperator | LowRankOperator]] 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """The file that holds one unfinished simulation and no other.
+    """The file that holds one unfinished simulation and no other; of several ranks, rank 0 writes and reads it.
 
     Attributes:
         path: of the file.
         identity: what must be equal, by name.
         losses: at the start and nearby, equal up to rounding.
+        shard: of the risk; the number of ranks need not be what it was.
     """
 
     path: Path
     identity: Mapping[str, str]
     losses: Tensor
+    shard: Shard | None = None
+
+    def exists(self) -> bool:
+        """Whether there is an unfinished run."""
+        found = self.path.exists()
+        return found if self.shard is None else bool(self.shard.objects(found)[0])
+
+    def remove(self) -> None:
+        """The run is finished."""
+        if is_first(self.shard):
+            self.path.unlink(missing_ok=True)
 
     def save(
         self,
@@ -54,6 +68,8 @@ class Checkpoint:
         Raises:
             TypeError: the noise goes on with a covariance of a kind that cannot be kept.
         """
+        if not is_first(self.shard):
+            return
         tensors = {
             "theta": theta,
             "diverged_at": diverged_at,
@@ -78,8 +94,7 @@ class Checkpoint:
             CorruptFileError: the file is damaged, or no checkpoint of this version's.
             ValueError: it is of another run.
         """
-        bundle = read_bundle(self.path)
-        tensors, notes = bundle.tensors, bundle.notes
+        tensors, notes = self._read()
         if "identity" not in notes:
             raise CorruptFileError(f"{self.path} is no checkpoint of a simulation: remove it to start afresh")
         differing = differences(notes["identity"], self.identity)
@@ -102,6 +117,15 @@ class Checkpoint:
             covariance = kind(tensors["covariance"].to(device), name=notes["covariance"]["name"])
         state = NoiseState(notes["noise_step"], covariance)
         return notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
+
+    def _read(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
+        """Tensors and notes of the file, which only rank 0 need see."""
+        found: tuple[Mapping[str, Tensor], Mapping[str, Any]] = ({}, {})
+        with contextlib.nullcontext() if self.shard is None else self.shard.failing_together("read its checkpoint"):
+            if is_first(self.shard):
+                bundle = read_bundle(self.path)
+                found = dict(bundle.tensors), dict(bundle.notes)
+        return found if self.shard is None else self.shard.objects(found)[0]
 
 
 def kept_kind(covariance: SymmetricOperator | None) -> dict[str, str] | None:

@@ -62,7 +62,8 @@ def simulation_identity(
         "records": plan,
         "noise_every": str(noise_every),
         "start": f"{tuple(start.shape)} {_digest(_bytes(start))}",
-        "device": str(start.device),
+        # a rank's device is its own
+        "device": start.device.type,
         "risk": f"{type(risk).__qualname__} of N = {risk.sample_count}, D = {risk.dimension}, {fingerprint(risk)}",
         # bytecode of one Python is not that of another
         RECORDERS + ".".join(platform.python_version_tuple()[:2]): ", ".join(

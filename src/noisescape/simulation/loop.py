@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from noisescape.distributed.shard import is_first
 from noisescape.dynamics import Dynamics
 from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
@@ -62,7 +63,8 @@ def simulate(
         checkpoint: a file that holds the unfinished run: parameters, step, generator, noise state, records.
             If it exists the run continues from it, to the same bits as without interruption on the same
             machine; it is removed at the end. It is of this run only if all arguments are the same, the risk's
-            data and the values of a schedule among them, and the losses at the start.
+            data and the values of a schedule among them, and the losses at the start. Of shards, rank 0 keeps it;
+            the run goes on from it on any number of ranks that hold the same samples in the same order.
         checkpoint_seconds: how often it is written.
         progress: show a bar on the terminal's error stream.
         on_step: called after every step with the number of steps done.
@@ -115,14 +117,14 @@ def simulate(
         identity = simulation_identity(
             risk, dynamics, rates, steps, seed, book.recorders, book.plan(), noise_every, start, until
         )
-        kept = Checkpoint(checkpoint, identity, losses_near(risk, start))
-    if kept is not None and kept.path.exists():
+        kept = Checkpoint(checkpoint, identity, losses_near(risk, start), risk.shard)
+    if kept is not None and kept.exists():
         first, theta, state, diverged_at = kept.restore(generator, book, theta.device)
     else:
         book.write(0, risk, theta, diverged_at)
     saved = time.monotonic()
 
-    with steps_bar(dynamics.name, steps, shown=progress) as advance:
+    with steps_bar(dynamics.name, steps, shown=progress and is_first(risk.shard)) as advance:
         advance(first)
         for step in range(first, steps):
             if kept is not None and step > first and time.monotonic() - saved >= checkpoint_seconds:
@@ -160,7 +162,7 @@ def simulate(
                 break
 
     if kept is not None:
-        kept.path.unlink(missing_ok=True)
+        kept.remove()
     theta = torch.where((diverged_at >= 0)[..., None], torch.nan, theta)
     return Trajectory(dynamics, lr, steps, seed, book.records(), theta, diverged_at.cpu(), taken)
 

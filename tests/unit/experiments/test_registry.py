@@ -27,7 +27,7 @@ def test_what_a_description_names_is_there(experiment: Experiment) -> None:
         module, _, name = getattr(experiment, part).partition(":")
         taken[part] = [*inspect.signature(getattr(importlib.import_module(module), name)).parameters]
     problem = [] if experiment.problem is None else ["problem"]
-    assert taken["runner"] == ["config", *problem, "out", "jobs", "resume", "progress"]
+    assert taken["runner"] == ["config", *problem, "out", "engine", "resume", "progress"]
     assert taken["table"] == ["summary"]
     assert taken["report"] == ["run"]
 

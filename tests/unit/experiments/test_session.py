@@ -10,6 +10,7 @@ from typing import ClassVar
 import torch
 
 from noisescape.experiments.protocols.session import Session, rows_of
+from noisescape.runs.local_engine import Local
 from noisescape.runs.tasks import Outcome, Task
 from run_files import files
 
@@ -27,7 +28,7 @@ def outcome_of(value: float, *, checkpoint: Path) -> Outcome:
 
 
 def test_the_end_of_a_run_counts_every_tasks_time(tmp_path: Path) -> None:
-    session = Session.begin(Powers(), tmp_path / "run", jobs=1, resume=False, progress=False)
+    session = Session.begin(Powers(), tmp_path / "run", engine=Local(1), resume=False, progress=False)
     rows = rows_of(session.perform([Task(str(value), outcome_of, (value,)) for value in (1.0, 2.0)]))
     assert not session.run.complete
     run = session.finish(rows, {"found": math.inf})

@@ -13,7 +13,7 @@ from cases import CASES, F64, Case, classes, normal
 from noisescape.linops.gram import leading_pairs, leading_pairs_of, sketched_pairs
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.factored_gradients import FactoredGradients, OuterGradients
-from noisescape.risk.gradient_covariance import gradient_moments, moments_of
+from noisescape.risk.gradient_covariance import gradient_moments
 from noisescape.risk.gradients import factored_chunks, factored_gradients, per_sample_square_norms
 
 
@@ -77,7 +77,7 @@ def test_wide_products_are_cut_into_columns(
 def test_moments_and_leading_pairs(pair: tuple[FactoredGradients, torch.Tensor], centred: bool) -> None:
     gradients, rows = pair
     mean = rows.mean(0) if centred else torch.zeros_like(rows[0])
-    found, squares = moments_of(gradients, centred=centred)
+    found, squares = gradients.moments(centred=centred)
     assert_close(found, mean, rtol=1e-10, atol=1e-13)
     assert_close(squares, (rows - mean).square().mean(0), rtol=1e-10, atol=1e-13)
     wanted = leading_pairs(rows - mean, 6)
@@ -156,7 +156,7 @@ def test_no_hook_stays_on_the_module() -> None:
 def test_a_small_variance_beside_a_large_mean_is_never_negative() -> None:
     inputs = torch.full((50, 3), 1.1)
     layer = OuterGradients(0, None, inputs, torch.full((50, 2), 0.7))
-    mean, variances = moments_of(FactoredGradients([6], inputs[:, :0], [layer]))
+    mean, variances = FactoredGradients([6], inputs[:, :0], [layer]).moments()
     assert_close(mean, torch.full((6,), 0.77))
     assert bool((variances >= 0).all())
     assert float(variances.max()) < 1e-5

@@ -13,6 +13,7 @@ from threading import Barrier
 import pytest
 
 from noisescape.errors import OccupiedPathError
+from noisescape.runs.local_engine import Local
 from noisescape.runs.places import default_run_path
 from noisescape.runs.run import Run
 from noisescape.runs.storage import atomic_path
@@ -23,6 +24,7 @@ OWNER = """
 import sys, time
 from pathlib import Path
 from noisescape.errors import OccupiedPathError
+from noisescape.runs.local_engine import Local
 from noisescape.runs.run import Run
 from noisescape.runs.storage import atomic_path
 from noisescape.runs.tasks import perform
@@ -36,7 +38,7 @@ for line in sys.stdin:
             run = Run.create(path, experiment="toy", config={}, seed=0, resume=True)
             print("held", flush=True)
         elif line == "work\\n":
-            print(len(perform(run, TASKS, jobs=2, title="", progress=False)), flush=True)
+            print(len(perform(run, TASKS, engine=Local(2), title="", progress=False)), flush=True)
         elif line == "end\\n":
             run.write_summary({})
             print("ended", flush=True)
@@ -156,6 +158,6 @@ def test_a_killed_owners_run_can_be_resumed_at_once(tmp_path: Path, owners: list
 
 def test_a_run_is_free_when_nothing_holds_it(tmp_path: Path, owners: list[Owner]) -> None:
     run = begun(tmp_path / "run")
-    perform(run, TASKS[:1], jobs=1, title="", progress=False)
+    perform(run, TASKS[:1], engine=Local(1), title="", progress=False)
     del run
     assert owners[0].asked("hold") == "held"

@@ -11,6 +11,7 @@ from threadpoolctl import threadpool_info, threadpool_limits
 
 from noisescape.errors import CorruptFileError
 from noisescape.linops import largest_eigh
+from noisescape.runs.local_engine import Local
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Outcome, Task, perform
 
@@ -36,7 +37,7 @@ def unfinished(tmp_path: Path) -> Run:
 def test_outcomes_come_in_the_order_of_the_tasks(jobs: int, unfinished: Run) -> None:
     before = torch.get_num_threads()
     tasks = [Task(f"of-{value}", outcome_of, (value,)) for value in (5.0, math.nan, -1e-300)]
-    found = perform(unfinished, tasks, jobs=jobs, title="powers", progress=False)
+    found = perform(unfinished, tasks, engine=Local(jobs), title="powers", progress=False)
     assert [outcome.rows[0]["value"] for outcome in found] == pytest.approx([5.0, math.nan, -1e-300], nan_ok=True)
     assert [float(outcome.tensors["b"]) for outcome in found] == pytest.approx([5.0, math.nan, 0.0], nan_ok=True)
     assert [outcome.notes for outcome in found] == [{"a": None}] * 3
@@ -48,7 +49,7 @@ def test_every_task_runs_on_one_thread(unfinished: Run) -> None:
     torch.set_num_threads(2)
     try:
         tasks = [Task(str(value), outcome_of, (value,)) for value in (1.0, 2.0)]
-        found = perform(unfinished, tasks, jobs=1, title="threads", progress=False)
+        found = perform(unfinished, tasks, engine=Local(1), title="threads", progress=False)
         assert [outcome.rows[0]["threads"] for outcome in found] == [1, 1]
         assert torch.get_num_threads() == 2
     finally:
@@ -71,10 +72,10 @@ def test_on_the_cpu_a_task_has_one_thread_whether_or_not_there_is_an_accelerator
     try:
         with threadpool_limits(2):
             [on_cpu] = perform(
-                unfinished, [Task("a", threads_of, ())], jobs=1, title="", progress=False, device="cpu"
+                unfinished, [Task("a", threads_of, ())], engine=Local(1), title="", progress=False, device="cpu"
             )
             [elsewhere] = perform(
-                unfinished, [Task("b", threads_of, ())], jobs=1, title="", progress=False, device="cuda:0"
+                unfinished, [Task("b", threads_of, ())], engine=Local(1), title="", progress=False, device="cuda:0"
             )
             assert torch.get_num_threads() == 2
     finally:
@@ -95,16 +96,16 @@ def test_eigenvectors_do_not_depend_on_the_number_of_processes(tmp_path: Path) -
     for jobs in (1, 2):
         run = Run.create(tmp_path / str(jobs), experiment="eigenvectors", config={}, seed=0)
         tasks = [Task(key, eigenvectors, ()) for key in "ab"]
-        found += perform(run, tasks, jobs=jobs, title="", progress=False)
+        found += perform(run, tasks, engine=Local(jobs), title="", progress=False)
     for other in found[1:]:
         assert torch.equal(found[0].tensors["values"], other.tensors["values"])
         assert torch.equal(found[0].tensors["vectors"], other.tensors["vectors"])
 
 
 def test_a_finished_task_is_not_done_again_and_a_damaged_one_is_named(unfinished: Run) -> None:
-    first = perform(unfinished, [Task("a", outcome_of, (1.0,))], jobs=1, title="", progress=False)
+    first = perform(unfinished, [Task("a", outcome_of, (1.0,))], engine=Local(1), title="", progress=False)
     tasks = [Task("a", refuse, ()), Task("b", outcome_of, (2.0,))]
-    again = perform(unfinished, tasks, jobs=1, title="", progress=False)
+    again = perform(unfinished, tasks, engine=Local(1), title="", progress=False)
     assert again[0].rows == first[0].rows
     assert again[1].rows[0]["value"] == 2.0
     kept = unfinished.path / "tasks" / "a.done.safetensors"
@@ -114,4 +115,4 @@ def test_a_finished_task_is_not_done_again_and_a_damaged_one_is_named(unfinished
     with pytest.raises(
         CorruptFileError, match=r"tasks/a\.done\.safetensors .*Remove it, and --resume does that part"
     ):
-        perform(unfinished, tasks, jobs=1, title="", progress=False)
+        perform(unfinished, tasks, engine=Local(1), title="", progress=False)

@@ -1,11 +1,6 @@
 """Two real processes under torchrun report what one process finds by autograd from the same micro-batches."""
 
 import functools
-import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +8,9 @@ import torch
 from torch import nn
 
 from noisescape.training.noise_scale import smooth
+from torchrun import of_ranks
 from training_loops import micro_batches, of_weighted, piece_gradients, small_net
 
-TESTS = Path(__file__).resolve().parents[2]
 STEPS, SIZE = 5, 4
 AVERAGED = [
     "ddp_no_sync",
@@ -36,17 +31,6 @@ AVERAGED = [
 def reported(tmp_path_factory):
     """What each rank's monitor reported, by training."""
     return of_ranks("rank_training.py", 2, tmp_path_factory.mktemp("ranks"))
-
-
-def of_ranks(program, ranks, out):
-    """What each rank of a program of the tests wrote."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(ranks)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS), *sys.path]), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [*command, str(TESTS / program), str(out)], env=environment, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return [json.loads((out / f"{rank}.json").read_text()) for rank in range(ranks)]
 
 
 def sgd(model):

@@ -28,7 +28,7 @@ from noisescape.experiments.statistics import mean_over
 from noisescape.linops import spectral_density
 from noisescape.measurement.indicator import measure
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
@@ -36,7 +36,7 @@ FINAL_METRICS = ("loss", "test_accuracy", "sharpness/signed", "sharpness/absolut
 
 
 def run_escape(
-    config: EscapeConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: EscapeConfig, problem: MakeProblem, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Run the protocol for every seed and write the run directory.
 
@@ -47,7 +47,7 @@ def run_escape(
         config, problem, lambda _, name: make_dynamics(config, name, 1.0)
     )  # before anything is written
     identity = data_identity(splits)
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
+    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress, data=identity)
     run = session.run
     if run.complete:
         return run

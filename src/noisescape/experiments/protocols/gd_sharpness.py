@@ -20,7 +20,7 @@ from noisescape.experiments.statistics import mean_over
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
@@ -30,7 +30,7 @@ FINAL_METRICS = ("largest_eigenvalue", "stability", "loss", "train_accuracy", "t
 
 
 def run_gd_sharpness(
-    config: GDSharpnessConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: GDSharpnessConfig, problem: MakeProblem, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Descend at every learning rate for every seed and write the run directory.
 
@@ -39,7 +39,7 @@ def run_gd_sharpness(
     """
     splits = [problem(config, repetition).split for repetition in range(config.seeds)]  # before anything is written
     identity = data_identity(splits)
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
+    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress, data=identity)
     run = session.run
     if run.complete:
         return run

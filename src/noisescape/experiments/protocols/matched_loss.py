@@ -53,7 +53,7 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.risk.subsets import restricted
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 from noisescape.simulation.records import Record, Trajectory
@@ -67,7 +67,7 @@ BATCHES = 32
 
 
 def run_matched_loss(
-    config: MatchedLossConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: MatchedLossConfig, problem: MakeProblem, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Run the protocol for every seed and write the run directory.
 
@@ -75,7 +75,9 @@ def run_matched_loss(
         The run, complete: metrics, the minima and what the arms ended in, summary.
     """
     splits = checked_splits(config, problem, lambda _, name: _dynamics(config, name))  # before anything is written
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=data_identity(splits))
+    session = Session.begin(
+        config, out, engine=engine, resume=resume, progress=progress, data=data_identity(splits)
+    )
     run = session.run
     if run.complete:
         return run

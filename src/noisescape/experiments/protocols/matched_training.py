@@ -22,7 +22,7 @@ from noisescape.experiments.protocols.comparison import Compared, can_be_quenche
 from noisescape.experiments.protocols.matched_loss import figures_at
 from noisescape.experiments.protocols.session import Session, rows_at, rows_of
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 from noisescape.theory.basin import at_matched_loss
 
 MATCHED_METRICS = (
@@ -44,7 +44,7 @@ def train_to_a_loss(
     train: Callable[..., Outcome],
     out: Path,
     *,
-    jobs: int | None,
+    engine: Engine,
     resume: bool,
     progress: bool,
 ) -> Run:
@@ -56,11 +56,13 @@ def train_to_a_loss(
         splits: every repetition's images.
         train: the task of one dynamics: ``(config, problem, repetition, name, *, checkpoint)``.
         out: the run's directory.
-        jobs: processes.
+        engine: where tasks are done.
         resume: whether to go on with what is there.
         progress: whether a terminal shows a bar.
     """
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=data_identity(splits))
+    session = Session.begin(
+        config, out, engine=engine, resume=resume, progress=progress, data=data_identity(splits)
+    )
     run = session.run
     if run.complete:
         return run

@@ -27,7 +27,7 @@ from noisescape.experiments.statistics import derived_seed
 from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome
+from noisescape.runs.tasks import Engine, Outcome
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
@@ -43,13 +43,13 @@ FINAL_METRICS = (
 
 
 def run_noise_knob(
-    config: NoiseKnobConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: NoiseKnobConfig, problem: MakeProblem, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Train under every arm for every seed and write the run directory."""
     # before anything is written
     splits = checked_splits(config, problem, lambda made, name: make_arm(config, made, name))
     return train_from_initialisation(
-        config, problem, splits, train, FINAL_METRICS, out, jobs=jobs, resume=resume, progress=progress
+        config, problem, splits, train, FINAL_METRICS, out, engine=engine, resume=resume, progress=progress
     )
 
 

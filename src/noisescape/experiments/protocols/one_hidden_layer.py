@@ -24,7 +24,7 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.runs.run import Run
 from noisescape.runs.storage import read_bundle, write_bundle
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 
 
 class FixedOutput(nn.Module):
@@ -76,10 +76,10 @@ def one_hidden_layer_risk(config: OneHiddenLayerConfig, width: int, repetition: 
 
 
 def run_one_hidden_layer(
-    config: OneHiddenLayerConfig, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: OneHiddenLayerConfig, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Train every width with every optimiser for every seed and write the run directory."""
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress)
+    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress)
     if session.run.complete:
         return session.run
     tasks = [

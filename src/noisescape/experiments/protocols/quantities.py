@@ -26,7 +26,7 @@ from noisescape.experiments.statistics import derived_seed, fisher_z, mean_over,
 from noisescape.measurement import compare_noise_and_curvature, drawn_loss_change, loss_budget
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 from noisescape.simulation.records import Trajectory
@@ -41,7 +41,7 @@ NO_BATCH = 0
 
 
 def run_quantities(
-    config: QuantitiesConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: QuantitiesConfig, problem: MakeProblem, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Measure for every seed and batch size and write the run directory.
 
@@ -51,7 +51,7 @@ def run_quantities(
     problems = [problem(config, repetition) for repetition in range(config.seeds)]  # before anything is written
     splits = [made.split for made in problems]
     identity = data_identity(splits)
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
+    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress, data=identity)
     run = session.run
     if run.complete:
         return run

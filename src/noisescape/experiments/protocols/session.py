@@ -11,7 +11,7 @@ from typing import Any
 
 from noisescape.runs.run import Run, tidy
 from noisescape.runs.storage import read_bundle
-from noisescape.runs.tasks import Outcome, Task, default_jobs, perform
+from noisescape.runs.tasks import Engine, Outcome, Task, perform
 
 
 @dataclass(frozen=True)
@@ -21,14 +21,14 @@ class Session:
     Attributes:
         run: its directory.
         config: its constants.
-        jobs: processes.
+        engine: where its tasks are done.
         progress: whether a terminal shows a bar.
         started: when, by ``perf_counter``.
     """
 
     run: Run
     config: Any
-    jobs: int
+    engine: Engine
     progress: bool
     started: float
 
@@ -38,7 +38,7 @@ class Session:
         config: Any,
         out: Path,
         *,
-        jobs: int | None,
+        engine: Engine,
         resume: bool,
         progress: bool,
         data: Mapping[str, Any] | None = None,
@@ -46,14 +46,14 @@ class Session:
         """On a new run, or on the one begun at ``out`` if it is to be resumed; see `Run.create`."""
         constants: dict[str, Any] = {"config": asdict(config), "seed": config.seed, "data": data}
         run = Run.create(out, experiment=config.experiment, resume=resume, **constants)
-        return cls(run, config, jobs or default_jobs(config.device), progress, time.perf_counter())
+        return cls(run, config, engine, progress, time.perf_counter())
 
     def perform(self, tasks: Sequence[Task], what: str = "") -> list[Outcome]:
         """The outcomes in the order of the tasks; ``what`` they are, for the progress bar."""
         return perform(
             self.run,
             tasks,
-            jobs=self.jobs,
+            engine=self.engine,
             title=": ".join(filter(None, (self.config.experiment, what))),
             progress=self.progress,
             device=self.config.device,

@@ -35,7 +35,7 @@ from noisescape.risk.closed_form import SampleLoss
 from noisescape.risk.passes import dense_hessian
 from noisescape.risk.samples import Batch
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 from noisescape.simulation.loop import simulate
 from noisescape.theory.landscapes import GEOMETRIES, SHARP_MINIMUM, Geometry, toy_2d, toy_points
 
@@ -77,13 +77,13 @@ class RunningSums(SampleLoss):
         return sums - sums.mean(-2, keepdim=True) + rows.mean(-2, keepdim=True)
 
 
-def run_toy_2d(config: Toy2DConfig, out: Path, *, jobs: int | None, resume: bool, progress: bool) -> Run:
+def run_toy_2d(config: Toy2DConfig, out: Path, *, engine: Engine, resume: bool, progress: bool) -> Run:
     """Run every dynamics in every geometry and write the run directory.
 
     Returns:
         The run, complete: metrics, checkpoint of the tracked trajectories, summary.
     """
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress)
+    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress)
     run = session.run
     if run.complete:
         return run

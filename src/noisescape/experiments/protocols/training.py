@@ -24,13 +24,13 @@ from noisescape.experiments.protocols.matched_training import train_to_a_loss
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed
 from noisescape.runs.run import Run
-from noisescape.runs.tasks import Outcome, Task
+from noisescape.runs.tasks import Engine, Outcome, Task
 
 FINAL_METRICS = ("loss", "train_accuracy", "test_accuracy", "sharpness/signed", "sharpness/absolute")
 
 
 def run_training(
-    config: TrainingConfig, problem: MakeProblem, out: Path, *, jobs: int | None, resume: bool, progress: bool
+    config: TrainingConfig, problem: MakeProblem, out: Path, *, engine: Engine, resume: bool, progress: bool
 ) -> Run:
     """Train under every dynamics for every seed and write the run directory.
 
@@ -41,9 +41,9 @@ def run_training(
         config, problem, lambda _, name: make_dynamics(config, name, 1.0)
     )  # before anything is written
     if config.level is not None:
-        return train_to_a_loss(config, problem, splits, train, out, jobs=jobs, resume=resume, progress=progress)
+        return train_to_a_loss(config, problem, splits, train, out, engine=engine, resume=resume, progress=progress)
     return train_from_initialisation(
-        config, problem, splits, train, FINAL_METRICS, out, jobs=jobs, resume=resume, progress=progress
+        config, problem, splits, train, FINAL_METRICS, out, engine=engine, resume=resume, progress=progress
     )
 
 
@@ -55,7 +55,7 @@ def train_from_initialisation(
     final_metrics: Sequence[str],
     out: Path,
     *,
-    jobs: int | None,
+    engine: Engine,
     resume: bool,
     progress: bool,
 ) -> Run:
@@ -68,12 +68,12 @@ def train_from_initialisation(
         train: the task: ``(config, problem, repetition, name, *, checkpoint)``.
         final_metrics: those compared at the end.
         out: the run's directory.
-        jobs: processes.
+        engine: where tasks are done.
         resume: whether to go on with what is there.
         progress: whether a terminal shows a bar.
     """
     identity = data_identity(splits)
-    session = Session.begin(config, out, jobs=jobs, resume=resume, progress=progress, data=identity)
+    session = Session.begin(config, out, engine=engine, resume=resume, progress=progress, data=identity)
     run = session.run
     if run.complete:
         return run
