@@ -11,6 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
+from filelock import FileLock
+
 TESTS = Path(__file__).resolve().parent
 
 
@@ -34,6 +37,23 @@ def of_ranks(
     done = started(program, ranks, str(out))
     assert done.returncode == 0, done.stderr[-4000:]
     return [read(out / f"{rank}.{kind}") for rank in range(ranks)]
+
+
+def once(factory: pytest.TempPathFactory, name: str, work: Callable[[Path], object]) -> Path:
+    """A folder in which the work was done, by whichever of the tests' own processes came first."""
+    root = factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / name
+    with FileLock(root / f"{name}.lock"):
+        if not folder.exists():
+            folder.mkdir()
+            try:
+                work(folder)
+            except BaseException:
+                folder.rename(root / f"{name}-failed-{os.getpid()}")
+                raise
+    return folder
 
 
 def launched(program: str, ranks: int, *arguments: str) -> list[subprocess.Popen[str]]:

@@ -1,5 +1,6 @@
 """What ranks do wrong is refused on every rank, by an error that names it, and none waits for another."""
 
+import json
 import re
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 import noisescape as ns
 from noisescape.distributed import Shard
 from shard_mistakes import DATA, LOSS, MISTAKES, net
-from torchrun import of_ranks
+from torchrun import of_ranks, once
 
 ALIKE = {
     "the_same_samples": r"InvalidValueError: ranks 0 and 1 hold the same 13 samples.*shard\.part\(data\)",
@@ -31,7 +32,8 @@ APART = {
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    return of_ranks("shard_mistakes.py", 2, tmp_path_factory.mktemp("mistakes"))
+    made = once(tmp_path_factory, "mistakes", lambda folder: of_ranks("shard_mistakes.py", 2, folder))
+    return [json.loads((made / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.mark.parametrize("mistake", [mistake.__name__ for mistake in MISTAKES])

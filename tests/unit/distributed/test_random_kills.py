@@ -1,7 +1,9 @@
 """Twenty kills at random moments, of ranks, of workers and of nodes: nothing that was finished is lost."""
 
+import os
 import random
 import signal
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,7 +17,7 @@ from noisescape.runs.ray_engine import Ray
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Task, perform
 from sample_tasks import slow_square
-from torchrun import launched
+from torchrun import TESTS, launched
 
 RANKS, WORKERS, NODES = 8, 7, 5
 assert RANKS + WORKERS + NODES == 20
@@ -55,8 +57,9 @@ def wait_for(path, running):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_killed_workers_and_nodes_lose_no_task(tmp_path):
+def test_killed_workers_and_nodes_lose_no_task(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))  # of the nodes
     from ray.cluster_utils import Cluster
 
     chance = random.Random(1)

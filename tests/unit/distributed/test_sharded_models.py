@@ -1,11 +1,13 @@
 """Models that ``fully_shard`` has divided, DTensors, DDP: the same numbers as the plain model, and left alone."""
 
+import json
+
 import pytest
 import torch
 
 import noisescape as ns
 from sharded_models import INPUTS, KINDS, LOSS, REFUSED, TARGETS, asked, net
-from torchrun import of_ranks
+from torchrun import of_ranks, once
 
 REASONS = {
     "fsdp1": r"InvalidTypeError: the model is in FullyShardedDataParallel (FSDP1)",
@@ -16,7 +18,8 @@ REASONS = {
 
 @pytest.fixture(scope="module")
 def reported(tmp_path_factory):
-    return of_ranks("sharded_models.py", 2, tmp_path_factory.mktemp("models"))
+    made = once(tmp_path_factory, "models", lambda folder: of_ranks("sharded_models.py", 2, folder))
+    return [json.loads((made / f"{rank}.json").read_text()) for rank in range(2)]
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from shard_calls import CALLS, EXACT, SLOW, USED, answers
-from torchrun import of_ranks
+from torchrun import of_ranks, once
 
 RISKS = [*USED, "mlp cross-entropy, tight", "mlp cross-entropy, streamed"]
 ASKED = [
@@ -17,31 +17,38 @@ ASKED = [
 ]
 
 
-@functools.cache
-def by_one():
-    return answers()
-
-
-@functools.cache
-def by_ranks(ranks, out):
-    return of_ranks("shard_ranks.py", ranks, out, "pt", torch.load)
+@pytest.fixture(scope="module")
+def by_one(tmp_path_factory):
+    made = once(tmp_path_factory, "one", lambda folder: torch.save(answers(), folder / "0.pt"))
+    return torch.load(made / "0.pt")
 
 
 @pytest.fixture(scope="module")
-def out(tmp_path_factory):
-    return tmp_path_factory.mktemp("shards")
+def by_ranks(tmp_path_factory):
+    """What every rank of so many found."""
+
+    @functools.cache
+    def found(ranks):
+        made = once(
+            tmp_path_factory,
+            f"ranks-{ranks}",
+            lambda folder: of_ranks("shard_ranks.py", ranks, folder, "pt", torch.load),
+        )
+        return [torch.load(made / f"{rank}.pt") for rank in range(ranks)]
+
+    return found
 
 
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
-def test_shards_answer_as_one_process_does(ranks, asked, out):
-    for found in by_ranks(ranks, out):
-        agree(found[asked], by_one()[asked])
+def test_shards_answer_as_one_process_does(ranks, asked, by_one, by_ranks):
+    for found in by_ranks(ranks):
+        agree(found[asked], by_one[asked])
 
 
 @pytest.mark.parametrize("asked", ASKED)
-def test_every_rank_has_the_same_bits(asked, out):
-    first, second = (found[asked] for found in by_ranks(2, out))
+def test_every_rank_has_the_same_bits(asked, by_ranks):
+    first, second = (found[asked] for found in by_ranks(2))
     assert torch.equal(first, second) if isinstance(first, torch.Tensor) else str(first) == str(second)
 
 

@@ -1,6 +1,7 @@
 """A real Ray cluster whose workers are killed and whose nodes come and go: the same outcomes as on this machine."""
 
 import contextlib
+import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ from noisescape.runs.run import Run
 from noisescape.runs.tasks import Task, perform
 from run_files import TINY, assert_same_results
 from sample_tasks import killed, killed_once, refused, slow_square, square
+from torchrun import TESTS
 
 ray = pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its own and of its dependencies
@@ -23,8 +25,14 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # Ray's own, of its own and o
 
 @pytest.fixture(scope="module")
 def cluster():
+    with pytest.MonkeyPatch.context() as patch:
+        yield from clusters(patch)
+
+
+def clusters(patch):
     from ray.cluster_utils import Cluster
 
+    patch.setenv("PYTHONPATH", os.pathsep.join([str(TESTS), *sys.path]))  # of the nodes, for the tasks' own module
     found = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     ray.init(address=found.address, log_to_driver=False, logging_level="ERROR")
     yield found
