@@ -52,6 +52,14 @@ class Batch:
 class OneProcess:
     """What is added up over processes, and collected from them, where one has all samples."""
 
+    def sample_digests(self) -> bytes:
+        """A checksum of each sample, 8 bytes each."""
+        raise NotImplementedError
+
+    def digest(self) -> str:
+        """A checksum of every sample."""
+        return xxhash.xxh3_64_hexdigest(self.sample_digests())
+
     def total(self, part: Tensor) -> Tensor:
         """The sum over processes."""
         return part
@@ -146,10 +154,6 @@ class TensorSamples(OneProcess):
         """A checksum of each sample, 8 bytes each."""
         return sample_digests((self.inputs, self.targets))
 
-    def digest(self) -> str:
-        """A checksum of every sample."""
-        return xxhash.xxh3_64_hexdigest(self.sample_digests())
-
 
 class StreamedSamples(OneProcess):
     """Batches from a re-iterable: a ``DataLoader``, say, too large to hold, or batches of unlike shapes.
@@ -233,10 +237,6 @@ class StreamedSamples(OneProcess):
     def sample_digests(self) -> bytes:
         """A checksum of each sample, 8 bytes each."""
         return b"".join(self.digests or ())
-
-    def digest(self) -> str:
-        """A checksum of every sample."""
-        return xxhash.xxh3_64_hexdigest(self.sample_digests())
 
 
 OwnSamples = TensorSamples | StreamedSamples
