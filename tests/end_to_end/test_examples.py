@@ -95,5 +95,5 @@ def test_commands_shown_have_the_options_they_are_shown_with(command, call, monk
 
     if command[0] == "reproduce":
         monkeypatch.setattr(Experiment, "run", reached)
-        monkeypatch.setattr("noisescape.cli.check_data", lambda suite: None)
+        monkeypatch.setattr("noisescape.cli.reproduce.check_data", lambda suite: None)
         assert the_error(call(*command, "--quiet")) == "error: reached"

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from noisescape.errors import unknown
+from noisescape.errors import InvalidValueError, unknown
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -138,7 +138,12 @@ class Experiment:
 
         Returns:
             The run, complete.
+
+        Raises:
+            ValueError: both ``jobs`` and an engine, which has its own.
         """
+        if jobs is not None and engine is not None:
+            raise InvalidValueError("jobs are of this machine, and an engine has its own: give one or the other")
         asked = (config,) if self.problem is None else (config, self.problem)
         from noisescape.runs.local_engine import Local
 

@@ -34,7 +34,7 @@ from noisescape.risk.linear_layers import LinearLayer
 from noisescape.risk.mapped_gradients import mappable_layers
 from noisescape.risk.model_loss import ModelLoss, mapping
 from noisescape.risk.samples import Batch, StreamedSamples, TensorSamples
-from noisescape.risk.sharded_samples import Samples, ShardedSamples
+from noisescape.risk.sharded_samples import Samples
 from noisescape.risk.trial import TRIAL
 
 SECOND_DERIVATIVE_ERROR = 1e-2
@@ -161,7 +161,7 @@ class Capabilities:
         """
         if not isinstance(self.function, ModelLoss):
             return []
-        own = self.samples.own if isinstance(self.samples, ShardedSamples) else self.samples
+        own = self.samples.own
         forms = len(own.candidates) if isinstance(own, StreamedSamples) else 1
         # of more forms than are tried, some may call a layer otherwise
         allowed = forms <= len(self.tried)

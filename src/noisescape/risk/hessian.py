@@ -12,7 +12,6 @@ from noisescape.linops import SymmetricOperator
 from noisescape.risk import passes
 from noisescape.risk.passes import GradientGraph
 from noisescape.risk.samples import TensorSamples
-from noisescape.risk.sharded_samples import ShardedSamples
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
@@ -38,8 +37,7 @@ class Hessian(SymmetricOperator):
     def _matmat(self, block: Tensor) -> Tensor:
         risk = self.risk
         chunking = risk._chunking
-        samples = risk._samples.own if isinstance(risk._samples, ShardedSamples) else risk._samples
-        keeps = chunking.holds_graphs and isinstance(samples, TensorSamples)
+        keeps = chunking.holds_graphs and isinstance(risk._samples.own, TensorSamples)
         # in reverse, through kept graphs, where there is little to compute but products with the weights
         reverse = keeps and chunking.parameters_dominate
         if block.shape[1] > 1 and risk._capabilities.forward_over_reverse and not reverse:

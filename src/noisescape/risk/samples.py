@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
 import torch
 import xxhash
@@ -51,6 +51,11 @@ class Batch:
 
 class OneProcess:
     """What is added up over processes, and collected from them, where one has all samples."""
+
+    @property
+    def own(self) -> Self:
+        """Those of this process: all."""
+        return self
 
     def sample_digests(self) -> bytes:
         """A checksum of each sample, 8 bytes each."""

@@ -9,7 +9,7 @@ import inspect
 import pytest
 
 from noisescape import dynamics
-from noisescape.cli import PRESETS, SUITE_PRESETS
+from noisescape.cli.options import PRESETS, SUITE_PRESETS
 from noisescape.experiments import constants
 from noisescape.experiments.digits import DIGITS
 from noisescape.experiments.experiment import Experiment

@@ -120,3 +120,9 @@ def test_without_ray_the_error_says_how_to_get_it(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingPackageError, match=r"pip install 'noisescape\[ray\]'"):
         done(run, [Task("a", square, (1,))])
+
+
+def test_jobs_beside_an_engine_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="jobs are of this machine, and an engine has its own"):
+        TOY_2D.run(TINY, tmp_path / "both", jobs=2, engine=Ray(), progress=False)
+    assert not (tmp_path / "both").exists()

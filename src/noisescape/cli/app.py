@@ -1,0 +1,60 @@
+"""The application: what every command has in common, errors above all."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from noisescape import __version__
+from noisescape.cli.output import console
+from noisescape.errors import NoisescapeError
+
+
+class TheirError(Exception):
+    """Around an exception that the user's own function raised, to part it from the system's."""
+
+
+class Commands(TyperGroup):
+    """The commands, with one place for what goes wrong in any of them.
+
+    What a caller can mend is one red line and exit code 1; anything else is a bug, here or in a user's own
+    function, and keeps its traceback.
+    """
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # click's own type
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except TheirError as error:
+            raise error.__cause__ or error from None
+        except BrokenPipeError:  # the reader of a pipe had enough: click's to end
+            raise
+        except (NoisescapeError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            console(stderr=True).print(
+                f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
+            )
+            raise typer.Exit(1) from error
+
+
+app = typer.Typer(
+    cls=Commands,
+    help="The laboratory for gradient noise.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+@app.callback(invoke_without_command=True)
+def main(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of every error.")] = False,
+) -> None:
+    """The laboratory for gradient noise: measure it, shape it, and watch it escape sharp minima."""
+    if version:
+        typer.echo(f"noisescape {__version__}")
+        raise typer.Exit

@@ -1,0 +1,74 @@
+"""``noisescape measure``: the indicators of a model of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from noisescape.cli.app import app
+from noisescape.cli.options import Json, Quiet, Seed, device_named
+from noisescape.cli.output import console, deliver
+from noisescape.cli.user_function import call
+from noisescape.errors import InvalidTypeError
+
+if TYPE_CHECKING:
+    import torch
+
+    from noisescape.risk import EmpiricalRisk
+
+
+@app.command()
+def measure(
+    target: Annotated[
+        str,
+        typer.Argument(
+            help="MODULE:FUNCTION, a function without arguments that returns an EmpiricalRisk, or (risk, theta)."
+        ),
+    ],
+    batch_size: Annotated[int, typer.Option(help="B of the minibatch noise.")],
+    without_replacement: Annotated[
+        bool, typer.Option("--without-replacement", help="Batches drawn without replacement.")
+    ] = False,
+    k: Annotated[int, typer.Option(help="Leading eigenpairs.")] = 20,
+    rtol: Annotated[float, typer.Option(help="Relative standard error of the stochastic estimates.")] = 0.01,
+    seed: Seed = 0,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write what was measured to this JSON file.", show_default=False)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="Move the risk there first.", show_default=False)] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Measure Tr(HΣ) and its company on your own model: noisescape measure my_module:make_risk --batch-size 128.
+
+    Of a risk of shards, under torchrun -m noisescape measure ..., one rank speaks for all.
+    """
+    from noisescape.distributed.shard import is_first
+    from noisescape.measurement.indicator import measure as measure_risk
+
+    risk, theta = _load(target)
+    if device is not None:
+        risk, theta = risk.to(device_named(device)), theta.to(device)
+    found = measure_risk(
+        risk, theta, batch_size=batch_size, replacement=not without_replacement, k=k, rtol=rtol, seed=seed
+    )
+    if not is_first(risk.shard):
+        return
+    deliver(found.to_dict(), out, as_json)
+    if not as_json and not quiet:
+        console().print(found.table())
+
+
+def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:
+    """The risk that the user's own function makes, and θ."""
+    from noisescape.risk import EmpiricalRisk
+
+    made = call(target)
+    risk, theta = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(risk, EmpiricalRisk):
+        raise InvalidTypeError(
+            f"{target} returned {type(risk).__name__}, not an EmpiricalRisk or (EmpiricalRisk, theta)"
+        )
+    return risk, risk.parameters() if theta is None else theta
