@@ -26,6 +26,8 @@ CONSTANTS = {"batch_size": 3, "k": 2, "rho": 0.05, "refresh": 3, "strength": 0.0
 ALL: dict[str, Dynamics] = {
     **{name: ns.dynamics_by_name(name, **CONSTANTS) for name in ns.DYNAMICS},
     "sgd without replacement": ns.SGD(3, replacement=False),
+    "sgd by epochs": ns.SGD(3, sampling="epoch"),
+    "svag": ns.SVAG(3, ell=3),
     "gld-full without replacement": ns.GLDFull(3, replacement=False),
     "gld-diagonal from batches": ns.GLDDiagonal(3, batches=2, refresh=3),
     "gld-dynamic from batches": ns.GLDDynamic(3, batches=3, refresh=2, replacement=False),

@@ -15,6 +15,7 @@ from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.matched import MatchedTrace
 from noisescape.dynamics.registry import CONTROLS, DYNAMICS, dynamics_by_name
 from noisescape.dynamics.sgd import SGD
+from noisescape.dynamics.svag import SVAG
 from noisescape.dynamics.yoked import Yoked
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "DYNAMICS",
     "GD",
     "SGD",
+    "SVAG",
     "Dynamics",
     "GDGradientPenalty",
     "GLDConstant",

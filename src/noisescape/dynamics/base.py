@@ -22,14 +22,16 @@ class NoiseState:
     Attributes:
         step: how many were taken.
         covariance: the one in force, Σ as last found; None where there is none to keep.
+        order: of the samples in the present epoch, (N,), or (R, N) of replicas; None where batches are independent.
     """
 
     step: int = 0
     covariance: SymmetricOperator | None = None
+    order: Tensor | None = None
 
-    def next(self, covariance: SymmetricOperator | None = None) -> NoiseState:
+    def next(self, covariance: SymmetricOperator | None = None, order: Tensor | None = None) -> NoiseState:
         """The state after one more step."""
-        return NoiseState(self.step + 1, covariance)
+        return NoiseState(self.step + 1, covariance, order)
 
 
 @dataclass(frozen=True)

@@ -52,7 +52,7 @@ def dynamics_by_name(name: str, **constants: Any) -> Dynamics:
         ValueError: unknown name (the message has the nearest ones), or a constant it needs is missing.
 
     >>> dynamics_by_name("sgd", batch_size=20, k=20)
-    SGD(batch_size=20, replacement=True)
+    SGD(batch_size=20, replacement=True, sampling='independent')
     """
     if name not in DYNAMICS:
         raise unknown("dynamics", name, DYNAMICS)

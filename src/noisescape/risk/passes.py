@@ -151,7 +151,7 @@ def vjp(risk: EmpiricalRisk, theta: Tensor, weights: Tensor) -> Tensor:
         losses = risk._function.losses(leaf, batch)
         if block:
             columns = weights[batch.span].split(risk._chunking.columns(batch.size), dim=1)
-            return _joined([_pull_back(risk, losses, leaf, some.mT, leaf).mT for some in columns])
+            return _joined([pull_back_through(risk, losses, leaf, some.mT, leaf).mT for some in columns])
         return gradient_of(risk._function, (losses * weights[..., batch.span]).sum(), leaf)
 
     columns = weights.shape[1] if block else 1
@@ -172,7 +172,7 @@ def jvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
         def losses(point: Tensor, batch: Batch = batch) -> Tensor:
             return risk._function.losses(point, batch)
 
-        parts.append(_push_forward(risk, losses, theta, directions, batch.size))
+        parts.append(push_forward_through(risk, losses, theta, directions, batch.size))
     dim = 0 if theta.ndim == 1 else -1
     return risk._samples.collected(torch.cat(parts, dim=dim), dim=dim)
 
@@ -207,12 +207,14 @@ def hvp_through(risk: EmpiricalRisk, graphs: Iterable[GradientGraph], directions
     def part(graph: GradientGraph) -> Tensor:
         leaf, share = graph
         if directions.ndim == leaf.ndim:
-            return _pull_back(risk, share, leaf, directions, leaf)
+            return pull_back_through(risk, share, leaf, directions, leaf)
         if risk._chunking.cached and risk._chunking.parameters_dominate:  # one column alone keeps a CPU busy
-            return torch.stack([_pull_back(risk, share, leaf, column, leaf) for column in directions.T], dim=1)
+            return torch.stack(
+                [pull_back_through(risk, share, leaf, column, leaf) for column in directions.T], dim=1
+            )
         columns = risk._chunking.columns(risk._chunking.samples(passes=HESSIAN_PASSES))
         return _joined(
-            [_pull_back(risk, share, leaf, some.mT, leaf).mT for some in directions.split(columns, dim=1)]
+            [pull_back_through(risk, share, leaf, some.mT, leaf).mT for some in directions.split(columns, dim=1)]
         )
 
     try:
@@ -252,7 +254,7 @@ def dense_hessian(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     axes = torch.eye(risk.dimension, dtype=risk.dtype, device=risk.device)
     total = theta.new_zeros(*theta.shape, risk.dimension)
     for leaf, share in gradient_graphs(risk, theta):
-        columns = [_pull_back(risk, share, leaf, axis.expand_as(theta), leaf) for axis in axes]
+        columns = [pull_back_through(risk, share, leaf, axis.expand_as(theta), leaf) for axis in axes]
         total += torch.stack(columns, dim=-1)
     total = risk._samples.total(total)
     return (total + total.mT) / 2
@@ -271,13 +273,13 @@ def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
         outputs = _outputs(function, batch)
         parts = []
         for block in column_blocks(directions, risk._chunking.columns(batch.size), theta):
-            pushed = _push_forward(risk, outputs, theta, block, batch.size)
+            pushed = push_forward_through(risk, outputs, theta, block, batch.size)
             leaf = theta.detach().requires_grad_()
             predicted = outputs(leaf)
             at, output_gradient = _output_gradient(risk, function, theta, predicted.detach(), batch)
             cotangents = pushed if block.ndim == 1 else pushed.movedim(-1, 0)
-            curved = _pull_back(risk, output_gradient, at, cotangents, theta)
-            pulled = _pull_back(risk, predicted, leaf, curved, theta)
+            curved = pull_back_through(risk, output_gradient, at, cotangents, theta)
+            pulled = pull_back_through(risk, predicted, leaf, curved, theta)
             parts.append(pulled if block.ndim == 1 else pulled.mT)
         total += _joined(parts)
     return risk._samples.total(total)
@@ -294,8 +296,8 @@ def ggn_forms(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
         at, output_gradient = _output_gradient(risk, function, theta, predicted, batch)
         parts = []
         for block in column_blocks(directions, risk._chunking.columns(batch.size), theta):
-            pushed = _push_forward(risk, _outputs(function, batch), theta, block, batch.size).movedim(-1, 0)
-            parts.append((pushed * _pull_back(risk, output_gradient, at, pushed, theta)).flatten(1).sum(1))
+            pushed = push_forward_through(risk, _outputs(function, batch), theta, block, batch.size).movedim(-1, 0)
+            parts.append((pushed * pull_back_through(risk, output_gradient, at, pushed, theta)).flatten(1).sum(1))
         total += torch.cat(parts)
     return risk._samples.total(total)
 
@@ -313,7 +315,7 @@ def ggn_draws(risk: EmpiricalRisk, theta: Tensor, count: int, generator: torch.G
         noise = torch.randn(count, *root.shape[:2], 1, generator=generator, dtype=risk.dtype, device=risk.device)
         cotangents = (root @ noise).reshape(count, *predicted.shape) / risk.sample_count**0.5
         at_once = cotangents.split(risk._chunking.columns(batch.size))
-        total += torch.cat([_pull_back(risk, predicted, leaf, some, theta) for some in at_once])
+        total += torch.cat([pull_back_through(risk, predicted, leaf, some, theta) for some in at_once])
     return risk._samples.total(total)
 
 
@@ -363,7 +365,7 @@ def _share(risk: EmpiricalRisk, point: Tensor, *, batch: Batch) -> Tensor:
     return risk._function.losses(point, batch).sum() / risk.sample_count
 
 
-def _pull_back(
+def pull_back_through(
     risk: EmpiricalRisk, values: Tensor | GradientEdge, inputs: Tensor, cotangents: Tensor, theta: Tensor
 ) -> Tensor:
     """As :func:`pull_back`, through a graph of the function at θ."""
@@ -374,7 +376,7 @@ def _pull_back(
         return torch.stack([pull_back(values, inputs, each) for each in cotangents])
 
 
-def _push_forward(
+def push_forward_through(
     risk: EmpiricalRisk, function: Callable[[Tensor], Tensor], theta: Tensor, directions: Tensor, samples: int
 ) -> Tensor:
     """Derivatives of ``function`` along the directions; columns of a block stay last."""

@@ -80,6 +80,8 @@ class Checkpoint:
         notes["covariance"] = kept_kind(state.covariance)
         if isinstance(state.covariance, HeldOperator):
             tensors["covariance"] = state.covariance.tensor
+        if state.order is not None:
+            tensors["order"] = state.order
         records = book.records()
         for name, record in records.items():
             tensors |= {f"steps/{name}": record.steps, f"values/{name}": record.values}
@@ -115,7 +117,8 @@ class Checkpoint:
         if notes["covariance"] is not None:
             kind = KINDS[notes["covariance"]["kind"]]
             covariance = kind(tensors["covariance"].to(device), name=notes["covariance"]["name"])
-        state = NoiseState(notes["noise_step"], covariance)
+        order = tensors["order"].to(device) if "order" in tensors else None
+        state = NoiseState(notes["noise_step"], covariance, order)
         return notes["step"], tensors["theta"].to(device), state, tensors["diverged_at"].to(device)
 
     def _read(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:

@@ -17,7 +17,12 @@ DRAWS = 100_000
 
 
 def test_every_dynamics_is_in_the_table():
-    assert {type(dynamics) for dynamics in ALL.values()} == {*ns.DYNAMICS.values(), ns.MatchedTrace, ns.Yoked}
+    assert {type(dynamics) for dynamics in ALL.values()} == {
+        *ns.DYNAMICS.values(),
+        ns.MatchedTrace,
+        ns.SVAG,
+        ns.Yoked,
+    }
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -53,7 +58,7 @@ def test_draws_have_mean_zero_and_the_claimed_covariance(name, regression, theta
 
 
 @pytest.mark.parametrize("lr", [0.01, 0.55], ids=["small ηλ", "ηλ above 1"])
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", [name for name in ALL if name != "sgd-epoch"])  # whose steps are not independent
 def test_loss_on_a_quadratic_follows_the_discrete_formula(name, lr):
     """Constant covariance, so the formula is exact for every noise; λ₁ = 3, so ηλ₁ is 0.03 or 1.65."""
     generator = torch.Generator().manual_seed(5)
