@@ -85,6 +85,10 @@ TABLE = {
     "sgd-epoch": Case(ns.SGD(BATCH, sampling="epoch"), lambda at: at.without),
     "svag": Case(ns.SVAG(BATCH, ell=4), lambda at: 4 * at.with_replacement),
     "svag-without": Case(ns.SVAG(BATCH, ell=2, replacement=False), lambda at: 2 * at.without),
+    "additive": Case(
+        ns.Additive(regression().noise_covariance(torch.zeros(3, dtype=torch.float64), BATCH)),
+        lambda at: Dense(regression(), torch.zeros(3, dtype=torch.float64)).with_replacement,
+    ),
     "gld-constant": Case(ns.GLDConstant(0.7), lambda at: 0.49 * at.eye),
     "gld-dynamic": Case(ns.GLDDynamic(BATCH), lambda at: with_trace_of(at.eye, at.with_replacement)),
     "gld-diagonal": Case(ns.GLDDiagonal(BATCH), lambda at: torch.diag(at.with_replacement.diagonal())),

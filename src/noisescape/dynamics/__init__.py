@@ -1,5 +1,6 @@
 """The compared dynamics: each a rule for the noise of θ_{t+1} = θ_t − η(∇L(θ_t) + ε_t)."""
 
+from noisescape.dynamics.additive import Additive
 from noisescape.dynamics.base import Dynamics, NoiseState
 from noisescape.dynamics.gd import GD
 from noisescape.dynamics.gd_gradient_penalty import GDGradientPenalty
@@ -12,6 +13,7 @@ from noisescape.dynamics.gld_leading import GLDLeading
 from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.dynamics.gld_shuffled_within_layers import GLDShuffledWithinLayers
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
+from noisescape.dynamics.label_noise import LabelNoise
 from noisescape.dynamics.matched import MatchedTrace
 from noisescape.dynamics.registry import CONTROLS, DYNAMICS, dynamics_by_name
 from noisescape.dynamics.sgd import SGD
@@ -24,6 +26,7 @@ __all__ = [
     "GD",
     "SGD",
     "SVAG",
+    "Additive",
     "Dynamics",
     "GDGradientPenalty",
     "GLDConstant",
@@ -35,6 +38,7 @@ __all__ = [
     "GLDShuffled",
     "GLDShuffledWithinLayers",
     "GLDTopEigenvector",
+    "LabelNoise",
     "MatchedTrace",
     "NoiseState",
     "Yoked",

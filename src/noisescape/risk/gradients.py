@@ -62,6 +62,12 @@ def row_chunks(risk: EmpiricalRisk, theta: Tensor) -> Iterator[Tensor]:
         yield _rows(risk, theta, batch)
 
 
+def gradient_columns(risk: EmpiricalRisk, theta: Tensor, coordinates: Tensor) -> Tensor:
+    """Some columns of G: θ (D,) and coordinates (c,) → (N, c)."""
+    chunks = [rows[:, coordinates] for rows in row_chunks(risk, theta)]
+    return risk._samples.collected(torch.cat(chunks))
+
+
 def factored_gradients(risk: EmpiricalRisk, theta: Tensor) -> FactoredGradients | ShardedGradients:
     """G at a single θ, without forming the gradients of linear layers that get one vector a sample."""
     chunks = factored_chunks(risk, theta)

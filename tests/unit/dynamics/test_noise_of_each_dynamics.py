@@ -19,6 +19,7 @@ DRAWS = 100_000
 def test_every_dynamics_is_in_the_table():
     assert {type(dynamics) for dynamics in ALL.values()} == {
         *ns.DYNAMICS.values(),
+        ns.Additive,
         ns.MatchedTrace,
         ns.SVAG,
         ns.Yoked,
