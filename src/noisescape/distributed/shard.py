@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -20,8 +21,10 @@ if dist.is_available():
     # Held so, a group is not ended by destroy_process_group, and its threads may abort a program that is over.
     import torch.distributed.nn.functional
 
-CHECKED_AT_ONCE = 2**22
-"""Numbers whose checksum is taken together."""
+WORDS = 2**12
+"""Of 8 bytes, in a row of those that a checksum adds up."""
+COMPARED = 4
+"""Tensors that ranks compare in one exchange, of the same size whatever call they are at."""
 ROLL_CALL_SECONDS = 3.0
 """How long those who are left wait for one another before they say who is missing."""
 
@@ -80,8 +83,9 @@ class Shard:
         many.
 
         Args:
-            data: tensors with samples along their first dimension, alone or in tuples, lists and dicts;
-                :class:`~noisescape.Columns`; or anything with ``__len__`` and ``__getitem__``.
+            data: tensors with samples along their first dimension, alone or in tuples, lists and dicts; a list of
+                batches or of samples; :class:`~noisescape.Columns`; or anything with ``__len__`` and
+                ``__getitem__``. It is the same, in the same order, on every rank: shuffle it with a fixed seed.
 
         Raises:
             ValueError: fewer samples than ranks.
@@ -93,21 +97,30 @@ class Shard:
         """
         if hasattr(data, "part_of"):
             return data.part_of(self)
-        if isinstance(data, Tensor):
-            mine = self._checked(len(data))
+        if isinstance(data, (Tensor, np.ndarray)):
+            mine = self.checked(len(data))
             return data[mine.start : mine.stop]
+        if data is None or isinstance(data, (bool, int, float, str)):  # belongs to all samples
+            return data
         if isinstance(data, Mapping):
             return {name: self.part(each) for name, each in data.items()}
         if isinstance(data, tuple) or (isinstance(data, list) and data and all(map(torch.is_tensor, data))):
             return tuple(self.part(each) for each in data)
+        if isinstance(data, list):  # of batches, or of single samples: a list still, which is read as either
+            return [data[position] for position in self.checked(len(data))]
         if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-            return Subset(data, list(self._checked(len(data))))
+            return Subset(data, list(self.checked(len(data))))
         raise InvalidTypeError(
             f"a {type(data).__name__} has no numbered samples to take a rank's part of; let each rank read its own "
             "part (datasets.distributed.split_dataset_by_node of a stream) and pass that"
         )
 
-    def _checked(self, count: int) -> range:
+    def checked(self, count: int) -> range:
+        """As :meth:`positions`, of no fewer samples than ranks.
+
+        Raises:
+            ValueError: fewer.
+        """
         if count < self.ranks:
             raise InvalidValueError(
                 f"{count} samples are fewer than the {self.ranks} ranks: each needs one at least. Start fewer"
@@ -148,20 +161,37 @@ class Shard:
             dist.broadcast(tensor, origin, group=self.group)
         return tensor
 
-    def objects(self, own: Any) -> list[Any]:
-        """What every rank brings, in the order of ranks: small things that can be pickled."""
+    def objects(self, what: str, own: Any) -> list[Any]:
+        """What every rank brings, in the order of ranks: small things that can be pickled.
+
+        Args:
+            what: it is, in a few words, the same on every rank.
+            own: this rank's.
+
+        Raises:
+            FailedError: another rank brings something else: it is at another call.
+        """
         found: list[Any] = [None] * self.ranks
         with self._together():
-            dist.all_gather_object(found, own, group=self.group)
-        return found
+            dist.all_gather_object(found, (what, own), group=self.group)
+        for rank, (theirs, _) in enumerate(found):
+            if theirs != what:
+                raise FailedError(
+                    f"rank {rank} is at another call than rank {self.rank}: it exchanges {theirs}, not {what}. "
+                    "Every rank must make the same calls in the same order, and all must end where one fails"
+                )
+        return [each for _, each in found]
 
-    def same(self, tensor: Tensor) -> bool:
-        """Whether every rank has this tensor, bit for bit, as far as two sums of its bits tell."""
-        own = _checksum(tensor)
+    def differing(self, *tensors: Tensor) -> list[int]:
+        """Which of at most four tensors are not the same on every rank, as far as sums of their bits tell."""
+        own = torch.zeros(COMPARED, 2, dtype=torch.int64, device=tensors[0].device)
+        for place, tensor in enumerate(tensors):
+            own[place] = _checksum(tensor)
         found = [torch.empty_like(own) for _ in range(self.ranks)]
         with self._together():
             dist.all_gather(found, own, group=self.group)
-        return all(bool((each == own).all()) for each in found)
+        unlike = torch.stack([each != own for each in found]).any(0).any(1)
+        return [int(place) for place in unlike.nonzero()]
 
     @property
     def needs_cuda(self) -> bool:
@@ -183,12 +213,13 @@ class Shard:
             yield
         except Exception as raised:  # whatever it was, it is raised again below
             error = raised
-        said = self.objects(None if error is None else f"{type(error).__name__}: {error}")
+        line = None if error is None else f"{type(error).__name__}: {error}"
+        said = self.objects(f"whether it could {what}", line)
         if error is not None:
             raise error
-        for rank, line in enumerate(said):
-            if line is not None:
-                raise FailedError(f"rank {rank} could not {what}: {line}")
+        for rank, theirs in enumerate(said):
+            if theirs is not None:
+                raise FailedError(f"rank {rank} could not {what}: {theirs}")
 
     @contextlib.contextmanager
     def _together(self) -> Iterator[None]:
@@ -226,11 +257,17 @@ def is_first(shard: Shard | None) -> bool:
 
 
 def _checksum(tensor: Tensor) -> Tensor:
-    """Of a tensor's bits, two whole numbers: their sum, and their sum weighted by position; (2,), on its device."""
-    bits = tensor.detach().contiguous().view(-1).view(torch.uint8 if tensor.element_size() < 4 else torch.int32)
-    found = torch.zeros(2, dtype=torch.int64, device=tensor.device)
-    weights = torch.arange(1, min(CHECKED_AT_ONCE, max(1, len(bits))) + 1, device=tensor.device)
-    for some in bits.split(CHECKED_AT_ONCE):
-        wide = some.long()
-        found = 31 * found + torch.stack([wide.sum(), (wide * weights[: len(wide)]).sum()])
-    return found
+    """Of a tensor's bits, two whole numbers that change with a bit and with its place; (2,), on its device."""
+    flat = tensor.detach().contiguous().view(-1)
+    if flat.storage_offset() * flat.element_size() % 8:  # words begin at whole words
+        flat = flat.clone()
+    bits = flat.view(torch.uint8)
+    whole = len(bits) - len(bits) % (8 * WORDS)
+    words, rest = bits[:whole].view(torch.int64).view(-1, WORDS), bits[whole:].long()
+    first = _by_place(words.sum(0)) + _by_place(rest)
+    second = 31 * _by_place(words.sum(1)) + rest.sum() + len(bits)
+    return torch.stack([first, second])
+
+
+def _by_place(numbers: Tensor) -> Tensor:
+    return (numbers * torch.arange(1, len(numbers) + 1, device=numbers.device)).sum()

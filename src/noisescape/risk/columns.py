@@ -85,7 +85,7 @@ class Columns:
         from datasets.distributed import split_dataset_by_node
 
         if isinstance(self.dataset, Dataset):
-            rows = self.dataset.select(shard.positions(len(self.dataset)))
+            rows = self.dataset.select(shard.checked(len(self.dataset)))
         else:
             rows = split_dataset_by_node(self.dataset, rank=shard.rank, world_size=shard.ranks)
         return Columns(rows, self.inputs, self.targets, batch_size=self.batch_size, transform=self.transform)

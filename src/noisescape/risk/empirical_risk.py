@@ -230,11 +230,16 @@ class EmpiricalRisk:
 
     def _point(self) -> Tensor:
         """Where the model is tried: of parameters that several ranks share, who need not all ask, as last known."""
-        gathered = self._function.gathered if isinstance(self._function, ModelLoss) else None
-        return self.parameters() if gathered is None else gathered.to(self.device, self.dtype, copy=True)
+        if not isinstance(self._function, ModelLoss) or self._function.gathered is None:
+            return self.parameters()
+        return self._function.known_parameters().to(self.device, self.dtype)
 
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
-        """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``."""
+        """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``.
+
+        A model sharded by FSDP2 takes it by ``torch.distributed.checkpoint.state_dict.set_model_state_dict`` with
+        ``StateDictOptions(full_state_dict=True, strict=False)``.
+        """
         self._check_theta(theta, replicas=False)
         function = self._model_loss("named parameters")
         return {name: tensor.clone() for name, tensor in function.named(theta).items()}
@@ -302,16 +307,17 @@ class EmpiricalRisk:
             return torch.stack([self.metric(row, metric) for row in theta])
         model_loss = self._model_loss("a metric of outputs")
         total = torch.zeros((), dtype=torch.float64, device=self.device)
-        for batch in self._batches(passes=1):
-            values = metric(model_loss.output_values(theta, batch.inputs), batch.targets)
-            if not isinstance(values, Tensor) or values.shape != (batch.size,):
-                found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-                raise InvalidValueError(
-                    f"the metric of {batch.size} samples has shape {found}; it must return one value a sample, "
-                    f"({batch.size},): compare outputs with targets of the same shape, and average what a sample "
-                    "has several of"
-                )
-            total += values.detach().double().sum()
+        with self._samples.failing_together("evaluate the metric"):
+            for batch in self._batches(passes=1):
+                values = metric(model_loss.output_values(theta, batch.inputs), batch.targets)
+                if not isinstance(values, Tensor) or values.shape != (batch.size,):
+                    found = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+                    raise InvalidValueError(
+                        f"the metric of {batch.size} samples has shape {found}; it must return one value a sample, "
+                        f"({batch.size},): compare outputs with targets of the same shape, and average what a "
+                        "sample has several of"
+                    )
+                total += values.detach().double().sum()
         return (self._samples.total(total) / self.sample_count).to(self.dtype)
 
     def accuracy(self, theta: Tensor) -> Tensor:
@@ -328,11 +334,12 @@ class EmpiricalRisk:
             return torch.stack([self.accuracy(row) for row in theta])
         model_loss = self._model_loss("accuracy")
         right = counted = 0
-        for batch in self._batches(passes=1):
-            outputs = logits(model_loss.output_values(theta, batch.inputs))
-            correct, present = model_loss.criterion.correct(outputs, batch.targets)
-            right += int((correct & present).sum())
-            counted += int(present.sum())
+        with self._samples.failing_together("evaluate the accuracy"):
+            for batch in self._batches(passes=1):
+                outputs = logits(model_loss.output_values(theta, batch.inputs))
+                correct, present = model_loss.criterion.correct(outputs, batch.targets)
+                right += int((correct & present).sum())
+                counted += int(present.sum())
         right, counted = self._samples.total(torch.tensor([right, counted], device=self.device)).tolist()
         return torch.tensor(right / counted if counted else torch.nan, dtype=self.dtype, device=self.device)
 
@@ -520,10 +527,9 @@ class EmpiricalRisk:
             )
         return self._function
 
-    def _check_theta(self, theta: Tensor, *, replicas: bool = True) -> None:
+    def _check_theta(self, theta: Tensor, *others: Tensor, replicas: bool = True) -> None:
         check_theta(theta, self.dimension, self.dtype, self.device, replicas=replicas)
-        if isinstance(self._samples, ShardedSamples):
-            self._samples.check_same(theta)
+        self._samples.check_same(theta, *others)
 
     def __getattr__(self, name: str) -> Any:
         if name not in RENAMED:

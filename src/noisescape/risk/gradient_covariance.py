@@ -83,7 +83,10 @@ class GradientOuterProduct(SymmetricOperator):
     def _along(self, block: Tensor) -> Tensor:
         """JGv, (N, K), with J = I − 11ᵀ/N if centred."""
         held = self._gradients()
-        return self._centred(self.risk.jvp(self.theta, block) if held is None else held @ block)
+        if held is None:
+            return self._centred(self.risk.jvp(self.theta, block))
+        self.risk._samples.check_same(self.theta, block)
+        return self._centred(held @ block)
 
     def _centred(self, weights: Tensor) -> Tensor:
         """Jw, (N, K)."""

@@ -31,7 +31,7 @@ def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = N
     Raises:
         InvalidValueError: the result alone would take over 8 times the memory budget.
     """
-    risk._check_theta(theta)
+    risk._check_theta(theta, *([] if indices is None else [indices]))
     if indices is not None:
         check_indices(indices, risk.sample_count)
         if indices.ndim != 1:

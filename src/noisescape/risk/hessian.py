@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,16 +35,22 @@ class Hessian(SymmetricOperator):
         self.column_bytes = min(self.column_bytes, risk._budget)
         self._graphs: list[GradientGraph] | None = None
 
+    @functools.cached_property
+    def _keeps_graphs(self) -> bool:
+        samples = self.risk._samples
+        return samples.on_every_rank(self.risk._chunking.holds_graphs and isinstance(samples.own, TensorSamples))
+
     def _matmat(self, block: Tensor) -> Tensor:
         risk = self.risk
         chunking = risk._chunking
-        keeps = chunking.holds_graphs and isinstance(risk._samples.own, TensorSamples)
         # in reverse, through kept graphs, where there is little to compute but products with the weights
+        keeps = self._keeps_graphs
         reverse = keeps and chunking.parameters_dominate
         if block.shape[1] > 1 and risk._capabilities.forward_over_reverse and not reverse:
             return passes.hvp_by_forward_mode(risk, self.theta, block)
         if self._graphs is None and keeps:
             self._graphs = list(passes.gradient_graphs(risk, self.theta))
+        risk._samples.check_same(self.theta, block)
         directions = block[:, 0] if block.shape[1] == 1 else block
         graphs = self._graphs or passes.gradient_graphs(risk, self.theta)
         return passes.hvp_through(risk, graphs, directions).view_as(block)

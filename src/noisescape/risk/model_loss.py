@@ -119,6 +119,10 @@ class ModelLoss:
             self.gathered = found.clone()
         return found
 
+    def known_parameters(self) -> Tensor:
+        """The parameters; of such as ranks share, as they were last gathered, so that no rank waits for another."""
+        return self.flat_parameters() if self.gathered is None else self.gathered.clone()
+
     def parts(self, theta: Tensor) -> list[Tensor]:
         """θ, (D,), as parameter tensors (views)."""
         return [part.view(shape) for part, shape in zip(theta.split(self.sizes), self.shapes, strict=True)]
@@ -283,7 +287,7 @@ class ModelLoss:
 
         Where it cannot be counted, a multiple of what the modules put out.
         """
-        leaf = self.flat_parameters().to(self.device, self.dtype).requires_grad_()
+        leaf = self.known_parameters().to(self.device, self.dtype).requires_grad_()
         kept: dict[int, int] = {}
         own = leaf.untyped_storage().data_ptr()
 

@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from noisescape.distributed import Shard
-from noisescape.errors import BatchCouplingError, InvalidValueError
+from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 from noisescape.risk.contract import check_contract
 from noisescape.risk.criterion import NormalisationWarning
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.randomness import Generators
 from noisescape.risk.reading import readings
 from noisescape.risk.samples import Batch, OwnSamples, TensorSamples
-from noisescape.risk.sharded_samples import Samples, ShardedSamples, check_shards
+from noisescape.risk.sharded_samples import Samples, ShardedSamples, check_same_losses, check_shards
 from noisescape.risk.trial import TRIAL
 from noisescape.risk.trial_samples import probe_batches
 
@@ -58,20 +58,25 @@ def open_data(
         BatchCouplingError, InvalidValueError, InvalidTypeError: as :class:`~noisescape.risk.EmpiricalRisk`.
         FailedError: another rank's data was refused.
     """
+    if shard is not None and not isinstance(shard, Shard):
+        raise InvalidTypeError(f"shard is a Shard, Shard.of_process_group(), not {type(shard).__name__}")
+    theta = parameters()  # at once: parameters that ranks share are gathered by all of them together
     with contextlib.nullcontext() if shard is None else shard.failing_together("build its risk"):
-        own, tried = _tried(function, data, parameters, budget, chunk_size)
+        own, tried = _tried(function, data, theta, budget, chunk_size)
     samples: Samples = own
     if shard is not None:
         samples = ShardedSamples.of(own, shard)
-        check_shards(samples, function, parameters())
+        check_shards(samples, function, theta, {"memory_budget": budget, "chunk_size": chunk_size})
     function = normalised(function, samples)
+    if isinstance(samples, ShardedSamples):
+        check_same_losses(samples, function, theta, tried[0])
     for batch in tried:
-        function.check_reduction(parameters(), batch.head(TRIAL.compared))
+        function.check_reduction(theta, batch.head(TRIAL.compared))
     return Opened(function, samples, tried)
 
 
 def _tried(
-    function: ModelLoss, data: Any, parameters: Callable[[], Tensor], budget: int, chunk_size: int | None
+    function: ModelLoss, data: Any, theta: Tensor, budget: int, chunk_size: int | None
 ) -> tuple[OwnSamples, list[Batch]]:
     """The data, and batches of unlike samples of it on which the model can be relied."""
     accepted: list[tuple[OwnSamples, list[Batch]]] = []
@@ -79,7 +84,7 @@ def _tried(
     for samples in readings(data, device=function.device, memory_budget=budget):
         try:
             tried = _unlike_samples(function, samples, chunk_size)
-            check_contract(function, parameters(), tried, _whole(samples))
+            check_contract(function, theta, tried, _whole(samples))
             accepted.append((samples, tried))
         except (ValueError, TypeError, RuntimeError, IndexError) as error:
             if isinstance(error, BatchCouplingError) and not accepted:

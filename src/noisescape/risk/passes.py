@@ -47,7 +47,7 @@ def over_replicas(single: Pass) -> Pass:
 
     @functools.wraps(single)
     def replicated(risk: EmpiricalRisk, theta: Tensor, *others: Tensor) -> Tensor:
-        risk._check_theta(theta)
+        risk._check_theta(theta, *others)
         if theta.ndim == 1 or risk._capabilities.replicas:
             return single(risk, theta, *others)
         each = [other if other.ndim == 2 else other.expand(len(theta), -1) for other in others]
@@ -100,7 +100,7 @@ def loss_and_gradient(risk: EmpiricalRisk, theta: Tensor) -> tuple[Tensor, Tenso
 @torch.enable_grad()
 def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> Tensor:
     """Mean of g_n over the samples at ``indices``, (B,), or (R, B): a batch of its own for each replica."""
-    risk._check_theta(theta)
+    risk._check_theta(theta, indices)
     check_indices(indices, risk.sample_count)
     if indices.ndim not in (1, theta.ndim) or indices.shape[:-1] not in ((), theta.shape[:-1]):
         raise InvalidValueError(
@@ -235,7 +235,7 @@ def hvp_by_forward_mode(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) 
     No graph of the gradient is kept, and what the columns share is computed once: cheaper than :func:`hvp` for some
     columns together, dearer for one alone.
     """
-    risk._check_theta(theta, replicas=False)
+    risk._check_theta(theta, directions, replicas=False)
     check_directions(theta, directions)
     risk._capabilities.check_second_derivative()
     total = torch.zeros_like(directions)
@@ -268,6 +268,7 @@ def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """(1/N) Σ_n J_nᵀ(∇²_f ℓ_n)J_n v, J_n the Jacobian of sample n's outputs f: v (D,) or (D, K), shaped as v."""
     function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
     check_directions(theta, directions)
+    risk._samples.check_same(theta, directions)
     total = torch.zeros_like(directions)
     for batch in risk._batches(passes=4, columns=_columns(theta, directions)):
         outputs = _outputs(function, batch)
@@ -290,6 +291,7 @@ def ggn_forms(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """vᵀ(GGN)v of each column of a block, (D, K) → (K,): no reverse pass through the model."""
     function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
     check_directions(theta, directions)
+    risk._samples.check_same(theta, directions)
     total = directions.new_zeros(directions.shape[1])
     for batch in risk._batches(passes=2, columns=directions.shape[1]):
         predicted = tensor_outputs(function.output_values(theta, batch.inputs))

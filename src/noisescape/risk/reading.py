@@ -61,7 +61,7 @@ def _holds_pairs(data: Sequence[Any]) -> bool:
 
 def _sources(data: Any) -> list[Iterable[Any]]:
     if isinstance(data, DataLoader):
-        order = getattr(data.batch_sampler, "sampler", data.sampler)
+        order = _innermost(data)
         if isinstance(order, DistributedSampler):
             _refuse_repeats(order)
         # what other samplers do shows on later passes
@@ -99,12 +99,20 @@ def _sources(data: Any) -> list[Iterable[Any]]:
 
 def _refuse_repeats(order: DistributedSampler[Any]) -> None:
     repeated = order.total_size - len(order.dataset)  # type: ignore[arg-type]
-    if repeated > 0:
+    if repeated:
+        what = f"repeats {repeated}" if repeated > 0 else f"leaves out {-repeated}"
         raise InvalidValueError(
-            f"the DistributedSampler repeats {repeated} samples, so that all ranks get as many, and they would "
-            "count twice: give each rank its own part of the data set, EmpiricalRisk(model, loss, "
-            "shard.part(dataset), shard=shard)"
+            f"the DistributedSampler {what} samples, so that all ranks get as many: give each rank its own part of "
+            "the data set, EmpiricalRisk(model, loss, shard.part(dataset), shard=shard)"
         )
+
+
+def _innermost(loader: DataLoader[Any]) -> Any:
+    """The sampler that decides, under those that wrap it, as trainers' do."""
+    order: Any = loader.batch_sampler if loader.batch_sampler is not None else loader.sampler
+    while (inner := getattr(order, "sampler", None) or getattr(order, "batch_sampler", None)) is not None:
+        order = inner
+    return order
 
 
 def _may_be(pairs: Sequence[Any]) -> tuple[bool, bool]:

@@ -35,6 +35,7 @@ class SampleCurvature(ABC):
         """UᵀH_nW of every sample: (D, r) and (D, m) ↦ (N, r, m)."""
         check_directions(self.theta, left)
         check_directions(self.theta, right)
+        self.risk._check_theta(self.theta, left, right, replicas=False)
         columns = left.shape[1] * right.shape[1]
         batches = self.risk._batches(passes=4, columns=columns)
         return self.risk._samples.collected(torch.cat([self._forms(batch, left, right) for batch in batches]))
@@ -50,6 +51,7 @@ class SampleCurvature(ABC):
             (D, m).
         """
         check_directions(self.theta, directions)
+        self.risk._check_theta(self.theta, directions, weights, replicas=False)
         mine = self.risk._samples.mine(weights)
         total = directions.new_zeros(len(directions), weights.shape[2])
         start = 0

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 
@@ -76,6 +78,13 @@ class OneProcess:
     def mine(self, rows: Tensor) -> Tensor:
         """Of rows of all samples, those of this process's."""
         return rows
+
+    def check_same(self, theta: Tensor, *others: Tensor) -> None:
+        """Refuse what is not the same with every process."""
+
+    def failing_together(self, _what: str) -> AbstractContextManager[None]:
+        """If the block fails with one process, it fails with all."""
+        return contextlib.nullcontext()
 
     def on_every_rank(self, holds: bool) -> bool:
         """Whether something holds with every process."""

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 import xxhash
+from scipy.stats import binom
 from torch import Tensor
 
 from noisescape.distributed import Shard
 from noisescape.errors import InvalidValueError
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.samples import Batch, StreamedSamples, TensorSamples, digest, form_of, in_order
+
+COMPARED_SAMPLES = 64
+"""Of rank 0, which every rank evaluates: enough that most classes are among them, whose weights may differ."""
+SAME_LOSS = 1e-3
+"""Relative difference of two losses that are the same: other hardware rounds otherwise."""
+BY_CHANCE = 2e-3
+"""Equal samples that lie with other ranks with a smaller probability than this were not put there by chance."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +39,11 @@ class ShardedSamples:
     own: TensorSamples | StreamedSamples
     shard: Shard
     counts: tuple[int, ...]
-    _seen: list[Any] = field(default_factory=list, repr=False, compare=False)
 
     @classmethod
     def of(cls, own: TensorSamples | StreamedSamples, shard: Shard) -> ShardedSamples:
         """With the counts of all ranks."""
-        return cls(own, shard, tuple(shard.objects(own.count)))
+        return cls(own, shard, tuple(shard.objects("how many samples each has", own.count)))
 
     @property
     def count(self) -> int:
@@ -69,7 +77,8 @@ class ShardedSamples:
     def brought_together(self, indices: Tensor) -> list[tuple[Tensor, TensorSamples]]:
         """As :meth:`chosen`, of all ranks, on every rank: for a few samples."""
         groups: dict[Any, list[tuple[Tensor, TensorSamples]]] = {}
-        for own in self.shard.objects([(places, group.map(Tensor.cpu)) for places, group in self.chosen(indices)]):
+        mine = [(places, group.map(Tensor.cpu)) for places, group in self.chosen(indices)]
+        for own in self.shard.objects("chosen samples", mine):
             for places, group in own:
                 groups.setdefault(form_of(group), []).append((places, group))
         together = [in_order(parts) for parts in groups.values()]
@@ -86,7 +95,7 @@ class ShardedSamples:
 
     def sample_digests(self) -> bytes:
         """A checksum of each sample of all ranks, 8 bytes each."""
-        return b"".join(self.shard.objects(self.own.sample_digests()))
+        return b"".join(self.shard.objects("checksums of samples", self.own.sample_digests()))
 
     def digest(self) -> str:
         """A checksum of every sample: the same however they lie with ranks."""
@@ -106,22 +115,25 @@ class ShardedSamples:
         """Of rows of all samples, those of this rank's."""
         return rows[self.span]
 
-    def check_same(self, theta: Tensor) -> None:
-        """Refuse a θ that is another one on another rank; one looked at already is not looked at again.
+    def check_same(self, theta: Tensor, *others: Tensor) -> None:
+        """Refuse a θ, or directions, weights or indices, that are not the same on every rank.
+
+        Every call looks: whether to look must not depend on what one rank alone knows.
 
         Raises:
-            ValueError: it is.
+            ValueError: they are not.
         """
-        version = -1 if theta.is_inference() else theta._version
-        last = self._seen[0]() if self._seen else None
-        if last is theta and self._seen[1] == version >= 0:
-            return
-        if not self.shard.same(theta):
+        differing = self.shard.differing(theta, *others)
+        if 0 in differing:
             raise InvalidValueError(
                 "θ is not the same on every rank: build it from the same seed, or broadcast it, "
                 "torch.distributed.broadcast(theta, src=0)"
             )
-        self._seen[:] = [weakref.ref(theta), version]
+        if differing:
+            raise InvalidValueError(
+                "directions, weights or indices are not the same on every rank: draw them from the same seed on "
+                "every rank, or broadcast them"
+            )
 
     def merged_moments(self, mean: Tensor, variance: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and variance over all samples, from those over this rank's."""
@@ -130,24 +142,30 @@ class ShardedSamples:
         share = (variance + (mean - whole).square()) * (self.own.count / self.count)
         return whole, self.total(share)
 
+    def failing_together(self, what: str) -> AbstractContextManager[None]:
+        """If the block fails on one rank, it fails on all."""
+        return self.shard.failing_together(what)
+
     def on_every_rank(self, holds: bool) -> bool:
         """Whether something holds on every rank."""
-        return all(self.shard.objects(holds))
+        return all(self.shard.objects("whether something holds", holds))
 
     def largest(self, value: float) -> float:
         """The largest of all ranks' values."""
-        return max(self.shard.objects(value))
+        return max(self.shard.objects("a largest number", value))
 
     def in_common(self, found: Sequence[Hashable]) -> set[Hashable]:
         """What every rank found."""
-        return set.intersection(*map(set, self.shard.objects(list(found))))
+        return set.intersection(*map(set, self.shard.objects("what each found", list(found))))
 
     def shared_generator(self, generator: torch.Generator | None, device: torch.device) -> torch.Generator:
         """One that draws the same numbers on every rank; where none is given, as rank 0's own would have it."""
-        if generator is not None:
-            return generator
-        seed = self.shard.objects(int(torch.randint(2**62, ())))[0]
-        return torch.Generator(device).manual_seed(seed)
+        if generator is None:
+            seed = self.shard.objects("a seed", int(torch.randint(2**62, ())))[0]
+            return torch.Generator(device).manual_seed(seed)
+        if self.shard.differing(generator.get_state()):
+            raise InvalidValueError("the generator is not in the same state on every rank: seed it alike, once")
+        return generator
 
     def own_generator(self, generator: torch.Generator | None, device: torch.device) -> torch.Generator:
         """One that draws other numbers on every rank, for what belongs to its own samples."""
@@ -157,8 +175,14 @@ class ShardedSamples:
         return torch.Generator(device).manual_seed(seed)
 
 
-def check_shards(samples: ShardedSamples, function: ModelLoss, theta: Tensor) -> None:
+def check_shards(samples: ShardedSamples, function: ModelLoss, theta: Tensor, settings: Mapping[str, Any]) -> None:
     """Refuse ranks that do not hold parts of one risk.
+
+    Args:
+        samples: the data.
+        function: the model and loss.
+        theta: its parameters, (D,).
+        settings: what else must be equal, by name.
 
     Raises:
         ValueError: other parameters, models, kinds of numbers or settings on some rank; samples that are on two.
@@ -170,6 +194,7 @@ def check_shards(samples: ShardedSamples, function: ModelLoss, theta: Tensor) ->
             "model to this rank's GPU, or begin the group with backend='gloo'"
         )
     found = shard.objects(
+        "what each is made of",
         {
             "number of parameters": len(theta),
             "dtype": str(theta.dtype),
@@ -177,23 +202,67 @@ def check_shards(samples: ShardedSamples, function: ModelLoss, theta: Tensor) ->
             "need of a graph": function.needs_graph,
             "need of other kernels": function.kernels is not None,
             "parameters": digest(theta),
-        }
+            **settings,
+        },
     )
     for what, value in found[0].items():
         differing = [rank for rank, each in enumerate(found) if each[what] != value]
         if differing:
-            raise InvalidValueError(
-                f"the {what} of rank {differing[0]} and of rank 0 differ: build the same model on every rank, with "
-                "the same seed, or broadcast its parameters, torch.distributed.broadcast(parameter, src=0)"
+            mend = (
+                "build the same model on every rank, with the same seed, or broadcast its parameters, "
+                "torch.distributed.broadcast(parameter, src=0)"
             )
-    holders: dict[str, int] = {}
-    for rank, own in enumerate(shard.objects(samples.own.digest())):
-        if own in holders:
+            if what in settings:
+                mend = f"give every rank the same {what}"
+            raise InvalidValueError(f"the {what} of rank {differing[0]} and of rank 0 differ: {mend}")
+    _check_parts(samples)
+
+
+def check_same_losses(samples: ShardedSamples, function: ModelLoss, theta: Tensor, tried: Batch) -> None:
+    """Refuse losses or models that differ in what no checksum sees: a loss's weights, a model's plain attributes.
+
+    Every rank evaluates the first samples of rank 0.
+
+    Raises:
+        ValueError: their losses differ.
+    """
+    shard = samples.shard
+    first = tried.head(COMPARED_SAMPLES)
+    shown = shard.objects("samples to compare", first.map(Tensor.cpu) if shard.rank == 0 else None)[0]
+    with shard.failing_together("evaluate the samples of rank 0"):
+        own = function.values(theta, shown.map(lambda leaf: leaf.to(theta.device))).double().cpu()
+    for rank, theirs in enumerate(shard.objects("their losses", own)):
+        if not torch.allclose(theirs, own, rtol=SAME_LOSS, atol=SAME_LOSS * float(own.abs().max()), equal_nan=True):
             raise InvalidValueError(
-                f"ranks {holders[own]} and {rank} hold the same {samples.counts[rank]} samples, which would count "
-                "twice: give each rank its own, EmpiricalRisk(model, loss, shard.part(data), shard=shard)"
+                f"the same samples have other losses on rank {rank} (the first {float(theirs[0]):.6g}) than on "
+                f"rank {shard.rank} ({float(own[0]):.6g}): give every rank the same loss, with the same weights, "
+                "and a model with the same settings"
             )
-        holders[own] = rank
+
+
+def _check_parts(samples: ShardedSamples) -> None:
+    """Refuse parts that share samples, beyond those that the data holds twice.
+
+    Equal samples of one data set fall to ranks by chance: each further copy to the rank of the first with
+    probability 1/R. Where far more are with other ranks, the parts overlap.
+    """
+    shard = samples.shard
+    held = [np.frombuffer(own, dtype=np.uint64) for own in shard.objects("checksums", samples.own.sample_digests())]
+    for rank, own in enumerate(held):
+        same = next((other for other in range(rank) if len(own) > 1 and np.array_equal(held[other], own)), None)
+        if same is not None:
+            raise InvalidValueError(
+                f"ranks {same} and {rank} hold the same {len(own)} samples, which would count twice: give each "
+                "rank its own, EmpiricalRisk(model, loss, shard.part(data), shard=shard)"
+            )
+    copies = len(np.concatenate(held)) - len(np.unique(np.concatenate(held)))
+    within = sum(len(own) - len(np.unique(own)) for own in held)
+    if copies and binom.cdf(within, copies, 1 / shard.ranks) < BY_CHANCE:
+        raise InvalidValueError(
+            f"{copies - within} samples are with more than one rank, and would count twice; others may be with "
+            "none. Order the data alike on every rank before it is parted (shuffle with a fixed seed), and part it "
+            "by shard.part(data)"
+        )
 
 
 Samples = TensorSamples | StreamedSamples | ShardedSamples

@@ -27,6 +27,9 @@ class Local:
 
     jobs: int | None = None
 
+    def check(self, device: str) -> None:
+        """See :class:`~noisescape.runs.tasks.Engine`: there is nothing to refuse."""
+
     def perform(self, folder: Path, tasks: Sequence[Task], device: str) -> Iterator[None]:
         """See :class:`~noisescape.runs.tasks.Engine`.
 

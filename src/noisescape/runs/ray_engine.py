@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import tempfile
 import uuid
 from collections import deque
@@ -22,6 +23,8 @@ from noisescape.runs.tasks import Task, file_of, on_cpu, perform_one
 
 AHEAD = 2
 """Tasks handed to the cluster for each of its cores: enough for none to wait, few enough to hold."""
+REACH_SECONDS = 10.0
+"""How long the head of a cluster may take to answer."""
 ROOM_SECONDS = 2.0
 """How long to wait for a task before looking whether the cluster has grown."""
 
@@ -44,6 +47,24 @@ class Ray:
     jobs: int | None = None
     retries: int = 5
 
+    def check(self, device: str) -> None:
+        """See :class:`~noisescape.runs.tasks.Engine`.
+
+        Raises:
+            RuntimeError: nothing answers at the address; no node has a GPU where the device is one.
+            ImportError: Ray is not installed.
+        """
+        ray = _ray()
+        if self.address is None or ray.is_initialized():
+            return
+        _reach(self.address)
+        with _cluster(ray, self.address):
+            if not on_cpu(device) and not ray.cluster_resources().get("GPU"):
+                raise FailedError(
+                    f"the Ray cluster at {self.address} has no GPU, and the tasks need one each: add nodes that "
+                    "have, or take --device cpu"
+                )
+
     def perform(self, folder: Path, tasks: Sequence[Task], device: str) -> Iterator[None]:
         """See :class:`~noisescape.runs.tasks.Engine`.
 
@@ -54,6 +75,7 @@ class Ray:
         if not tasks:
             return
         ray = _ray()
+        folder = folder.resolve()  # nodes may have been started anywhere
         mark = folder / f".shared-{uuid.uuid4().hex}"
         cores, gpus = (1, 0) if on_cpu(device) else (1, 1)
         with _cluster(ray, self.address), _file(mark):
@@ -117,13 +139,28 @@ def _ray() -> Any:
     return ray
 
 
+def _reach(address: str) -> None:
+    """Refuse a HOST:PORT that nothing listens at: Ray itself would try for many minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", which Ray answers at once
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
+    except OSError as error:
+        raise FailedError(
+            f"no Ray cluster at {address} ({error}): start one with `ray start --head`, and give the address that "
+            "it prints"
+        ) from error
+
+
 @contextlib.contextmanager
 def _cluster(ray: Any, address: str | None) -> Iterator[None]:
     """The cluster that the program has joined, or joins for the time of the work."""
     if ray.is_initialized():
         yield
         return
-    passed_on = {name: os.environ[name] for name in ("NOISESCAPE_DATA",) if name in os.environ}
+    places = {name: os.environ[name] for name in ("NOISESCAPE_DATA",) if name in os.environ}
+    passed_on = {name: str(Path(place).resolve()) for name, place in places.items()}
     try:
         ray.init(
             address=address,

@@ -53,6 +53,9 @@ class Task:
 class Engine(Protocol):
     """Where tasks are done."""
 
+    def check(self, device: str) -> None:
+        """Refuse, before a run is begun, what will not do: no cluster at the address, none with such a device."""
+
     def perform(self, folder: Path, tasks: Sequence[Task], device: str) -> Iterator[None]:
         """Do the tasks, in any order, and keep each in the folder; an item comes whenever one is there."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,10 +45,23 @@ class Checkpoint:
     losses: Tensor
     shard: Shard | None = None
 
+    def check_room(self) -> None:
+        """Refuse a folder that cannot hold the file, before any work.
+
+        Raises:
+            ValueError: there is no such folder, or nothing may be written there.
+        """
+        with contextlib.nullcontext() if self.shard is None else self.shard.failing_together("keep a checkpoint"):
+            folder = self.path.parent
+            if is_first(self.shard) and not (folder.is_dir() and os.access(folder, os.W_OK)):
+                raise InvalidValueError(
+                    f"the checkpoint {self.path} cannot be kept: {folder} is no folder that may be written to"
+                )
+
     def exists(self) -> bool:
         """Whether there is an unfinished run."""
         found = self.path.exists()
-        return found if self.shard is None else bool(self.shard.objects(found)[0])
+        return found if self.shard is None else bool(self.shard.objects("whether a checkpoint is there", found)[0])
 
     def remove(self) -> None:
         """The run is finished."""
@@ -128,7 +142,7 @@ class Checkpoint:
             if is_first(self.shard):
                 bundle = read_bundle(self.path)
                 found = dict(bundle.tensors), dict(bundle.notes)
-        return found if self.shard is None else self.shard.objects(found)[0]
+        return found if self.shard is None else self.shard.objects("the checkpoint", found)[0]
 
 
 def kept_kind(covariance: SymmetricOperator | None) -> dict[str, str] | None:

@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisescape.distributed import Shard
+from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk, fingerprint
 from noisescape.risk.passes import unchecked_losses
 from noisescape.simulation.recorders import AtSteps, Recorder
@@ -79,6 +81,26 @@ def differences(there: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
         for key, value in now.items()
         if there.get(key) != value and not (key.startswith(RECORDERS) and key not in there)
     ]
+
+
+def same_on_ranks(shard: Shard, own: Mapping[str, str]) -> None:
+    """Refuse ranks that would not run the same simulation.
+
+    Raises:
+        ValueError: the message has what differs.
+    """
+    free = {name for name in own if name.startswith(RECORDERS)}  # which may hold a rank's own data
+    for rank, theirs in enumerate(shard.objects("what is simulated", dict(own))):
+        differing = [
+            f"{name}: {theirs.get(name)} there, {own[name]} here"
+            for name in own.keys() - free
+            if theirs.get(name) != own[name]
+        ]
+        if differing:
+            raise InvalidValueError(
+                f"rank {rank} would not run the simulation that rank {shard.rank} runs ({'; '.join(differing)}): "
+                "give every rank the same dynamics, learning rate, steps, seed and start"
+            )
 
 
 def losses_near(risk: EmpiricalRisk, start: Tensor) -> Tensor:

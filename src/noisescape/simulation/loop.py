@@ -16,7 +16,7 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.progress import steps_bar
 from noisescape.simulation.checkpoint import Checkpoint, kept_kind
-from noisescape.simulation.identity import losses_near, simulation_identity
+from noisescape.simulation.identity import losses_near, same_on_ranks, simulation_identity
 from noisescape.simulation.recorders import Recorder, loss
 from noisescape.simulation.records import Book, Record, Trajectory
 
@@ -36,7 +36,7 @@ def simulate(
     every: int | None = None,
     seed: int = 0,
     noise_every: int | None = None,
-    checkpoint: Path | None = None,
+    checkpoint: Path | str | None = None,
     checkpoint_seconds: float = 10.0,
     progress: bool = True,
     on_step: Callable[[int], None] | None = None,
@@ -113,11 +113,15 @@ def simulate(
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
     first = taken = 0
     kept = None
-    if checkpoint is not None:
+    if checkpoint is not None or risk.shard is not None:
         identity = simulation_identity(
             risk, dynamics, rates, steps, seed, book.recorders, book.plan(), noise_every, start, until
         )
-        kept = Checkpoint(checkpoint, identity, losses_near(risk, start), risk.shard)
+        if risk.shard is not None:
+            same_on_ranks(risk.shard, identity)
+    if checkpoint is not None:
+        kept = Checkpoint(Path(checkpoint), identity, losses_near(risk, start), risk.shard)
+        kept.check_room()
     if kept is not None and kept.exists():
         first, theta, state, diverged_at = kept.restore(generator, book, theta.device)
     else:

@@ -44,6 +44,7 @@ class Session:
         data: Mapping[str, Any] | None = None,
     ) -> Session:
         """On a new run, or on the one begun at ``out`` if it is to be resumed; see `Run.create`."""
+        engine.check(config.device)
         constants: dict[str, Any] = {"config": asdict(config), "seed": config.seed, "data": data}
         run = Run.create(out, experiment=config.experiment, resume=resume, **constants)
         return cls(run, config, engine, progress, time.perf_counter())

@@ -1,0 +1,1 @@
+"""The work of the theory lab's experiments, a file each."""
