@@ -19,7 +19,7 @@ from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.samples import Batch, StreamedSamples, TensorSamples, digest, form_of, in_order
 
 COMPARED_SAMPLES = 64
-"""Of rank 0, which every rank evaluates: enough that most classes are among them, whose weights may differ."""
+"""Of all ranks, which every rank evaluates: enough that most classes are among them, whose weights may differ."""
 SAME_LOSS = 1e-3
 """Relative difference of two losses that are the same: other hardware rounds otherwise."""
 BY_CHANCE = 2e-3
@@ -221,22 +221,24 @@ def check_shards(samples: ShardedSamples, function: ModelLoss, theta: Tensor, se
 def check_same_losses(samples: ShardedSamples, function: ModelLoss, theta: Tensor, tried: Batch) -> None:
     """Refuse losses or models that differ in what no checksum sees: a loss's weights, a model's plain attributes.
 
-    Every rank evaluates the first samples of rank 0.
+    Every rank evaluates some samples of each.
 
     Raises:
         ValueError: their losses differ.
     """
     shard = samples.shard
-    first = tried.head(COMPARED_SAMPLES)
-    shown = shard.objects("samples to compare", first.map(Tensor.cpu) if shard.rank == 0 else None)[0]
-    with shard.failing_together("evaluate the samples of rank 0"):
-        own = function.values(theta, shown.map(lambda leaf: leaf.to(theta.device))).double().cpu()
+    few = tried.head(max(1, COMPARED_SAMPLES // shard.ranks)).map(Tensor.cpu)
+    shown = [batch.map(lambda leaf: leaf.to(theta.device)) for batch in shard.objects("samples to compare", few)]
+    with shard.failing_together("evaluate the samples of other ranks"):
+        own = torch.cat([function.values(theta, batch) for batch in shown]).double().cpu()
+    atol = SAME_LOSS * float(own.abs().nan_to_num(0, 0).max())
     for rank, theirs in enumerate(shard.objects("their losses", own)):
-        if not torch.allclose(theirs, own, rtol=SAME_LOSS, atol=SAME_LOSS * float(own.abs().max()), equal_nan=True):
+        unlike = ~torch.isclose(theirs, own, rtol=SAME_LOSS, atol=atol, equal_nan=True)
+        if bool(unlike.any()):
+            one, other = float(theirs[unlike][0]), float(own[unlike][0])
             raise InvalidValueError(
-                f"the same samples have other losses on rank {rank} (the first {float(theirs[0]):.6g}) than on "
-                f"rank {shard.rank} ({float(own[0]):.6g}): give every rank the same loss, with the same weights, "
-                "and a model with the same settings"
+                f"a sample has loss {one:.6g} on rank {rank}, and {other:.6g} on rank {shard.rank}: give every "
+                "rank the same loss, with the same weights, and a model with the same settings"
             )
 
 
