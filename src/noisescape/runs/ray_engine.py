@@ -55,13 +55,14 @@ class Ray:
             ImportError: Ray is not installed.
         """
         ray = _ray()
-        if self.address is None or ray.is_initialized():
-            return
-        _reach(self.address)
+        if not ray.is_initialized():
+            if self.address is None:
+                return
+            _reach(self.address)
         with _cluster(ray, self.address):
             if not on_cpu(device) and not ray.cluster_resources().get("GPU"):
                 raise FailedError(
-                    f"the Ray cluster at {self.address} has no GPU, and the tasks need one each: add nodes that "
+                    "no node of the Ray cluster has a GPU, and the tasks need one each: add nodes that "
                     "have, or take --device cpu"
                 )
 

@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
@@ -16,7 +17,7 @@ from noisescape.runs.ray_engine import Ray
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Task, perform
 from run_files import TINY, assert_same_results
-from sample_tasks import killed, killed_once, refused, slow_square, square
+from sample_tasks import folder_of, killed, killed_once, refused, slow_square, square
 from torchrun import TESTS
 
 ray = pytest.importorskip("ray")
@@ -126,3 +127,22 @@ def test_jobs_beside_an_engine_are_refused(tmp_path):
     with pytest.raises(ValueError, match="jobs are of this machine, and an engine has its own"):
         TOY_2D.run(TINY, tmp_path / "both", jobs=2, engine=Ray(), progress=False)
     assert not (tmp_path / "both").exists()
+
+
+def test_an_address_that_nothing_listens_at_is_refused_before_a_run_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with pytest.raises(FailedError, match=r"no Ray cluster at 127\.0\.0\.1:9 \(.*ray start --head"):
+        TOY_2D.run(TINY, tmp_path / "run", engine=Ray("127.0.0.1:9"), progress=False)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tasks_for_gpus_are_refused_by_a_cluster_without(cluster):
+    Ray().check("cpu")
+    with pytest.raises(FailedError, match=r"no node of the Ray cluster has a GPU, .* --device cpu"):
+        Ray().check("cuda")
+
+
+def test_a_relative_folder_is_shared_with_nodes_that_were_begun_elsewhere(cluster, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = Run.create(Path("run"), experiment="squares", config={}, seed=0)
+    assert values(done(found, [Task("a", folder_of, ())])) == [str(tmp_path / "run" / "tasks")]
