@@ -195,7 +195,7 @@ def test_sharpness_is_measured_where_it_is_asked_for_and_at_the_end(data: Path, 
 
 
 def test_the_combined_report_holds_the_ledger_and_every_experiment(runs: dict[str, Run], tmp_path: Path) -> None:
-    path = write_combined_report(tmp_path, [*runs.values()])
+    path = write_combined_report(tmp_path, [*runs.values()], "All")
     assert path == tmp_path / "report.html"
     page = path.read_text(encoding="utf-8")
     assert headings(page) == [

@@ -6,7 +6,7 @@ waits for nothing.
 
 # in the order of --help
 # isort: off
-from noisescape.cli import reproduce, claims, measure, batch_size, report
+from noisescape.cli import reproduce, lab, claims, measure, batch_size, report
 from noisescape.cli.app import app
 
-__all__ = ["app", "batch_size", "claims", "measure", "report", "reproduce"]
+__all__ = ["app", "batch_size", "claims", "lab", "measure", "report", "reproduce"]

@@ -7,6 +7,7 @@ from noisescape.experiments.digits import DIGITS
 from noisescape.experiments.experiment import Experiment
 from noisescape.experiments.fashion_mnist import FASHION_MNIST
 from noisescape.experiments.gd_sharpness import GD_SHARPNESS
+from noisescape.experiments.lab.registry import LABS
 from noisescape.experiments.matched_loss import MATCHED_LOSS
 from noisescape.experiments.noise_knob import NOISE_KNOB
 from noisescape.experiments.one_hidden_layer import ONE_HIDDEN_LAYER
@@ -19,6 +20,7 @@ EXPERIMENTS: dict[str, Experiment] = {
     for known in (
         *(TOY_2D, ONE_HIDDEN_LAYER, FASHION_MNIST, SVHN, CIFAR10),
         *(DIGITS, MATCHED_LOSS, NOISE_KNOB, QUANTITIES, GD_SHARPNESS),
+        *LABS.values(),
     )
 }
-"""By name, in the paper's order, then those beside it."""
+"""By name, in the paper's order, then those beside it, then the theory lab's."""

@@ -1,11 +1,13 @@
-"""The experiments of the paper as one suite: those that are part of ``reproduce all``."""
+"""Experiments that run as one: those of the paper, for ``reproduce all``, and the theory lab's, for ``lab all``."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from noisescape.experiments.experiment import Experiment
+from noisescape.experiments.lab.registry import LABS
 from noisescape.experiments.registry import EXPERIMENTS
 
 
@@ -19,11 +21,19 @@ def paper_suite(preset: str, **changes: Any) -> dict[str, Any]:
     Raises:
         ValueError: unknown preset, or a constant out of range.
     """
+    return _suite([known for known in EXPERIMENTS.values() if known.of_paper], preset, changes)
+
+
+def lab_suite(**changes: Any) -> dict[str, Any]:
+    """The constants of every law's experiment, in the order of the lab; changes as for :func:`paper_suite`."""
+    return _suite([*LABS.values()], "quick", changes)
+
+
+def _suite(experiments: Sequence[Experiment], preset: str, changes: Mapping[str, Any]) -> dict[str, Any]:
     suite = {}
-    for name, experiment in EXPERIMENTS.items():
-        if experiment.of_paper:
-            own = {field.name for field in dataclasses.fields(experiment.config)} & changes.keys()
-            suite[name] = experiment.configure(preset, **{key: changes[key] for key in own})
+    for known in experiments:
+        own = {field.name for field in dataclasses.fields(known.config)} & changes.keys()
+        suite[known.name] = known.configure(preset, **{key: changes[key] for key in own})
     return suite
 
 

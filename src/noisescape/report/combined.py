@@ -8,19 +8,20 @@ from pathlib import Path
 
 from noisescape.experiments.claims import ledger
 from noisescape.experiments.registry import EXPERIMENTS
-from noisescape.report.ledger import ledger_sections, rules_section, tally
+from noisescape.report.ledger import claimants, ledger_sections, rules_section, tally
 from noisescape.report.page import Figure, Section, Table, render
 from noisescape.runs.run import Run
 from noisescape.runs.storage import write_text
 
 
-def write_combined_report(root: Path, runs: Sequence[Run]) -> Path:
+def write_combined_report(root: Path, runs: Sequence[Run], title: str) -> Path:
     """Write ``report.html`` into ``root`` for complete runs whose own reports are drawn; returns its path."""
     findings = ledger(runs)
     claims = [finding for finding in findings if not finding.claim.control]
+    counted = tally(claims, claimants(claims))
     page = render(
-        title="The anisotropic noise of SGD, reproduced",
-        lead=f"{tally(claims)} Each verdict stands with its effect, interval and number of seeds.",
+        title=title,
+        lead=f"{counted} Each verdict stands with its effect, interval and number of seeds.",
         sections=[
             *ledger_sections(findings),
             *(_section(root, run) for run in runs),

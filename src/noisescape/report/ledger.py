@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from noisescape.experiments.claims import Finding
+from noisescape.experiments.claims.lab_catalogue import LAB_CLAIMS
 from noisescape.report.page import Section, Table
 
 COLUMNS = ("verdict", "claim", "case", "experiment", "effect [interval]", "n", "p", "standing", "note")
@@ -27,9 +28,9 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
         return []
     claims = [finding for finding in findings if not finding.claim.control]
     controls = [finding for finding in findings if finding.claim.control]
-    counted = tally(claims) if claims else tally(controls, "controls")
+    counted = tally(claims, claimants(claims)) if claims else tally(controls, "controls")
     items = [
-        _table(claims, "The paper's claims."),
+        _table(claims, f"{claimants(claims).capitalize()}."),
         _looks(findings),
         _table(controls, "Controls beside them."),
     ]
@@ -42,6 +43,11 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
             [item for item in items if item.rows],
         )
     ]
+
+
+def claimants(findings: Sequence[Finding]) -> str:
+    """Whose claims these are, in words: the paper's, or those of the laws that came after it."""
+    return "the later laws" if {finding.claim for finding in findings} <= {*LAB_CLAIMS} else "the paper's claims"
 
 
 def rules_section(findings: Sequence[Finding]) -> list[Section]:

@@ -32,6 +32,7 @@ from noisescape.theory.ornstein_uhlenbeck import (
     ou_stationary_covariance,
 )
 from noisescape.theory.quadratic import expected_excess_loss, stationary_covariance
+from noisescape.theory.sde_gap import SDEGap, sde_gap
 from noisescape.theory.stability import MeanSquareThreshold, mean_square_bound, mean_square_threshold
 
 __all__ = [
@@ -49,6 +50,7 @@ __all__ = [
     "MeanSquareThreshold",
     "PowerLaw",
     "QuadraticRegression",
+    "SDEGap",
     "Survival",
     "TailTest",
     "alignment_factor",
@@ -81,6 +83,7 @@ __all__ = [
     "projection_coefficient",
     "quadratic_regression",
     "recovery",
+    "sde_gap",
     "stable_index",
     "stationary_covariance",
     "survival",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from noisescape.experiments.claims.claim import Claim
 from noisescape.experiments.claims.evidence import SAME_TRACE
 from noisescape.experiments.claims.judges import gd_sharpness, matched_loss, networks, noise_knob, toy, training
+from noisescape.experiments.claims.lab_catalogue import LAB_CLAIMS
 from noisescape.experiments.claims.rules import (
     ALIGNED,
     BARRIER,
@@ -61,7 +62,7 @@ _PLAN = ((100, 3), (101, 3), (102, 6), (103, 8), (104, 10), (105, 10))
 """The runs that decide the primary claims, in the order of their seeds: decision 18."""
 _GAP = "Undecided unless the small batch is shown to generalise better than the large one, by 'batch-gap'."
 
-CLAIMS: tuple[Claim, ...] = (
+_OF_THE_PAPER: tuple[Claim, ...] = (
     Claim(
         "flatter-at-matched-loss",
         "At the same training loss SGD ends at flatter ground than gradient descent from the same minimum.",
@@ -415,4 +416,6 @@ CLAIMS: tuple[Claim, ...] = (
         control=True,
     ),
 )
-"""The ledger's claims, in the paper's order; then the controls."""
+"""In the paper's order; then the controls."""
+CLAIMS: tuple[Claim, ...] = tuple(sorted((*_OF_THE_PAPER, *LAB_CLAIMS), key=lambda claim: claim.control))
+"""The ledger's claims: the paper's in its order, the theory lab's, then the controls."""

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 from noisescape.experiments.constants import require_at_least, require_positive
-from noisescape.experiments.experiment import DATA_DIR, SEEDS, Experiment, Option
+from noisescape.experiments.experiment import SEEDS, Experiment, Option
+
+IMAGES = Option(
+    "data_dir",
+    "Directory with fashion_mnist/SPLIT.parquet: 7 × 7 images of those in place of digits.",
+    Path,
+)
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def law(
     """
     name = config.experiment
     place = name.replace("-", "_")
-    data: tuple[Option, ...] = (DATA_DIR,) if issubclass(config, NetworkConfig) else ()
+    data: tuple[Option, ...] = (IMAGES,) if issubclass(config, NetworkConfig) else ()
     presets: dict[str, Any] = {"quick": config()}
     return Experiment(
         config=config,

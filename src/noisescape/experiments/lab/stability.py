@@ -23,10 +23,11 @@ class StabilityConfig(NetworkConfig):
         left: a training loss at which a run has left, far over that of the minimum and far below chance.
     """
 
-    batch_sizes: tuple[int, ...] = (5, 20, 100)
-    multiples: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    seeds: int = 4
+    batch_sizes: tuple[int, ...] = (5, 20)
+    multiples: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
     runs: int = 4
-    steps: int = 200
+    steps: int = 150
     left: float = 0.7
 
     experiment: ClassVar[str] = "stability"

@@ -1,0 +1,140 @@
+"""Judges of the theory lab: each asks a law's run for one number of every seed, in every case that it names."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from noisescape.experiments.claims.claim import Judge, Result
+from noisescape.experiments.claims.evidence import Evidence
+from noisescape.experiments.claims.rules import STILL, exceeds, falls, lies_within, vanishes
+
+Cases = Callable[[Mapping[str, Any]], list[str]]
+"""The cases of a run, from its constants."""
+
+MIXED = 1.05
+"""R̂ above this says that chains have not forgotten where they began."""
+
+
+def value(evidence: Evidence, case: str, metric: str) -> list[float]:
+    """The last value of a figure, one a seed; NaN where there is none."""
+    found = evidence.curves_by("case", "metric").of(case, metric)
+    return [curve[max(curve)] if curve else math.nan for curve in found]
+
+
+def above(cases: Cases, metric: str, threshold: float) -> Judge:
+    """Supported in a case if the figure's interval lies above the threshold."""
+    return _each(cases, lambda evidence, case: exceeds(value(evidence, case, metric), threshold, case=case))
+
+
+def below_zero(cases: Cases, metric: str) -> Judge:
+    """Supported in a case if the figure's interval lies below 0."""
+    return _each(cases, lambda evidence, case: falls(value(evidence, case, metric), case=case))
+
+
+def within(cases: Cases, metric: str, least: float, most: float) -> Judge:
+    """Supported in a case if the figure's interval lies between two values."""
+    return _each(cases, lambda evidence, case: lies_within(value(evidence, case, metric), least, most, case=case))
+
+
+def below_zero_if_mixed(cases: Cases, metric: str, r_hat: str) -> Judge:
+    """As :func:`below_zero`, undecided where chains do not agree: R̂ over 1.05, in the mean of the seeds."""
+
+    def judge(evidence: Evidence, case: str) -> Result:
+        found = value(evidence, case, r_hat)
+        mean = sum(found) / len(found)
+        veto = None if mean <= MIXED else f"the chains do not agree: R̂ = {mean:.2f}, over {MIXED:g}"
+        return falls(value(evidence, case, metric), case=case, veto=veto)
+
+    return _each(cases, judge)
+
+
+def near_zero(cases: Cases, metric: str, margin: float) -> Judge:
+    """Supported in a case if the figure's interval lies within ±margin."""
+    return _each(cases, lambda evidence, case: vanishes(value(evidence, case, metric), margin, case=case))
+
+
+def log_below(case: str, metric: str, threshold: float) -> Judge:
+    """Supported if a figure is below a threshold, by its logarithm."""
+    return _one(case, lambda evidence: falls(_logs(evidence, case, metric, threshold), case=case))
+
+
+def log_above(case: str, metric: str, threshold: float) -> Judge:
+    """Supported if a figure is above a threshold, by its logarithm."""
+    return _one(case, lambda evidence: exceeds(_logs(evidence, case, metric, threshold), 0.0, case=case))
+
+
+def settled(cases: Cases, metric: str, least: float, most: float) -> Judge:
+    """As :func:`within`, undecided where the figure still rises at the end of the run."""
+
+    def judge(evidence: Evidence, case: str) -> Result:
+        curves = evidence.curves_by("case", "metric").of(case, metric)
+        return lies_within(value(evidence, case, metric), least, most, case=case, veto=_rising(curves, metric))
+
+    return _each(cases, judge)
+
+
+def differing(cases: Cases, one: str, other: str) -> Judge:
+    """Supported in a case if one figure's lead over another has its interval above 0."""
+
+    def judge(evidence: Evidence, case: str) -> Result:
+        pairs = zip(value(evidence, case, one), value(evidence, case, other), strict=True)
+        return exceeds([first - second for first, second in pairs], 0.0, case=case)
+
+    return _each(cases, judge)
+
+
+def between_cases(
+    pairs: Callable[[Mapping[str, Any]], list[tuple[str, str, str]]], metric: str, least: float
+) -> Judge:
+    """Supported if a figure is larger in one case than in another, by more than ``least``; (name, one, other)."""
+
+    def judged(evidence: Evidence) -> list[Result]:
+        results = []
+        for name, one, other in pairs(evidence.config):
+            both = zip(value(evidence, one, metric), value(evidence, other, metric), strict=True)
+            results.append(exceeds([first - second for first, second in both], least, case=name))
+        return results
+
+    return judged
+
+
+def as_predicted(case: str, measured: str, predicted: str, margin: float) -> Judge:
+    """Supported if two figures of one case differ by less than ±margin."""
+
+    def judge(evidence: Evidence) -> Result:
+        pairs = zip(value(evidence, case, measured), value(evidence, case, predicted), strict=True)
+        return vanishes([one - other for one, other in pairs], margin, case=case)
+
+    return _one(case, judge)
+
+
+def _each(cases: Cases, judge: Callable[[Evidence, str], Result]) -> Judge:
+    return lambda evidence: [judge(evidence, case) for case in cases(evidence.config)]
+
+
+def _one(case: str, judge: Callable[[Evidence], Result]) -> Judge:
+    return lambda evidence: [replace(judge(evidence), case=case)]
+
+
+def _logs(evidence: Evidence, case: str, metric: str, threshold: float) -> list[float]:
+    return [
+        math.log10(found / threshold) if 0 < found < math.inf else math.inf if found == math.inf else math.nan
+        for found in value(evidence, case, metric)
+    ]
+
+
+def _rising(curves: list[dict[int, float]], metric: str) -> str | None:
+    """Why a figure is not shown to have settled: it rose by more than STILL over the last quarter."""
+    befores, afters = [], []
+    for curve in curves:
+        end = max(curve, default=0)
+        before = [found for step, found in curve.items() if 0.5 * end <= step <= 0.75 * end]
+        if not before:
+            return f"{metric} was not measured often enough to show that it had settled"
+        befores.append(before[-1])
+        afters.append(curve[end])
+    rise = sum(afters) / sum(befores) - 1
+    return f"{metric} still rose, by {rise:.0%} over the last quarter of the steps" if rise > STILL else None

@@ -1,0 +1,108 @@
+"""Whether SGD is where its stochastic differential equation is: runs of SVAG at the same times."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from noisescape.dynamics import SVAG
+from noisescape.errors import InvalidValueError
+from noisescape.linops import Estimate
+from noisescape.risk import EmpiricalRisk
+from noisescape.simulation.loop import simulate
+
+
+@dataclass(frozen=True)
+class SDEGap:
+    """Losses of SVAG at several ℓ, at the same times t = kη.
+
+    Attributes:
+        times: t, (T,).
+        losses: by ℓ, (R, T), float64; NaN after a run diverged.
+    """
+
+    times: Tensor
+    losses: Mapping[int, Tensor]
+
+    def gap(self, ell: int) -> Estimate:
+        """log of the mean loss at ℓ over that at the largest ℓ, over the second half of the time.
+
+        0 where ℓ is as good as the limit. Its standard error is over runs, by the delta method; NaN where a run
+        diverged.
+        """
+        means = {each: losses[:, losses.shape[1] // 2 :].mean(1) for each, losses in self.losses.items()}
+        one, other = means[ell], means[max(means)]
+        if ell == max(means):
+            return Estimate(0.0, 0.0)
+        value = math.log(float(one.mean()) / float(other.mean()))
+        relative = [float(each.std() / each.mean()) / math.sqrt(len(each)) for each in (one, other)]
+        return Estimate(value, math.hypot(*relative), dof=len(one) - 1)
+
+
+def sde_gap(
+    risk: EmpiricalRisk,
+    theta: Tensor,
+    *,
+    batch_size: int,
+    lr: float,
+    steps: int,
+    ells: Sequence[int] = (1, 2, 4, 8),
+    runs: int = 4,
+    replacement: bool = True,
+    points: int = 20,
+    seed: int = 0,
+) -> SDEGap:
+    """Run :class:`~noisescape.SVAG` at each ℓ for ℓ·steps steps of η/ℓ, and look at the loss at the same times.
+
+    All have one stochastic differential equation, to which large ℓ come near. Where SGD, ℓ = 1, is apart from
+    large ℓ the equation does not describe it at this η; where all agree, nothing speaks against it.
+
+    Args:
+        risk: L.
+        theta: where all start, (D,).
+        batch_size: B.
+        lr: η of SGD.
+        steps: of SGD.
+        ells: ℓ, the largest of which stands for the limit.
+        runs: at each ℓ, with noise of their own; at least 2.
+        replacement: the sampling law.
+        points: times at which the loss is looked at.
+        seed: of the noise.
+
+    Raises:
+        ValueError: fewer than 2 runs or different ℓ; other constants out of range.
+
+    Source: Li, Malladi & Arora (arXiv 2102.12470).
+
+    >>> from noisescape.theory import landscapes
+    >>> bowl = landscapes.quadratic(torch.eye(2), torch.tensor([[1.0, 0.0], [-1.0, 0.0]]))
+    >>> found = sde_gap(bowl, torch.ones(2), batch_size=1, lr=0.1, steps=40, ells=(1, 4))
+    >>> found.losses[4].shape
+    torch.Size([4, 20])
+    """
+    if runs < 2 or len({*ells}) < max(2, len(ells)):
+        raise InvalidValueError(f"at least 2 runs and 2 different ells are needed, not {runs} and {tuple(ells)}")
+    points = min(points, steps)
+    places = [round(steps * (point + 1) / points) for point in range(points)]
+    found = {}
+    for ell in ells:
+        kept = {ell * place for place in places}
+        run = simulate(
+            risk,
+            SVAG(batch_size, ell=ell, replacement=replacement),
+            theta,
+            lr=lr / ell,
+            steps=ell * steps,
+            replicas=runs,
+            every=math.gcd(*kept),
+            seed=seed + ell,
+            progress=False,
+        )
+        record = run.records["loss"]
+        wanted = torch.tensor([step in kept for step in record.steps.tolist()])
+        found[ell] = record.values[wanted].double().T
+    return SDEGap(lr * torch.tensor(places, dtype=torch.float64), found)
