@@ -30,9 +30,9 @@ class ImplicitBiasConfig(LawConfig):
     sparsity: int = 5
     samples: int = 40
     delta: float = 1.0
-    lr: float = 0.01
-    steps: int = 30_000
-    rhos: tuple[float, ...] = (0.3, 1.0, 3.0)
+    lr: float = 0.012
+    steps: int = 60_000
+    rhos: tuple[float, ...] = (0.3, 1.0)
     runs: int = 4
 
     experiment: ClassVar[str] = "implicit-bias"
