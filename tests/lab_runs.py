@@ -9,7 +9,7 @@ from noisescape.experiments.lab.registry import LABS
 _SMALL: dict[str, Any] = {"clean": 60, "corrupted": 10, "gd_steps": 60}
 TINY: dict[str, Any] = {
     "stability": {**_SMALL, "batch_sizes": (5,), "multiples": (0.5, 1.0, 2.0), "runs": 2, "steps": 6},
-    "budget": {"clean": 30, "corrupted": 5, "widths": (8,), "steps": 8, "measure_every": 2, "draws": 5},
+    "budget": {"clean": 30, "corrupted": 5, "widths": (8,), "steps": 16, "measure_every": 2, "draws": 5},
     "exits": {
         **_SMALL, "heights": (0.5, 0.8, 1.1), "replicas": 20, "well_steps": 300, "levels": (0.3, 0.6, 0.9),
         "runs": 3, "steps": 30,

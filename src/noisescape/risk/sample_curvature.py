@@ -18,6 +18,9 @@ from noisescape.risk.model_loss import ModelLoss, mapping, tensor_outputs
 from noisescape.risk.passes import function_of_outputs, pull_back_through, push_forward_through
 from noisescape.risk.samples import Batch
 
+FEW_OUTPUTS = 64
+"""Outputs of a sample up to which its curvature is held by a factor."""
+
 
 @dataclass(frozen=True)
 class SampleCurvature(ABC):
@@ -59,6 +62,10 @@ class SampleCurvature(ABC):
             total += self._combined(batch, directions, mine[start : start + batch.size])
             start += batch.size
         return self.risk._samples.total(total / self.risk.sample_count)
+
+    def roots(self, directions: Tensor) -> Tensor | None:
+        """R_nV with H_n = R_nᵀR_n, (N, F, r), where R_n has few rows, as many for every sample; None elsewhere."""
+        return None
 
     @abstractmethod
     def _forms(self, batch: Batch, left: Tensor, right: Tensor) -> Tensor: ...
@@ -128,6 +135,20 @@ class SampleGaussNewton(SampleCurvature):
 
     def __post_init__(self) -> None:
         self._function()
+
+    def roots(self, directions: Tensor) -> Tensor | None:
+        """See :class:`SampleCurvature`: R_n = (∇²_f ℓ_n)^½ J_n has a row for each output."""
+        check_directions(self.theta, directions)
+        self.risk._check_theta(self.theta, directions, replicas=False)
+        parts = []
+        for batch in self.risk._batches(passes=4, columns=directions.shape[1]):
+            parts.append(self._pushed(batch, directions, self._root(batch)))
+        rows = {part.shape[1] for part in parts}
+        if len(self.risk._samples.in_common([*rows])) != 1 or not self.risk._samples.on_every_rank(
+            len(rows) == 1 and max(rows) <= FEW_OUTPUTS
+        ):
+            return None
+        return self.risk._samples.collected(torch.cat(parts))
 
     def _function(self) -> ModelLoss:
         return function_of_outputs(self.risk, self.theta, "the Gauss–Newton matrices of samples")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -15,9 +17,80 @@ FLAT = 1e-9
 """Curvature below this share of the largest counts as none."""
 
 
-def worst_deviation(projected: Tensor, sampling: float) -> tuple[float, Tensor]:
-    """max ⟨X, D X⟩/⟨X, C X⟩ over symmetric X, and the X, PSD, which has it."""
-    mean = projected.mean(0)
+class Forms(ABC):
+    """B_n = WᵀH_nW of every sample, (m, m) each, for some directions W."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """(1/N) Σ_n B_n, (m, m)."""
+
+    @abstractmethod
+    def second(self, moment: Tensor) -> Tensor:
+        """(1/N) Σ_n B_nXB_n, (m, m)."""
+
+    @abstractmethod
+    def along(self, vectors: Tensor) -> Forms:
+        """VᵀB_nV, for V (m, r)."""
+
+    @abstractmethod
+    def dense(self) -> Tensor:
+        """B_n themselves, (N, m, m)."""
+
+
+@dataclass(frozen=True)
+class HeldForms(Forms):
+    """B_n as they are, (N, m, m)."""
+
+    forms: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """See :class:`Forms`."""
+        return self.forms.mean(0)
+
+    def second(self, moment: Tensor) -> Tensor:
+        """See :class:`Forms`."""
+        return (self.forms @ moment @ self.forms).mean(0)
+
+    def along(self, vectors: Tensor) -> HeldForms:
+        """See :class:`Forms`."""
+        return HeldForms(vectors.mT @ self.forms @ vectors)
+
+    def dense(self) -> Tensor:
+        """See :class:`Forms`."""
+        return self.forms
+
+
+@dataclass(frozen=True)
+class FactoredForms(Forms):
+    """B_n = R_nᵀR_n with R_n of few rows, (N, F, m): F/m of the work."""
+
+    roots: Tensor
+
+    @property
+    def mean(self) -> Tensor:
+        """See :class:`Forms`."""
+        flat = self.roots.flatten(0, 1)
+        return flat.mT @ flat / len(self.roots)
+
+    def second(self, moment: Tensor) -> Tensor:
+        """See :class:`Forms`."""
+        inner = (self.roots @ moment) @ self.roots.mT
+        return self.roots.flatten(0, 1).mT @ (inner @ self.roots).flatten(0, 1) / len(self.roots)
+
+    def along(self, vectors: Tensor) -> FactoredForms:
+        """See :class:`Forms`."""
+        return FactoredForms(self.roots @ vectors)
+
+    def dense(self) -> Tensor:
+        """See :class:`Forms`."""
+        return self.roots.mT @ self.roots
+
+
+def worst_deviation(projected: Forms, sampling: float, start: Tensor | None = None) -> tuple[float, Tensor]:
+    """max ⟨X, D X⟩/⟨X, C X⟩ over symmetric X, and the X, PSD, which has it; ``start`` is one that is near."""
+    mean = projected.mean
     values, vectors = torch.linalg.eigh(mean)
     scale = float(values.abs().max())
     if not scale > 0:
@@ -30,34 +103,35 @@ def worst_deviation(projected: Tensor, sampling: float) -> tuple[float, Tensor]:
         )
     curved = values > FLAT * scale
     values, vectors = values[curved], vectors[:, curved]
-    own = vectors.mT @ projected @ vectors
+    own = projected.along(vectors)
     root = ((values[:, None] + values) / 2).rsqrt()
     diagonal = values.diag()
 
     def symmetrised(moment: Tensor) -> Tensor:
         return root * _second(own, sampling, diagonal, root * moment)
 
-    quotient, found = _largest(symmetrised, torch.eye(len(values), dtype=values.dtype))
+    near = torch.eye(len(mean), dtype=mean.dtype) if start is None else start
+    quotient, found = _largest(symmetrised, (vectors.mT @ near @ vectors) / root)
     moment = vectors @ (root * found) @ vectors.mT
     return quotient, moment * moment.trace().sign()
 
 
-def growth(projected: Tensor, sampling: float, lr: float) -> float:
-    """The spectral radius of T(M) = M − η(HM + MH) + η²[(1−p)HMH + p·mean H_nMH_n], H_n of shape (N, m, m)."""
-    start = torch.eye(projected.shape[-1], dtype=projected.dtype)
+def growth(projected: Forms, sampling: float, lr: float) -> float:
+    """The spectral radius of T(M) = M − η(HM + MH) + η²[(1−p)HMH + p·mean H_nMH_n], among these directions."""
+    start = torch.eye(len(projected.mean), dtype=projected.mean.dtype)
     return _largest(lambda moment: after_step(projected, sampling, lr, moment), start)[0]
 
 
-def after_step(projected: Tensor, sampling: float, lr: float, moment: Tensor) -> Tensor:
+def after_step(projected: Forms, sampling: float, lr: float, moment: Tensor) -> Tensor:
     """T(M) = E (I − ηH_b)M(I − ηH_b), M the second moment of the deviation before the step, (m, m)."""
-    mean = projected.mean(0)
+    mean = projected.mean
     drift = mean @ moment
     return moment - lr * (drift + drift.mT) + lr**2 * _second(projected, sampling, mean, moment)
 
 
-def _second(samples: Tensor, sampling: float, mean: Tensor, moment: Tensor) -> Tensor:
+def _second(samples: Forms, sampling: float, mean: Tensor, moment: Tensor) -> Tensor:
     """(1−p)HXH + p·mean H_nXH_n."""
-    return (1 - sampling) * mean @ moment @ mean + sampling * (samples @ moment @ samples).mean(0)
+    return (1 - sampling) * mean @ moment @ mean + sampling * samples.second(moment)
 
 
 def _largest(step: Callable[[Tensor], Tensor], start: Tensor) -> tuple[float, Tensor]:

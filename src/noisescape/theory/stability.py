@@ -14,11 +14,13 @@ from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.risk.sample_curvature import SampleCurvature, SampleGaussNewton, SampleHessians
-from noisescape.theory.second_moments import FLAT, growth, worst_deviation
+from noisescape.theory.second_moments import FLAT, FactoredForms, Forms, HeldForms, growth, worst_deviation
 
 Curvature = Literal["gauss-newton", "hessian"]
 CARRIED = 4
 """Directions of the worst deviation that each round looks beyond."""
+NUDGE = 1e-3
+"""Share of a known worst deviation that new directions begin with."""
 STEADY = 2
 """Rounds that must change nothing before a threshold is believed."""
 
@@ -32,7 +34,7 @@ class MeanSquareThreshold:
         descent: 2/λ₁ of H: the same for gradient descent, where B = N.
         change: what the last round still lowered η* by, relative: it is found from above.
         directions: how many directions it was found among.
-        projected: WᵀH_nW in those, (N, m, m), float64.
+        projected: WᵀH_nW in those, float64.
         sampling: p, 1/B with replacement, (N−B)/(B(N−1)) without.
     """
 
@@ -40,7 +42,7 @@ class MeanSquareThreshold:
     descent: float
     change: float
     directions: int
-    projected: Tensor = field(repr=False)
+    projected: Forms = field(repr=False)
     sampling: float
 
     def growth(self, lr: float) -> float:
@@ -102,16 +104,17 @@ def mean_square_threshold(
     sampling = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
     samples = SampleHessians(risk, theta) if curvature == "hessian" else SampleGaussNewton(risk, theta)
     basis = _first_directions(risk, theta, samples, curvature, seed)
-    projected = samples.forms(basis, basis).double()
+    projected = _seen(samples, basis)
     bounds: list[float] = []
+    moment: Tensor | None = None
     while True:
-        quotient, moment = worst_deviation(projected, sampling)
+        quotient, moment = worst_deviation(projected, sampling, moment)
         bounds.append(2 / quotient)
         changes = [before / after - 1 for before, after in itertools.pairwise(bounds[-STEADY - 1 :])]
         steady = len(changes) == STEADY and max(changes) <= rtol
         new = None if steady else _directions_beyond(samples, basis, projected, moment)
         if new is None:
-            descent = 2 / float(torch.linalg.eigvalsh(projected.mean(0))[-1])
+            descent = 2 / float(torch.linalg.eigvalsh(projected.mean)[-1])
             change = changes[-1] if steady else 0.0
             threshold = min(bounds[-1], descent)  # they are the same at p = 0
             return MeanSquareThreshold(threshold, descent, change, basis.shape[1], projected, sampling)
@@ -121,10 +124,10 @@ def mean_square_threshold(
                 f"the threshold of mean-square stability, at most {bounds[-1]:.4g}, {changed} among "
                 f"{basis.shape[1]} directions: raise max_directions or rtol"
             )
+        projected = _seen_also(samples, projected, basis, new)
         basis = torch.cat([basis, new], dim=1)
-        across = samples.forms(basis, new).double()
-        size = len(projected[0])
-        projected = torch.cat([torch.cat([projected, across[:, :size].mT], dim=1), across], dim=2)
+        moment = torch.nn.functional.pad(moment, (0, new.shape[1], 0, new.shape[1]))
+        moment = moment + NUDGE * moment.trace() * torch.eye(len(moment), dtype=moment.dtype)
 
 
 def mean_square_bound(
@@ -175,13 +178,31 @@ def _first_directions(
     return leading.vectors if found is None else torch.cat([leading.vectors, found], dim=1)
 
 
-def _directions_beyond(samples: SampleCurvature, basis: Tensor, projected: Tensor, moment: Tensor) -> Tensor | None:
+def _seen(samples: SampleCurvature, basis: Tensor) -> Forms:
+    """The samples' curvatures along the basis: by their factors, where these have fewer rows than directions."""
+    roots = samples.roots(basis)
+    return HeldForms(samples.forms(basis, basis).double()) if roots is None else FactoredForms(roots.double())
+
+
+def _seen_also(samples: SampleCurvature, known: Forms, basis: Tensor, new: Tensor) -> Forms:
+    """Those along the basis and some directions more."""
+    if isinstance(known, FactoredForms):
+        roots = samples.roots(new)
+        assert roots is not None
+        return FactoredForms(torch.cat([known.roots, roots.double()], dim=2))
+    across = samples.forms(torch.cat([basis, new], dim=1), new).double()
+    held = known.dense()
+    size = held.shape[1]
+    return HeldForms(torch.cat([torch.cat([held, across[:, :size].mT], dim=1), across], dim=2))
+
+
+def _directions_beyond(samples: SampleCurvature, basis: Tensor, projected: Forms, moment: Tensor) -> Tensor | None:
     """What D M and H M have outside the basis, for M = WXWᵀ; None if nothing."""
     values, vectors = torch.linalg.eigh(moment)
     kept = [place for place in range(-1, -min(CARRIED, len(values)) - 1, -1) if values[place] > FLAT * values[-1]]
     root = vectors[:, kept] * values[kept].sqrt()
     root = root / torch.linalg.matrix_norm(root, 2)
-    weights = root.mT @ projected @ root
+    weights = projected.along(root).dense()
     identity = torch.eye(len(kept), dtype=weights.dtype).expand_as(weights)
     both = torch.cat([weights, identity], dim=2).to(basis)
     return _beyond(basis, samples.combined(basis @ root.to(basis), both))

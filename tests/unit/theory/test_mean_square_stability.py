@@ -10,7 +10,7 @@ import torch
 import noisescape as ns
 from noisescape.risk.sample_curvature import SampleGaussNewton, SampleHessians
 from noisescape.theory import mean_square_bound, mean_square_threshold
-from noisescape.theory.second_moments import after_step, worst_deviation
+from noisescape.theory.second_moments import HeldForms, after_step, worst_deviation
 
 F64 = torch.float64
 
@@ -69,7 +69,7 @@ def test_few_of_many_directions_are_enough():
     samples = falling[:, None] * curvatures(80, 120, 1, seed=3) * falling
     theta = torch.zeros(120, dtype=F64)
     found = mean_square_threshold(bowls(samples), theta, batch_size=2, curvature="hessian")
-    wanted = 2 / worst_deviation(samples, 0.5)[0]
+    wanted = 2 / worst_deviation(HeldForms(samples), 0.5)[0]
     assert found.directions < 60
     assert wanted * (1 - 1e-9) <= found.threshold <= wanted * (1 + 1e-3)
 
@@ -88,7 +88,7 @@ def test_second_moment_is_that_of_all_sequences_of_batches(replacement):
         squares.append(deviation.square().sum())
     moment = torch.outer(start, start)
     for _ in range(steps):
-        moment = after_step(samples, share_of(batch, 4, replacement), lr, moment)
+        moment = after_step(HeldForms(samples), share_of(batch, 4, replacement), lr, moment)
     torch.testing.assert_close(moment.trace(), torch.stack(squares).mean(), rtol=1e-12, atol=0)
 
 
@@ -103,10 +103,10 @@ def test_simulated_sgd_diverges_beyond_the_threshold_alone(times, grows):
     ).theta.square().sum(1)  # fmt: skip
     moment = torch.outer(start, start)
     for _ in range(steps):
-        moment = after_step(samples, 1 / batch, lr, moment)
+        moment = after_step(HeldForms(samples), 1 / batch, lr, moment)
     assert (ends.mean() - moment.trace()).abs() <= 4 * ends.std() / len(ends) ** 0.5
     for _ in range(400):
-        moment = after_step(samples, 1 / batch, lr, moment)
+        moment = after_step(HeldForms(samples), 1 / batch, lr, moment)
     assert (moment.trace() > 1e3) == grows
     assert (found.growth(lr) > 1) == grows
 
@@ -175,7 +175,7 @@ def test_threshold_of_a_network(name):
     risk = NETWORKS[name]()
     theta = risk.parameters()
     found = mean_square_threshold(risk, theta, batch_size=3, rtol=1e-6)
-    wanted = 2 / worst_deviation(dense_gauss_newton(risk, theta), 1 / 3)[0]
+    wanted = 2 / worst_deviation(HeldForms(dense_gauss_newton(risk, theta)), 1 / 3)[0]
     assert found.threshold == pytest.approx(wanted, rel=1e-5)
     direction = torch.randn(len(theta), generator=torch.Generator().manual_seed(2), dtype=F64)
     assert mean_square_bound(risk, theta, direction, batch_size=3) >= wanted

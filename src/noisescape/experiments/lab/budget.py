@@ -29,16 +29,16 @@ class BudgetConfig(LawConfig):
     """
 
     seeds: int = 4
-    clean: int = 160
-    corrupted: int = 40
+    clean: int = 120
+    corrupted: int = 80
     widths: tuple[int, ...] = (50, 50)
     batch_sizes: tuple[int, ...] = (8, 32)
     momenta: tuple[float, ...] = (0.0, 0.9)
-    lr: float = 0.5
+    lr: float = 1.0
     entropy_lr: float = 0.1
     steps: int = 6000
-    measure_every: int = 500
-    draws: int = 100
+    measure_every: int = 250
+    draws: int = 50
 
     experiment: ClassVar[str] = "budget"
 

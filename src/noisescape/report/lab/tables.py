@@ -38,8 +38,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("left/additive", "fixed noise left, %", ".0f", 100),
     ),
     "budget": (
-        Column("edge", "batch sharpness / level", ".2f"),
-        Column("edge_of_means", "ratio of means / level", ".2f", wide=True),
+        Column("settled", "batch sharpness / level", ".2f"),
         Column("largest", "λ₁ / level", ".2f"),
         Column("loss", "loss", ".1e", wide=True),
     ),

@@ -66,12 +66,14 @@ def log_above(case: str, metric: str, threshold: float) -> Judge:
     return _one(case, lambda evidence: exceeds(_logs(evidence, case, metric, threshold), 0.0, case=case))
 
 
-def settled(cases: Cases, metric: str, least: float, most: float) -> Judge:
-    """As :func:`within`, undecided where the figure still rises at the end of the run."""
+def settled(cases: Cases, least: float, most: float) -> Judge:
+    """As :func:`within` of the mean over the last quarter of a run, undecided where the quarter before was lower."""
 
     def judge(evidence: Evidence, case: str) -> Result:
-        curves = evidence.curves_by("case", "metric").of(case, metric)
-        return lies_within(value(evidence, case, metric), least, most, case=case, veto=_rising(curves, metric))
+        last, before = value(evidence, case, "settled"), value(evidence, case, "before")
+        rise = sum(last) / sum(before) - 1
+        veto = f"it still rose, by {rise:.0%} over the last quarter of the steps" if rise > STILL else None
+        return lies_within(last, least, most, case=case, veto=veto)
 
     return _each(cases, judge)
 
@@ -124,17 +126,3 @@ def _logs(evidence: Evidence, case: str, metric: str, threshold: float) -> list[
         math.log10(found / threshold) if 0 < found < math.inf else math.inf if found == math.inf else math.nan
         for found in value(evidence, case, metric)
     ]
-
-
-def _rising(curves: list[dict[int, float]], metric: str) -> str | None:
-    """Why a figure is not shown to have settled: it rose by more than STILL over the last quarter."""
-    befores, afters = [], []
-    for curve in curves:
-        end = max(curve, default=0)
-        before = [found for step, found in curve.items() if 0.5 * end <= step <= 0.75 * end]
-        if not before:
-            return f"{metric} was not measured often enough to show that it had settled"
-        befores.append(before[-1])
-        afters.append(curve[end])
-    rise = sum(afters) / sum(befores) - 1
-    return f"{metric} still rose, by {rise:.0%} over the last quarter of the steps" if rise > STILL else None

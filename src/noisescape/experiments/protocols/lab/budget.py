@@ -64,6 +64,8 @@ def trained(
     generator = torch.Generator(theta.device).manual_seed(derived_seed(config.seed, repetition, 2, size))
     level, full = batch_sharpness_limits(lr, momentum)
     rows: list[dict[str, Any]] = []
+    edges: dict[int, float] = {}
+    loss = math.nan
     for step in range(config.steps + 1):
         if step % config.measure_every == 0 or step == config.steps:
             loss = float(risk.losses(theta[None]).mean())
@@ -77,10 +79,16 @@ def trained(
                     "largest": largest / full,
                 }
             rows += figures(repetition, case, found, step)
+            edges |= {step: found["edge"]} if "edge" in found else {}
         if step < config.steps:
             batch = torch.randint(risk.sample_count, (size,), generator=generator)
             velocity = momentum * velocity + risk.minibatch_gradient(theta, batch)
             theta = theta - lr * velocity
+    last = [edge for step, edge in edges.items() if step > 0.75 * config.steps]
+    before = [edge for step, edge in edges.items() if 0.5 * config.steps < step <= 0.75 * config.steps]
+    if last and before and math.isfinite(loss):  # single iterates go up and down by a third
+        late = {"settled": sum(last) / len(last), "before": sum(before) / len(before)}
+        rows += figures(repetition, case, late)
     return rows
 
 
