@@ -25,7 +25,7 @@ class StabilityConfig(NetworkConfig):
 
     seeds: int = 4
     batch_sizes: tuple[int, ...] = (5, 20)
-    multiples: tuple[float, ...] = (0.25, 0.5, 1.0, 1.5)
+    multiples: tuple[float, ...] = (0.5, 1.0, 1.5)
     runs: int = 4
     steps: int = 150
     left: float = 0.7

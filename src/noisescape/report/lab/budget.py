@@ -22,13 +22,8 @@ CAPTION = "Batch sharpness over its level, 2(1−β)/η, and λ₁ over its own,
 def report(run: Run) -> tuple[str, list[Section]]:
     """What the page says first, and its sections."""
     listed = ", ".join(f"{shown(run, case, 'settled', '.2f')} for {case}" for case in run.summary()["cases"])
-    return law_page(
-        run,
-        f"Batch sharpness over its level, mean over the last quarter of the steps: {listed}.",
-        ABOUT,
-        draw(run),
-        CAPTION,
-    )
+    lead = f"Batch sharpness over its level, mean over the last quarter of the steps: {listed}."
+    return law_page(run, lead, ABOUT, draw(run), CAPTION)
 
 
 def draw(run: Run) -> MplFigure:

@@ -67,7 +67,7 @@ def log_above(case: str, metric: str, threshold: float) -> Judge:
 
 
 def settled(cases: Cases, least: float, most: float) -> Judge:
-    """As :func:`within` of the mean over the last quarter of a run, undecided where the quarter before was lower."""
+    """As :func:`within`, of a run's last quarter; undecided where the quarter before was lower."""
 
     def judge(evidence: Evidence, case: str) -> Result:
         last, before = value(evidence, case, "settled"), value(evidence, case, "before")
