@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+import noisescape as ns
 from cli_calls import the_error
 from noisescape.errors import FailedError
 from noisescape.experiments.experiment import Experiment
@@ -20,7 +21,7 @@ from noisescape.experiments.experiment import Experiment
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
     shlex.split(command, comments=True)[1:]
-    for page in ("README.md", "docs/results/README.md", "docs/many-machines.md")
+    for page in ("README.md", "docs/results/README.md", "docs/many-machines.md", "docs/lab.md")
     for block in (ROOT / page).read_text().split("```")[1::2]
     for command in re.findall(r"^noisescape .*", block, flags=re.MULTILINE)
 ]
@@ -39,6 +40,21 @@ def test_readme_code_runs_as_written(capsys):
     printed = capsys.readouterr().out
     assert "Tr(HΣ)" in printed
     assert "E[ΔL]" in printed
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")  # chains so short have doubts
+def test_the_page_on_the_lab_runs_as_written_in_at_most_three_lines_a_law(capsys):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 12), nn.Tanh(), nn.Linear(12, 4))
+    data = torch.randn(200, 8), torch.randint(0, 4, (200,))
+    risk = ns.EmpiricalRisk(model, nn.functional.cross_entropy, data)
+    known = {"ns": ns, "risk": risk, "theta": risk.parameters()}
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs/lab.md").read_text(), re.DOTALL)
+    assert len(blocks) == 8
+    for block in blocks:
+        assert len(block.strip().splitlines()) <= 3
+        exec(compile(block, "lab.md", "exec"), known)
+        assert capsys.readouterr().out.strip()
 
 
 def test_the_page_on_many_machines_runs_as_written(tmp_path, monkeypatch):
@@ -78,6 +94,7 @@ def test_the_readme_shows_every_command():
         "measure",
         "batch-size",
         "reproduce",
+        "lab",
         "claims",
         "report",
         "watch",
@@ -93,7 +110,7 @@ def test_commands_shown_have_the_options_they_are_shown_with(command, call, monk
     def reached(*_, **__):
         raise FailedError("reached")
 
-    if command[0] == "reproduce":
+    if command[0] in ("reproduce", "lab"):
         monkeypatch.setattr(Experiment, "run", reached)
-        monkeypatch.setattr("noisescape.cli.reproduce.check_data", lambda suite: None)
+        monkeypatch.setattr("noisescape.cli.experiments.check_data", lambda suite: None)
         assert the_error(call(*command, "--quiet")) == "error: reached"

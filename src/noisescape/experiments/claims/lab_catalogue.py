@@ -129,7 +129,7 @@ LAB_CLAIMS: tuple[Claim, ...] = (
         "On cross-entropy, too, batch sharpness settles at 2/η.",
         "2412.20553 has squared loss",
         "As for 'batch-sharpness-settles'.",
-        "As for 'batch-sharpness-settles'.",
+        f"{_WITHIN.format(f'{BATCH_EDGE[0]:g} to {BATCH_EDGE[1]:g}')} Undecided while it rises.",
         ("budget",),
         lab.settled(_entropy, *BATCH_EDGE),
         "{:.2f}",
