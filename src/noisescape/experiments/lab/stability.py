@@ -23,7 +23,7 @@ class StabilityConfig(NetworkConfig):
         left: a training loss at which a run has left, far over that of the minimum and far below chance.
     """
 
-    seeds: int = 4
+    seeds: int = 6
     batch_sizes: tuple[int, ...] = (5, 20)
     multiples: tuple[float, ...] = (0.5, 1.0, 1.5)
     runs: int = 4
