@@ -12,8 +12,9 @@ from torch import Tensor, nn
 import noisescape as ns
 from cases import CASES, F64, WIDER, Batches, Case, classes, normal
 from noisescape.risk import fingerprint, gauss_newton_control, shuffled_covariance
-from noisescape.risk.gradients import per_sample_square_norms
+from noisescape.risk.gradients import gradient_columns, per_sample_square_norms
 from noisescape.risk.passes import dense_hessian, loss_and_gradient
+from noisescape.risk.sample_curvature import SampleGaussNewton, SampleHessians
 from noisescape.risk.subsets import restricted
 
 K = 3
@@ -143,6 +144,40 @@ CALLS: dict[str, Call] = {
         for name, of in OPERATORS.items()
     },
 }
+LAWS: dict[str, Call] = {
+    "sample Hessians": lambda risk, theta: SampleHessians(risk, theta).forms(block(risk), block(risk)),
+    "sample Gauss–Newton": lambda risk, theta: SampleGaussNewton(risk, theta).combined(
+        block(risk), weights(risk, K, 2)
+    ),
+    "mean-square threshold": lambda risk, theta: torch.tensor(
+        ns.theory.mean_square_threshold(risk, theta, batch_size=2).threshold, dtype=F64
+    ),
+    "batch sharpness": lambda risk, theta: torch.tensor(
+        ns.theory.batch_sharpness(risk, theta, batch_size=2, draws=4).ratio_of_means.value, dtype=F64
+    ),
+    "columns of gradients": lambda risk, theta: gradient_columns(risk, theta, torch.tensor([0, 3, 5])),
+    "alignment factor": lambda risk, theta: torch.tensor(
+        ns.theory.alignment_factor(risk, theta).value, dtype=F64
+    ),
+    "alignment law": lambda risk, theta: torch.tensor(
+        [law.exponent.value for law in ns.theory.alignment_law(risk, theta, per_layer=8).values()], dtype=F64
+    ),
+    "SDE gap": lambda risk, theta: (
+        ns.theory.sde_gap(risk, theta, batch_size=2, lr=0.05, steps=3, ells=(1, 2), runs=2).losses[2]
+    ),
+    "exit times": lambda risk, theta: (
+        ns.theory.exit_times(
+            risk, ns.SGD(2), theta, lr=0.5, steps=5, replicas=2, inside=lambda t: (t - theta).norm(dim=-1) < 0.5,
+            progress=False,
+        ).times.double()
+    ),
+    "simulate SGD by epochs": lambda risk, theta: walk(risk, theta, ns.SGD(2, sampling="epoch")),
+    "simulate SVAG": lambda risk, theta: walk(risk, theta, ns.SVAG(2, ell=3)),
+    "simulate additive noise": lambda risk, theta: walk(
+        risk, theta, ns.Additive(risk.noise_covariance(theta, 2))
+    ),
+}  # fmt: skip
+"""The later laws, of one risk."""
 EXACT: dict[str, Call] = {"fingerprint": lambda risk, theta: fingerprint(risk)}
 """Equal without rounding."""
 
@@ -201,7 +236,7 @@ def answers(shard: Any = None) -> dict[str, Any]:
     """Of every call at every risk; what is refused by its error."""
     found = {}
     for name, (risk, theta) in risks(shard).items():
-        for what, call in {**CALLS, **EXACT}.items():
+        for what, call in {**CALLS, **EXACT, **(LAWS if name == "mlp cross-entropy" else {})}.items():
             if name.endswith(("tight", "streamed")) and what in SLOW:
                 continue
             try:
