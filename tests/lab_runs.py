@@ -11,13 +11,13 @@ TINY: dict[str, Any] = {
     "stability": {**_SMALL, "batch_sizes": (5,), "multiples": (0.5, 1.0, 2.0), "runs": 2, "steps": 6},
     "budget": {"clean": 30, "corrupted": 5, "widths": (8,), "steps": 16, "measure_every": 2, "draws": 5},
     "exits": {
-        **_SMALL, "heights": (0.5, 0.8, 1.1), "replicas": 20, "well_steps": 300, "levels": (0.3, 0.6, 0.9),
+        **_SMALL, "heights": (0.5, 0.8, 1.1), "replicas": 20, "well_steps": 300, "levels": (0.2, 0.4, 0.6),
         "runs": 3, "steps": 30,
     },
     "svag": {**_SMALL, "below": (0.3,), "ells": (1, 2), "runs": 2, "steps": 6},
     "noise-law": {
-        **_SMALL, "batch_sizes": (5,), "draws": 64, "coordinates": 200, "nulls": 19, "epoch_batch": 20, "epochs": 1,
-        "runs": 3, "directions": 3,
+        **_SMALL, "batch_sizes": (5,), "draws": 256, "coordinates": 300, "nulls": 19, "epoch_batch": 20,
+        "epochs": 1, "runs": 3, "directions": 3,
     },
     "alignment": {**_SMALL, "per_layer": 20, "steps": 20, "rtol": 0.2},
     "implicit-bias": {"dimension": 8, "sparsity": 1, "samples": 4, "steps": 50, "rhos": (0.3,), "runs": 2},

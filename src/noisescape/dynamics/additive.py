@@ -74,4 +74,4 @@ class Additive(Dynamics):
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator
     ) -> tuple[Tensor, NoiseState]:
         drawn = self.covariance_operator.sample(theta.shape[:-1].numel(), generator)
-        return risk.gradient(theta) + drawn.view(theta.shape), state.next()
+        return risk.gradient(theta) + drawn.to(theta).view(theta.shape), state.next()

@@ -583,6 +583,11 @@ def layer_sizes(risk: EmpiricalRisk) -> tuple[int, ...]:
     return tuple(risk._function.sizes)
 
 
+def tensor_names(risk: EmpiricalRisk) -> list[str]:
+    """The names of those parameters; of a closed form that of θ alone."""
+    return [*risk._function.names] if isinstance(risk._function, ModelLoss) else ["θ"]
+
+
 def fingerprint(risk: EmpiricalRisk) -> str:
     """A checksum of what a risk is made of besides θ: data, frozen tensors, names, shapes, kinds.
 

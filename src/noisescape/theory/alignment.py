@@ -12,7 +12,7 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, product_trace, ratio, squared_norm
 from noisescape.risk import EmpiricalRisk, in_operator_precision
-from noisescape.risk.empirical_risk import layer_sizes
+from noisescape.risk.empirical_risk import layer_sizes, tensor_names
 
 LEAST_POINTS = 8
 """Coordinates of a layer that a line is put through."""
@@ -68,7 +68,7 @@ def alignment_law(
         raise InvalidValueError(f"per_layer = {per_layer}, but a line needs at least {LEAST_POINTS} coordinates")
     risk, theta = in_operator_precision(risk, theta)
     sizes = layer_sizes(risk)
-    names = [*risk.state_dict(theta)] if len(sizes) > 1 else ["θ"]
+    names = tensor_names(risk)
     noise = risk.noise_covariance(theta, 1).diagonal()
     hessian = risk.hessian(theta)
     generator = torch.Generator().manual_seed(seed)

@@ -46,7 +46,7 @@ def batch_sharpness(
     The cost is counted in gradients of batches: three a draw.
 
     Args:
-        risk: L.
+        risk: L, of a model: a closed form has no batches of its own.
         theta: where, (D,).
         batch_size: B.
         replacement: the sampling law of the batch.
@@ -60,8 +60,8 @@ def batch_sharpness(
 
     >>> model, data = torch.nn.Linear(1, 1, bias=False), (torch.full((4, 1), 3.0), torch.zeros(4, 1))
     >>> risk = EmpiricalRisk(model, torch.nn.MSELoss(), data)
-    >>> print(batch_sharpness(risk, risk.parameters(), batch_size=2).mean_of_ratios)
-    18
+    >>> round(batch_sharpness(risk, risk.parameters(), batch_size=2).mean_of_ratios.value, 3)
+    18.0
     """
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")

@@ -16,6 +16,10 @@ from noisescape.risk.gradients import gradient_columns
 
 MOST_NUMBERS = 2**24
 """Of the draws held at once."""
+SHORTEST = 64
+"""Numbers in a row of which a stable index is taken."""
+LEAST = {"draws": 256, "coordinates": 128, "nulls": 19}
+"""Of each a tail test needs so many."""
 
 
 @dataclass(frozen=True)
@@ -84,24 +88,24 @@ def tail_test(
         seed: of all three.
 
     Raises:
-        ValueError: B out of range; fewer than 64 draws or coordinates, or than 19 nulls; or fewer than 64
+        ValueError: B out of range; fewer than 256 draws, 128 coordinates or 19 nulls; or fewer than 64
             coordinates are left without those whose gradient is the same for all samples.
 
     Sources: heavy tails over coordinates taken for those of the law, arXiv 1901.06053; the objection, 1910.09626.
     """
-    for name, count, least in (("draws", draws, 64), ("coordinates", coordinates, 64), ("nulls", nulls, 19)):
-        if count < least:
-            raise InvalidValueError(f"{name} = {count}, but at least {least} are needed")
+    for name, given in (("draws", draws), ("coordinates", coordinates), ("nulls", nulls)):
+        if given < LEAST[name]:
+            raise InvalidValueError(f"{name} = {given}, but at least {LEAST[name]} are needed")
     risk, theta = in_operator_precision(risk, theta)
-    factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+    covariance_factor(batch_size, risk.sample_count, replacement=replacement)  # refuses a B that does not fit
     generator = torch.Generator().manual_seed(seed)
     picked = torch.randperm(risk.dimension, generator=generator)[:coordinates].to(theta.device)
     columns = gradient_columns(risk, theta, picked).double().cpu()
     columns = columns - columns.mean(0)
     columns = columns[:, columns.square().mean(0) > 0]
-    if columns.shape[1] < 64:
+    if columns.shape[1] < SHORTEST:
         raise InvalidValueError(
-            f"only {columns.shape[1]} of the coordinates looked at have noise, and 64 are needed: raise "
+            f"only {columns.shape[1]} of the coordinates looked at have noise, and {SHORTEST} are needed: raise "
             "coordinates, or take a larger model"
         )
     count = len(columns)
@@ -116,8 +120,8 @@ def tail_test(
         return torch.zeros(size, count, dtype=torch.float64).scatter_add_(1, drawn, ones) / batch_size
 
     def gaussian(size: int) -> Tensor:
-        normal = torch.randn(size, count, generator=generator, dtype=torch.float64)
-        return math.sqrt(factor / count) * normal  # the columns are centred: their mean does not matter
+        # no statistic depends on the size of the noise, nor, as columns are centred, on the mean of the weights
+        return torch.randn(size, count, generator=generator, dtype=torch.float64)
 
     def noise(weights: Callable[[int], Tensor]) -> Tensor:
         sizes = [min(held, draws - start) for start in range(0, draws, held)]
@@ -128,26 +132,33 @@ def tail_test(
     return TailTest(*(_against(float(value), null) for value, null in zip(found, under_null.T, strict=True)))
 
 
-def stable_index(samples: Tensor) -> Tensor:
-    """α of symmetric α-stable laws, from (n,) or from each row of (R, n): 2 for a Gaussian, 1 for Cauchy's.
+def stable_index(samples: Tensor) -> float:
+    """α of a symmetric α-stable law, from (n,) or from rows of one law, (R, n): 2 for a Gaussian, 1 for Cauchy's.
 
     With K₁ = ⌊√n⌋ numbers in a group and Y the sums of groups, 1/α = (E log|Y| − E log|X|)/log K₁: sums of K₁ are
-    K₁^{1/α} times as wide. Of a law that is not stable it is no index of its tail, only how sums grow.
+    K₁^{1/α} times as wide. Rows are averaged before the inverse is taken, whose mean of one row does not exist. Of
+    a law that is not stable it is no index of its tail, only how sums of so many grow.
 
     Raises:
-        ValueError: fewer than 16 numbers.
+        ValueError: fewer than 64 numbers in a row, where the law's bias is larger than it says; exact zeros, which
+            have no logarithm.
 
     Source: Mohammadi, Mohammadpour & Ogata (2015).
     """
     count = samples.shape[-1]
-    if count < 16:
-        raise InvalidValueError(f"a stable index needs at least 16 numbers, not {count}")
+    if count < SHORTEST:
+        raise InvalidValueError(f"a stable index needs rows of at least {SHORTEST} numbers, not {count}")
     size = math.isqrt(count)
     used = samples[..., : size * (count // size)].double()
     sums = used.unflatten(-1, (count // size, size)).sum(-1)
-    tiny = torch.finfo(torch.float64).tiny
-    growth = sums.abs().clamp_min(tiny).log().mean(-1) - used.abs().clamp_min(tiny).log().mean(-1)
-    return math.log(size) / growth
+    zeros = int((used == 0).sum() + (sums == 0).sum())
+    if zeros:
+        raise InvalidValueError(
+            f"{zeros} of the numbers, or of their sums, are exactly 0, which has no logarithm: a law with weight "
+            "at 0, or on a lattice, has no stable index"
+        )
+    growth = sums.abs().log().mean() - used.abs().log().mean()
+    return math.log(size) / float(growth)
 
 
 def epoch_variance(lr: float, curvature: float, batches: int) -> float:
@@ -161,7 +172,8 @@ def epoch_variance(lr: float, curvature: float, batches: int) -> float:
     Args:
         lr: η.
         curvature: λ of H, 0 < ηλ < 2.
-        batches: M, of an epoch; at least 2.
+        batches: M, of an epoch; at least 2. All samples are in one of them: where N/B is not whole, what is left
+            out of an epoch keeps its noise from summing to 0.
 
     Raises:
         ValueError: out of these ranges.
@@ -191,8 +203,8 @@ def _statistics(noise: Tensor) -> Tensor:
         [
             _kurtosis(by_coordinate).mean(),
             _kurtosis(noise).mean(),
-            stable_index(by_coordinate / by_coordinate.std(dim=1, keepdim=True)).mean(),
-            stable_index(noise).mean(),
+            torch.tensor(stable_index(by_coordinate), dtype=torch.float64),
+            torch.tensor(stable_index(noise), dtype=torch.float64),
         ]
     )
 

@@ -13,6 +13,7 @@ from noisescape.dynamics import SVAG
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
+from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
 
@@ -23,24 +24,29 @@ class SDEGap:
     Attributes:
         times: t, (T,).
         losses: by ℓ, (R, T), float64; NaN after a run diverged.
+        start: the loss where all began.
     """
 
     times: Tensor
     losses: Mapping[int, Tensor]
+    start: float
 
     def gap(self, ell: int) -> Estimate:
-        """log of the mean loss at ℓ over that at the largest ℓ, over the second half of the time.
+        """How much more the loss has changed at ℓ than at the largest ℓ, relative to the latter's change.
 
-        0 where ℓ is as good as the limit. Its standard error is over runs, by the delta method; NaN where a run
-        diverged.
+        Means over runs and over the second half of the time: (Ē_ℓ − Ē_∞)/|Ē_∞ − L₀|, in which neither the unit nor
+        the zero of the loss counts. 0 where ℓ is as good as the limit. Its standard error is over runs, by the
+        delta method; NaN where a run diverged, wide where the loss hardly changed.
         """
-        means = {each: losses[:, losses.shape[1] // 2 :].mean(1) for each, losses in self.losses.items()}
-        one, other = means[ell], means[max(means)]
-        if ell == max(means):
+        largest = max(self.losses)
+        if ell == largest:
             return Estimate(0.0, 0.0)
-        value = math.log(float(one.mean()) / float(other.mean()))
-        relative = [float(each.std() / each.mean()) / math.sqrt(len(each)) for each in (one, other)]
-        return Estimate(value, math.hypot(*relative), dof=len(one) - 1)
+        one, other = (self.losses[each][:, self.losses[each].shape[1] // 2 :].mean(1) for each in (ell, largest))
+        change = float(other.mean()) - self.start
+        value = float(one.mean() - other.mean()) / abs(change)
+        errors = [float(each.std()) / math.sqrt(len(each)) / abs(change) for each in (one, other)]
+        slope = 1 + value * math.copysign(1, change)  # the limit's mean stands above and below
+        return Estimate(value, math.hypot(errors[0], slope * errors[1]), dof=len(one) - 1)
 
 
 def sde_gap(
@@ -98,11 +104,9 @@ def sde_gap(
             lr=lr / ell,
             steps=ell * steps,
             replicas=runs,
-            every=math.gcd(*kept),
+            record={"loss": recorders.at_steps(recorders.loss, kept)},
             seed=seed + ell,
             progress=False,
         )
-        record = run.records["loss"]
-        wanted = torch.tensor([step in kept for step in record.steps.tolist()])
-        found[ell] = record.values[wanted].double().T
-    return SDEGap(lr * torch.tensor(places, dtype=torch.float64), found)
+        found[ell] = run.records["loss"].values.double().T
+    return SDEGap(lr * torch.tensor(places, dtype=torch.float64), found, float(risk.loss(theta)))

@@ -112,12 +112,20 @@ def worst_deviation(projected: Forms, sampling: float, start: Tensor | None = No
 
     near = torch.eye(len(mean), dtype=mean.dtype) if start is None else start
     quotient, found = _largest(symmetrised, (vectors.mT @ near @ vectors) / root)
-    moment = vectors @ (root * found) @ vectors.mT
-    return quotient, moment * moment.trace().sign()
+    sizes, axes = torch.linalg.eigh(root * found)
+    if float(sizes.sum()) < 0:
+        sizes = -sizes
+    # of several X with one quotient the solver gives any mixture, whose positive part has that quotient as well
+    moment = vectors @ ((axes * sizes.clamp_min(0)) @ axes.mT) @ vectors.mT
+    return quotient, moment
 
 
 def growth(projected: Forms, sampling: float, lr: float) -> float:
-    """The spectral radius of T(M) = M − η(HM + MH) + η²[(1−p)HMH + p·mean H_nMH_n], among these directions."""
+    """The spectral radius of T(M) = M − η(HM + MH) + η²[(1−p)HMH + p·mean H_nMH_n] among these."""
+    values, vectors = torch.linalg.eigh(projected.mean)
+    projected = projected.along(
+        vectors[:, values > FLAT * values.abs().max()]
+    )  # flat ones neither grow nor die out
     start = torch.eye(len(projected.mean), dtype=projected.mean.dtype)
     return _largest(lambda moment: after_step(projected, sampling, lr, moment), start)[0]
 

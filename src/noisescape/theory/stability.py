@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import dataclass, field
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from noisescape.errors import FailedError, InvalidValueError
-from noisescape.linops import eigenpairs
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
-from noisescape.risk.sample_curvature import SampleCurvature, SampleGaussNewton, SampleHessians
-from noisescape.theory.second_moments import FLAT, FactoredForms, Forms, HeldForms, growth, worst_deviation
+from noisescape.risk.sample_curvature import SampleGaussNewton, SampleHessians
+from noisescape.theory.directions import (
+    Curvature,
+    directions_beyond,
+    directions_elsewhere,
+    first_directions,
+    seen,
+    seen_also,
+)
+from noisescape.theory.second_moments import Forms, growth, worst_deviation
 
-Curvature = Literal["gauss-newton", "hessian"]
-CARRIED = 4
-"""Directions of the worst deviation that each round looks beyond."""
 NUDGE = 1e-3
 """Share of a known worst deviation that new directions begin with."""
 STEADY = 2
-"""Rounds that must change nothing before a threshold is believed."""
+"""Rounds that must change nothing before a threshold counts as settled."""
+RESTARTS = 3
+"""Times that it must settle at the same value, each time with directions from elsewhere, before it is believed."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +68,7 @@ def mean_square_threshold(
     replacement: bool = True,
     curvature: Curvature = "gauss-newton",
     rtol: float = 1e-3,
-    max_directions: int = 128,
+    max_directions: int = 192,
     seed: int = 0,
 ) -> MeanSquareThreshold:
     """η*, the learning rate up to which SGD is stable in mean square at a minimum.
@@ -73,7 +79,9 @@ def mean_square_threshold(
     replacement.
 
     No (D, D) matrix is formed: the quotient is maximised over M = WXWᵀ, W some directions, which grow by those that
-    D M has beyond them until nothing changes. Every W gives an upper bound of η*.
+    D M has beyond them until nothing changes. Every W gives an upper bound of η*. Samples that share no directions
+    with those in W, rare features for one, may still bound it lower: the search is begun again, several times, from
+    the most curved samples and from random directions outside of W. That finds what is strong; it is no proof.
 
     Left out is what is not linear, and that gradients of single samples which are not 0 at θ add noise at any η:
     below η* that makes the loss settle higher, not leave.
@@ -103,16 +111,24 @@ def mean_square_threshold(
     risk, theta = in_operator_precision(risk, theta)
     sampling = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
     samples = SampleHessians(risk, theta) if curvature == "hessian" else SampleGaussNewton(risk, theta)
-    basis = _first_directions(risk, theta, samples, curvature, seed)
-    projected = _seen(samples, basis)
+    basis = first_directions(risk, theta, samples, curvature, seed)
+    projected = seen(samples, basis)
     bounds: list[float] = []
+    believed, times = math.inf, 0
     moment: Tensor | None = None
+    generator = torch.Generator(theta.device).manual_seed(seed + 1)
     while True:
         quotient, moment = worst_deviation(projected, sampling, moment)
         bounds.append(2 / quotient)
         changes = [before / after - 1 for before, after in itertools.pairwise(bounds[-STEADY - 1 :])]
         steady = len(changes) == STEADY and max(changes) <= rtol
-        new = None if steady else _directions_beyond(samples, basis, projected, moment)
+        new = None if steady else directions_beyond(samples, basis, projected, moment)
+        if new is None:
+            times = times + 1 if believed / bounds[-1] - 1 <= rtol else 0
+            believed = bounds[-1]
+            scale = float(projected.mean.diagonal().max())
+            new = None if times >= RESTARTS else directions_elsewhere(samples, basis, scale, generator)
+            bounds = bounds if new is None else bounds[-1:]
         if new is None:
             descent = 2 / float(torch.linalg.eigvalsh(projected.mean)[-1])
             change = changes[-1] if steady else 0.0
@@ -124,7 +140,7 @@ def mean_square_threshold(
                 f"the threshold of mean-square stability, at most {bounds[-1]:.4g}, {changed} among "
                 f"{basis.shape[1]} directions: raise max_directions or rtol"
             )
-        projected = _seen_also(samples, projected, basis, new)
+        projected = seen_also(samples, projected, basis, new)
         basis = torch.cat([basis, new], dim=1)
         moment = torch.nn.functional.pad(moment, (0, new.shape[1], 0, new.shape[1]))
         moment = moment + NUDGE * moment.trace() * torch.eye(len(moment), dtype=moment.dtype)
@@ -159,61 +175,3 @@ def mean_square_bound(
             f"the loss has curvature {along:.3g} along this direction: no bound follows from it"
         )
     return 2 * along / ((1 - sampling) * along**2 + sampling * float(curvatures.square().mean()))
-
-
-def _first_directions(
-    risk: EmpiricalRisk, theta: Tensor, samples: SampleCurvature, curvature: Curvature, seed: int
-) -> Tensor:
-    """The leading directions of H, and those in which the most curved samples curve."""
-    operator = risk.hessian(theta) if curvature == "hessian" else risk.gauss_newton(theta)
-    leading = eigenpairs(operator, min(CARRIED, risk.dimension), seed=seed)
-    generator = torch.Generator(theta.device).manual_seed(seed)
-    probe = torch.randn(risk.dimension, 1, generator=generator, dtype=theta.dtype, device=theta.device)
-    strength = samples.forms(probe, probe).flatten().abs()
-    picked = strength.topk(min(CARRIED, len(strength))).indices
-    weights = torch.zeros(len(strength), 1, len(picked), dtype=theta.dtype, device=theta.device)
-    weights[picked, 0, torch.arange(len(picked), device=theta.device)] = 1
-    own = samples.combined(probe, weights)
-    found = _beyond(leading.vectors, own)
-    return leading.vectors if found is None else torch.cat([leading.vectors, found], dim=1)
-
-
-def _seen(samples: SampleCurvature, basis: Tensor) -> Forms:
-    """The samples' curvatures along the basis: by their factors, where these have fewer rows than directions."""
-    roots = samples.roots(basis)
-    return HeldForms(samples.forms(basis, basis).double()) if roots is None else FactoredForms(roots.double())
-
-
-def _seen_also(samples: SampleCurvature, known: Forms, basis: Tensor, new: Tensor) -> Forms:
-    """Those along the basis and some directions more."""
-    if isinstance(known, FactoredForms):
-        roots = samples.roots(new)
-        assert roots is not None
-        return FactoredForms(torch.cat([known.roots, roots.double()], dim=2))
-    across = samples.forms(torch.cat([basis, new], dim=1), new).double()
-    held = known.dense()
-    size = held.shape[1]
-    return HeldForms(torch.cat([torch.cat([held, across[:, :size].mT], dim=1), across], dim=2))
-
-
-def _directions_beyond(samples: SampleCurvature, basis: Tensor, projected: Forms, moment: Tensor) -> Tensor | None:
-    """What D M and H M have outside the basis, for M = WXWᵀ; None if nothing."""
-    values, vectors = torch.linalg.eigh(moment)
-    kept = [place for place in range(-1, -min(CARRIED, len(values)) - 1, -1) if values[place] > FLAT * values[-1]]
-    root = vectors[:, kept] * values[kept].sqrt()
-    root = root / torch.linalg.matrix_norm(root, 2)
-    weights = projected.along(root).dense()
-    identity = torch.eye(len(kept), dtype=weights.dtype).expand_as(weights)
-    both = torch.cat([weights, identity], dim=2).to(basis)
-    return _beyond(basis, samples.combined(basis @ root.to(basis), both))
-
-
-def _beyond(basis: Tensor, block: Tensor) -> Tensor | None:
-    """An orthonormal basis of what a block has outside of the span of another; None if that is rounding."""
-    lengths = block.norm(dim=0)
-    block = block[:, lengths > 0] / lengths[lengths > 0]
-    for _ in range(2):  # once more: what rounding left
-        block = block - basis @ (basis.mT @ block)
-    vectors, sizes, _ = torch.linalg.svd(block, full_matrices=False)
-    kept = vectors[:, sizes > 1e3 * torch.finfo(block.dtype).eps]
-    return kept if kept.shape[1] else None

@@ -28,7 +28,7 @@ def sparse_regression(exponent, features=60, seed=0):
 @pytest.mark.parametrize("exponent", [1.0, 1.5, 2.0])
 def test_exponents_that_are_known(exponent):
     risk = sparse_regression(exponent)
-    law = alignment_law(risk, risk.parameters())["θ"]
+    law = alignment_law(risk, risk.parameters())["weight"]
     assert law.exponent.value == pytest.approx(exponent, abs=0.02)
     assert abs(law.exponent.value - exponent) <= 4 * law.exponent.stderr
     assert law.null_low < 0 < law.null_high < 1 < law.exponent.value + 0.05

@@ -13,14 +13,18 @@ _SEEDS = "interval over seeds."
 _ABOVE = "Supported if the interval lies above {}, contradicted if below."
 _BELOW = "Supported if the interval lies below {}, contradicted if above."
 _WITHIN = "Supported if the interval lies within {}, contradicted if outside."
-SAME_LOSS = 1.25
-"""Mean losses within this factor of each other count as the same."""
+SAME_CHANGE = 0.25
+"""Changes of the loss that differ by less than this share of them count as the same."""
 BATCH_EDGE = (0.8, 1.2)
 """Within these of its level batch sharpness is at it."""
+SLOPE = (0.9, 1.1)
+"""Within these a slope is the predicted one."""
 SAME_INDEX = 0.1
 """Indices of stability that differ by less count as the same."""
-SAME_SHARE = 0.1
-"""Shares of a variance that differ by less count as the same."""
+SAME_FACTOR = 2.0
+"""Variances within this factor of each other count as the same."""
+FLAT_SHARE = 0.1
+"""A direction is flat to epochs where they are predicted to leave a smaller share of the variance."""
 RECOVERED = 0.1
 """A relative error below this is a recovery of the truth."""
 MISSED = 0.5
@@ -62,6 +66,19 @@ def _tails(config: Mapping[str, Any]) -> list[str]:
     return [f"{place}, B = {size}" for place in ("initialisation", "minimum") for size in config["batch_sizes"]]
 
 
+def _sizes_at_places(config: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    low, high = min(config["batch_sizes"]), max(config["batch_sizes"])
+    return [(place, f"{place}, B = {high}", f"{place}, B = {low}") for place in ("initialisation", "minimum")]
+
+
+def _flat(_config: Mapping[str, Any]) -> list[str]:
+    return ["epochs, flat"]
+
+
+def _all_directions(_config: Mapping[str, Any]) -> list[str]:
+    return ["epochs, all"]
+
+
 def _places(_config: Mapping[str, Any]) -> list[str]:
     return ["initialisation", "GD minimum", "SGD"]
 
@@ -75,11 +92,11 @@ def _networks(_config: Mapping[str, Any]) -> list[str]:
 
 
 def _additive(_config: Mapping[str, Any]) -> list[str]:
-    return ["well, additive", "network, fixed noise"]
+    return ["well, additive"]
 
 
 def _multiplicative(_config: Mapping[str, Any]) -> list[str]:
-    return ["well, multiplicative", "network, SGD"]
+    return ["well, multiplicative"]
 
 
 LAB_CLAIMS: tuple[Claim, ...] = (
@@ -96,19 +113,19 @@ LAB_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "threshold-parts",
-        "The threshold η* parts learning rates at which SGD leaves the minimum from those at which it stays.",
+        "SGD stays at half of η* and leaves at one and a half of it, where gradient descent would still stay.",
         "2306.07850",
         f"Share of runs of SGD that left at the largest multiple of η* minus that at the smallest; {_SEEDS}",
-        _ABOVE.format("½"),
+        f"{_ABOVE.format('½')} Undecided where the largest multiple is over 2/λ₁ in any seed.",
         ("stability",),
-        lab.between_cases(_across, "left/sgd", 0.5),
+        lab.parted(_across, "left/sgd", 0.5),
         "{:+.0%}",
     ),
     Claim(
         "batch-sharpness-settles",
         "On squared loss batch sharpness settles at 2/η.",
         "2412.20553",
-        f"Batch sharpness·η/2, mean over the last quarter of the steps; {_SEEDS}",
+        f"Batch sharpness (ratio of means)·η/2, mean over the last quarter of the steps; {_SEEDS}",
         f"{_WITHIN.format(f'{BATCH_EDGE[0]:g} to {BATCH_EDGE[1]:g}')} Undecided while it rises.",
         ("budget",),
         lab.settled(_squared, *BATCH_EDGE),
@@ -118,7 +135,7 @@ LAB_CLAIMS: tuple[Claim, ...] = (
         "momentum-lowers-batch-sharpness",
         "With momentum β and small batches batch sharpness settles at 2(1−β)/η.",
         "2604.14108",
-        f"Batch sharpness·η/(2(1−β)), mean over the last quarter of the steps; {_SEEDS}",
+        f"Batch sharpness (ratio of means)·η/(2(1−β)), mean over the last quarter of the steps; {_SEEDS}",
         f"{_WITHIN.format(f'{BATCH_EDGE[0]:g} to {BATCH_EDGE[1]:g}')} Undecided while it rises.",
         ("budget",),
         lab.settled(_with_momentum, *BATCH_EDGE),
@@ -145,23 +162,44 @@ LAB_CLAIMS: tuple[Claim, ...] = (
         "{:+.1f}",
     ),
     Claim(
-        "sgd-power-law",
-        "Under SGD, whose noise grows with the loss, the time to climb grows as a power of the loss.",
+        "loss-noise-power-law",
+        "Under noise whose variance goes with the loss the time to climb grows as a power of the loss.",
         "2105.09557",
         "As for 'fixed-noise-exponential'.",
         _BELOW.format("0"),
         ("exits",),
-        lab.below_zero(_multiplicative, "difference"),
+        lab.below(_multiplicative, "difference", 0.0),
         "{:+.1f}",
+    ),
+    Claim(
+        "kramers-slope",
+        "Under fixed noise the exponent is Kramers': log τ grows by 2ΔL/(ησ²).",
+        "2002.03495",
+        f"Fitted slope of log τ on 2ΔL/(ησ²); {_SEEDS}",
+        _WITHIN.format(f"{SLOPE[0]:g} to {SLOPE[1]:g}"),
+        ("exits",),
+        lab.within(_additive, "exponential_slope", *SLOPE),
+        "{:.3f}",
+    ),
+    Claim(
+        "power-slope",
+        "Under noise of variance cL the power is 2/(ηc) + ½.",
+        "2105.09557; Laplace's method",
+        f"Fitted slope of log τ on log(1 + ΔL/L₀), over 2/(ηc) + ½; {_SEEDS}",
+        _WITHIN.format(f"{SLOPE[0]:g} to {SLOPE[1]:g}"),
+        ("exits",),
+        lab.within(_multiplicative, "relative_slope", *SLOPE),
+        "{:.3f}",
     ),
     Claim(
         "sgd-is-where-its-equation-is",
         "SGD is as far along its course as its stochastic differential equation.",
         "2102.12470; the equation is the paper's model of SGD",
-        f"log(mean training loss of SGD / of SVAG at the largest ℓ) over the second half of the time; {_SEEDS}",
-        _WITHIN.format(f"±log {SAME_LOSS:g}"),
+        "Change of the training loss from the minimum under SGD minus that under SVAG at the largest ℓ, relative "
+        f"to the latter, over the second half of the time; {_SEEDS}",
+        _WITHIN.format(f"±{SAME_CHANGE:g}"),
         ("svag",),
-        lab.near_zero(_first_ell, "gap", math.log(SAME_LOSS)),
+        lab.near_zero(_first_ell, "gap", SAME_CHANGE),
         "{:+.2f}",
     ),
     Claim(
@@ -169,9 +207,19 @@ LAB_CLAIMS: tuple[Claim, ...] = (
         "From batch to batch minibatch noise is heavier-tailed than Gaussian noise of its covariance.",
         "1901.06053, against 1910.09626",
         f"Index of stability of the noise minus that of the Gaussian null; {_SEEDS}",
-        _BELOW.format("0"),
+        _BELOW.format(f"−{SAME_INDEX:g}"),
         ("noise-law",),
-        lab.below_zero(_tails, "index_over_iterations/beyond"),
+        lab.below(_tails, "index_over_iterations/beyond", -SAME_INDEX),
+        "{:+.3f}",
+    ),
+    Claim(
+        "noise-is-stable",
+        "Minibatch noise is α-stable from batch to batch: means of more samples have the same index.",
+        "1901.06053; of any law of finite variance the index goes to 2",
+        f"Index of stability over iterations at the largest B minus that at the smallest; {_SEEDS}",
+        _WITHIN.format(f"±{SAME_INDEX:g}"),
+        ("noise-law",),
+        lab.between_sizes(_sizes_at_places, "index_over_iterations", SAME_INDEX),
         "{:+.3f}",
     ),
     Claim(
@@ -186,13 +234,24 @@ LAB_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "epochs-as-predicted",
-        "Batches dealt out by epochs leave the variance along eigenvectors of H that the closed form says.",
+        "In flat directions batches dealt out by epochs leave as little variance as the closed form says.",
         "2306.05300",
-        f"Mean over directions of the variance with epochs over that without, measured minus predicted; {_SEEDS}",
-        _WITHIN.format(f"±{SAME_SHARE:g}"),
+        "log10 of the variance with epochs over that without, measured over predicted, mean over the directions of "
+        f"H where under {FLAT_SHARE:.0%} is predicted; {_SEEDS}",
+        _WITHIN.format(f"±log10 {SAME_FACTOR:g}"),
         ("noise-law",),
-        lab.as_predicted("epochs, all", "share", "says", SAME_SHARE),
-        "{:+.3f}",
+        lab.near_zero(_flat, "log_excess", math.log10(SAME_FACTOR)),
+        "{:+.2f}",
+    ),
+    Claim(
+        "epochs-quieten",
+        "Batches dealt out by epochs leave less variance than independent ones.",
+        "2306.05300",
+        f"Mean over directions of the variance with epochs over that without, minus 1; {_SEEDS}",
+        _BELOW.format("0"),
+        ("noise-law",),
+        lab.below(_all_directions, "variance_share", 1.0),
+        "{:.3f}",
     ),
     Claim(
         "alignment-exponent",
@@ -207,7 +266,7 @@ LAB_CLAIMS: tuple[Claim, ...] = (
     Claim(
         "aligned-beyond-chance",
         "In every weight tensor γ is larger than that of pairs at random.",
-        "control of 'alignment-exponent'",
+        "control of 'alignment-exponent', a weak one: noise and curvature of a weight share its input's square",
         f"Least lead of γ over the upper end of the null's 95 % interval, of all weight tensors; {_SEEDS}",
         _ABOVE.format("0"),
         ("alignment",),
@@ -216,8 +275,8 @@ LAB_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "alignment-factor",
-        "The alignment factor μ is bounded away from 0.",
-        "2207.02628",
+        "On cross-entropy, too, the alignment factor μ is bounded away from 0.",
+        "2207.02628 has squared loss",
         f"μ; {_SEEDS}",
         _ABOVE.format(f"{LEAST_MU:g}"),
         ("alignment",),
@@ -265,12 +324,13 @@ LAB_CLAIMS: tuple[Claim, ...] = (
     ),
     Claim(
         "network-is-singular",
-        "A network's minimum has a learning coefficient below a tenth of the D/2 of a regular model.",
-        "singular learning theory",
-        f"λ̂/(D/2) minus a tenth; {_SEEDS}",
-        f"{_BELOW.format('0')} Undecided if R̂ is over {lab.MIXED:g}.",
+        "A network's learning coefficient is below that of a quadratic with its curvatures, held as near.",
+        "singular learning theory: what is degenerate shows beyond second order",
+        f"log(λ̂ / that of a quadratic with the Gauss–Newton matrix's spectrum, at the same γ and ε); {_SEEDS}",
+        f"{_BELOW.format('0')} Undecided if R̂ is over {lab.MIXED:g} in any seed, or chains went below the minimum "
+        "by more than λ̂'s error.",
         ("llc",),
-        lab.below_zero_if_mixed(_networks, "share_over", "r_hat"),
+        lab.below_zero_if_mixed(_networks, "log_over_quadratic"),
         "{:+.3f}",
     ),
 )

@@ -29,14 +29,14 @@ class ExitsConfig(NetworkConfig):
     """
 
     seeds: int = 4
-    heights: tuple[float, ...] = (1.0, 1.5, 2.0, 2.5, 3.0, 3.5)
-    replicas: int = 300
-    well_steps: int = 6000
+    heights: tuple[float, ...] = (1.0, 2.0, 3.0, 4.0)
+    replicas: int = 1000
+    well_steps: int = 10_000
     well_lr: float = 0.01
     share: float = 80.0
     batch_size: int = 20
     below: float = 0.5
-    levels: tuple[float, ...] = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+    levels: tuple[float, ...] = (1.5, 2.0, 3.0, 4.0, 6.0)
     runs: int = 12
     steps: int = 400
 

@@ -29,8 +29,8 @@ class NoiseLawConfig(NetworkConfig):
 
     seeds: int = 4
     batch_sizes: tuple[int, ...] = (5, 50)
-    draws: int = 1000
-    coordinates: int = 200
+    draws: int = 1600
+    coordinates: int = 400
     nulls: int = 99
     epoch_batch: int = 60
     epochs: int = 6
@@ -42,7 +42,7 @@ class NoiseLawConfig(NetworkConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        require_at_least(self, draws=64, coordinates=64, nulls=19, epoch_batch=1, epochs=1, runs=2, directions=2)
+        require_at_least(self, draws=256, coordinates=128, nulls=19, epoch_batch=1, epochs=1, runs=2, directions=2)
         require_positive(self, "epoch_lr")
         if not self.batch_sizes or any(size < 1 for size in self.batch_sizes):
             raise InvalidValueError(f"batch_sizes are numbers of samples, at least one, not {self.batch_sizes}")

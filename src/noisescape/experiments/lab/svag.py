@@ -27,7 +27,7 @@ class SVAGConfig(NetworkConfig):
     batch_size: int = 20
     below: tuple[float, ...] = (0.2, 0.8)
     ells: tuple[int, ...] = (1, 2, 4, 8)
-    runs: int = 4
+    runs: int = 8
     steps: int = 100
 
     experiment: ClassVar[str] = "svag"

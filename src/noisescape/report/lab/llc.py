@@ -27,7 +27,7 @@ def report(run: Run) -> tuple[str, list[Section]]:
     )
     places = ("network, GD minimum", "network, SGD")
     network = ", ".join(f"{shown(run, case, 'estimate', '.1f')} at {case.split(', ')[1]}" for case in places)
-    lead = f"λ̂ where it is known: {known}; of the network with D = 2,118: {network}."
+    lead = f"λ̂ where it is known: {known}; of the network: {network}."
     return law_page(run, lead, ABOUT, draw(run), CAPTION)
 
 

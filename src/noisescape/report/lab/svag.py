@@ -24,7 +24,7 @@ def report(run: Run) -> tuple[str, list[Section]]:
     """What the page says first, and its sections."""
     shares = run.info["config"]["below"]
     listed = ", ".join(f"{shown(run, case_of(share, 1), 'gap', '+.2f')} at η = {share:g} η*" for share in shares)
-    lead = f"log of the mean loss of SGD over that of its equation, the largest ℓ: {listed}."
+    lead = f"Change of the loss under SGD beyond that of its equation, the largest ℓ, relative: {listed}."
     return law_page(run, lead, ABOUT, draw(run), CAPTION)
 
 

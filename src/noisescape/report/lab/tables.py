@@ -50,7 +50,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("power_slope", "slope, power", ".2f", wide=True),
     ),
     "svag": (
-        Column("gap", "log loss / largest ℓ", "+.3f"),
+        Column("gap", "change beyond largest ℓ's", "+.3f"),
         Column("end", "loss at the end", ".3f"),
         Column("threshold", "η*", ".4f", wide=True),
     ),
@@ -60,8 +60,9 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("kurtosis_over_iterations", "kurtosis", ".2f", wide=True),
         Column("index_over_coordinates", "α, coordinates", ".3f"),
         Column("index_over_coordinates/null", "Gaussian", ".3f"),
-        Column("share", "variance share", ".3f", wide=True),
-        Column("says", "predicted", ".3f", wide=True),
+        Column("variance_share", "variance share", ".3f", wide=True),
+        Column("predicted_share", "predicted", ".3f", wide=True),
+        Column("log_excess", "log10 excess", ".2f", wide=True),
     ),
     "alignment": (
         Column("exponent", "γ", ".2f"),
@@ -73,6 +74,7 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
     "llc": (
         Column("estimate", "λ̂", ".3g"),
         Column("expected", "expected", ".3g"),
+        Column("quadratic", "of a quadratic", ".3g"),
         Column("r_hat", "R̂", ".3f"),
         Column("effective", "effective draws", ".0f"),
         Column("loss", "loss", ".3g", wide=True),

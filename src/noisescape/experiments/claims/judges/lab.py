@@ -9,11 +9,13 @@ from typing import Any
 
 from noisescape.experiments.claims.claim import Judge, Result
 from noisescape.experiments.claims.evidence import Evidence
-from noisescape.experiments.claims.rules import STILL, exceeds, falls, lies_within, vanishes
+from noisescape.experiments.claims.rules import STILL, exceeds, falls, lies_within, mapped, vanishes
 
 Cases = Callable[[Mapping[str, Any]], list[str]]
 """The cases of a run, from its constants."""
 
+Pairs = Callable[[Mapping[str, Any]], list[tuple[str, str, str]]]
+"""(name, one case, another) of a run, from its constants."""
 MIXED = 1.05
 """R̂ above this says that chains have not forgotten where they began."""
 
@@ -29,23 +31,31 @@ def above(cases: Cases, metric: str, threshold: float) -> Judge:
     return _each(cases, lambda evidence, case: exceeds(value(evidence, case, metric), threshold, case=case))
 
 
-def below_zero(cases: Cases, metric: str) -> Judge:
-    """Supported in a case if the figure's interval lies below 0."""
-    return _each(cases, lambda evidence, case: falls(value(evidence, case, metric), case=case))
-
-
 def within(cases: Cases, metric: str, least: float, most: float) -> Judge:
     """Supported in a case if the figure's interval lies between two values."""
     return _each(cases, lambda evidence, case: lies_within(value(evidence, case, metric), least, most, case=case))
 
 
-def below_zero_if_mixed(cases: Cases, metric: str, r_hat: str) -> Judge:
-    """As :func:`below_zero`, undecided where chains do not agree: R̂ over 1.05, in the mean of the seeds."""
+def below(cases: Cases, metric: str, threshold: float) -> Judge:
+    """Supported in a case if the figure's interval lies below the threshold."""
 
     def judge(evidence: Evidence, case: str) -> Result:
-        found = value(evidence, case, r_hat)
-        mean = sum(found) / len(found)
-        veto = None if mean <= MIXED else f"the chains do not agree: R̂ = {mean:.2f}, over {MIXED:g}"
+        beyond = falls([found - threshold for found in value(evidence, case, metric)], case=case)
+        return mapped(beyond, lambda difference: difference + threshold)
+
+    return _each(cases, judge)
+
+
+def below_zero_if_mixed(cases: Cases, metric: str) -> Judge:
+    """As :func:`below` of 0, undecided where chains do not agree or have found a lower minimum, in any seed."""
+
+    def judge(evidence: Evidence, case: str) -> Result:
+        r_hat, short = (max(value(evidence, case, name)) for name in ("r_hat", "shortfall"))
+        reasons = (
+            f"the chains do not agree: R̂ = {r_hat:.2f}, over {MIXED:g}" if r_hat > MIXED else None,
+            f"chains went below the minimum: λ̂ is too low by {short:.2g} or more" if short > 0 else None,
+        )
+        veto = "; ".join(filter(None, reasons)) or None
         return falls(value(evidence, case, metric), case=case, veto=veto)
 
     return _each(cases, judge)
@@ -88,29 +98,34 @@ def differing(cases: Cases, one: str, other: str) -> Judge:
     return _each(cases, judge)
 
 
-def between_cases(
-    pairs: Callable[[Mapping[str, Any]], list[tuple[str, str, str]]], metric: str, least: float
-) -> Judge:
-    """Supported if a figure is larger in one case than in another, by more than ``least``; (name, one, other)."""
+def parted(pairs: Pairs, metric: str, least: float) -> Judge:
+    """Supported if a figure is larger in one case than in another by more than ``least``; (name, one, other).
+
+    Undecided where gradient descent itself would leave: ``over_descent`` of the first case is 1 or more.
+    """
 
     def judged(evidence: Evidence) -> list[Result]:
         results = []
         for name, one, other in pairs(evidence.config):
-            both = zip(value(evidence, one, metric), value(evidence, other, metric), strict=True)
-            results.append(exceeds([first - second for first, second in both], least, case=name))
+            beyond = max(value(evidence, one, "over_descent"))
+            veto = f"gradient descent leaves as well, at {beyond:.2f} times its own limit" if beyond >= 1 else None
+            results.append(exceeds(_differences(evidence, one, other, metric), least, case=name, veto=veto))
         return results
 
     return judged
 
 
-def as_predicted(case: str, measured: str, predicted: str, margin: float) -> Judge:
-    """Supported if two figures of one case differ by less than ±margin."""
+def between_sizes(pairs: Pairs, metric: str, margin: float) -> Judge:
+    """Supported if a figure differs between two cases by less than ±margin; (name, one, other)."""
+    return lambda evidence: [
+        vanishes(_differences(evidence, one, other, metric), margin, case=name)
+        for name, one, other in pairs(evidence.config)
+    ]
 
-    def judge(evidence: Evidence) -> Result:
-        pairs = zip(value(evidence, case, measured), value(evidence, case, predicted), strict=True)
-        return vanishes([one - other for one, other in pairs], margin, case=case)
 
-    return _one(case, judge)
+def _differences(evidence: Evidence, one: str, other: str, metric: str) -> list[float]:
+    both = zip(value(evidence, one, metric), value(evidence, other, metric), strict=True)
+    return [first - second for first, second in both]
 
 
 def _each(cases: Cases, judge: Callable[[Evidence, str], Result]) -> Judge:

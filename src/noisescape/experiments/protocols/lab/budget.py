@@ -79,9 +79,9 @@ def trained(
                     "largest": largest / full,
                 }
             rows += figures(repetition, case, found, step)
-            edges |= {step: found["edge"]} if "edge" in found else {}
+            edges |= {step: found["edge_of_means"]} if "edge_of_means" in found else {}
         if step < config.steps:
-            batch = torch.randint(risk.sample_count, (size,), generator=generator)
+            batch = torch.randint(risk.sample_count, (size,), generator=generator, device=theta.device)
             velocity = momentum * velocity + risk.minibatch_gradient(theta, batch)
             theta = theta - lr * velocity
     last = [edge for step, edge in edges.items() if step > 0.75 * config.steps]

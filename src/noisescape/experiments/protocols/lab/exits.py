@@ -66,6 +66,12 @@ def measure(config: ExitsConfig, repetition: int, *, checkpoint: Path) -> Outcom
         ]
         floors = [FLOOR] * len(groups)
         rows += passages(repetition, case, groups, config.heights, floors)
+        slopes = [row["value"] for row in rows if row["case"] == case and row["metric"] == "power_slope"]
+        rows += [
+            row
+            for slope in slopes
+            for row in figures(repetition, case, {"relative_slope": slope / predicted_power(config)})
+        ]
     made = small_images(config, repetition)
     theta = minimum(config, made)
     return Outcome(rows + on_network(config, made.risk, theta, repetition), {"theta": theta})
@@ -154,3 +160,8 @@ def passages(
         "power_slope": fits.multiplicative.slope.value,
     }
     return rows + figures(repetition, case, found)
+
+
+def predicted_power(config: ExitsConfig) -> float:
+    """2/(ηc) + ½."""
+    return 2 / (config.well_lr * config.share) + 0.5

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from noisescape.experiments.statistics import derived_seed
 from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Engine, Outcome
-from noisescape.theory import LearningCoefficient, local_learning_coefficient
+from noisescape.theory import LearningCoefficient, expected_on_quadratic, local_learning_coefficient
 
 SAMPLES = 1000
 """N of the models of known coefficient."""
@@ -74,14 +75,17 @@ def measure(config: LLCConfig, repetition: int, *, checkpoint: Path) -> Outcome:
             every=20,
             seed=derived_seed(config.seed, repetition, 20 + place) % 2**31,
         )
-        share = found.estimate.value / (made.risk.dimension / 2)
-        beside = {"share": share, "share_over": share - 0.1, "loss": float(made.risk.loss(theta))}
-        rows += figures(repetition, name, shown(found) | beside)
+        curvatures = torch.linalg.eigvalsh(made.risk.gauss_newton(theta).dense()).clamp_min(0)
+        regular = expected_on_quadratic(
+            curvatures, scale=found.scale, localisation=config.localisation, lr=config.network_lr
+        )
+        beside = {"quadratic": regular, "log_over_quadratic": math.log(found.estimate.value / regular)}
+        rows += figures(repetition, name, shown(found) | beside | {"loss": float(made.risk.loss(theta))})
     return Outcome(rows, {name.replace(", ", "-").replace(" ", "-"): theta for name, theta in places.items()})
 
 
 def estimated(risk: EmpiricalRisk, theta: Tensor, **options: Any) -> LearningCoefficient:
-    """The estimate; its doubts are among the figures and not warned of as well."""
+    """The estimate; R̂, effective draws and shortfall are among the figures, and not warned of as well."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         return local_learning_coefficient(risk, theta, progress=False, **options)
@@ -94,6 +98,7 @@ def shown(found: LearningCoefficient) -> dict[str, float]:
         "stderr": found.estimate.stderr,
         "r_hat": found.r_hat,
         "effective": found.effective_sample_size,
+        "shortfall": found.shortfall if found.shortfall > found.estimate.stderr else 0.0,
     }
 
 

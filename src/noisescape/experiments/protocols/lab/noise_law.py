@@ -22,6 +22,8 @@ from noisescape.theory import epoch_variance, tail_test
 STATISTICS = (
     "kurtosis_over_iterations", "kurtosis_over_coordinates", "index_over_iterations", "index_over_coordinates"
 )  # fmt: skip
+FLAT_SHARE = 0.1
+"""Directions in which epochs are predicted to leave a smaller share of the variance are flat to them."""
 LEADING = 40
 """Eigenvectors of H that the directions are picked from."""
 
@@ -82,10 +84,16 @@ def epochs(config: NoiseLawConfig, risk: EmpiricalRisk, theta: Tensor, repetitio
         found["predicted"] = epoch_variance(config.epoch_lr, curvature, batches)
         rows += figures(repetition, "epochs", found, place)
     shares = (spread["epoch"] / spread["independent"]).double()
-    predicted = torch.tensor([epoch_variance(config.epoch_lr, value, batches) for value in curvatures.tolist()])
-    return rows + figures(
-        repetition, "epochs, all", {"share": float(shares.mean()), "says": float(predicted.mean())}
+    predicted = torch.tensor(
+        [epoch_variance(config.epoch_lr, value, batches) for value in curvatures.tolist()], dtype=torch.float64
     )
+    flat = predicted < FLAT_SHARE
+    found = {"variance_share": float(shares.mean()), "predicted_share": float(predicted.mean())}
+    rows += figures(repetition, "epochs, all", found)
+    if bool(flat.any()):
+        excess = float((shares[flat] / predicted[flat]).log10().mean())
+        rows += figures(repetition, "epochs, flat", {"log_excess": excess, "directions": float(flat.sum())})
+    return rows
 
 
 def ended(

@@ -42,7 +42,7 @@ def measure(config: StabilityConfig, repetition: int, *, checkpoint: Path) -> Ou
         for multiple in config.multiples:
             case = case_of(size, multiple)
             lr = multiple * found.threshold
-            rows += figures(repetition, case, {"growth": found.growth(lr)})
+            rows += figures(repetition, case, {"growth": found.growth(lr), "over_descent": lr / found.descent})
             for place, (name, dynamics) in enumerate(noises.items()):
                 seeds = [derived_seed(config.seed, repetition, 10 + size, place, run) for run in range(config.runs)]
                 losses = [course(config, risk, dynamics, theta, lr, seed) for seed in seeds]
