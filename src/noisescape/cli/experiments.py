@@ -13,6 +13,7 @@ import typer
 from noisescape.cli.options import (
     PRESETS,
     Address,
+    DataDir,
     Device,
     EngineName,
     Jobs,
@@ -21,6 +22,7 @@ from noisescape.cli.options import (
     Quiet,
     Resume,
     Seed,
+    Seeds,
     device_named,
     engine_named,
     place_of,
@@ -70,12 +72,46 @@ def command(experiment: Experiment) -> Callable[..., None]:
         }
         one_experiment(experiment, constants, **given)
 
+    options = [_parameter(option, experiment) for option in experiment.options]
+    return _with_options(run, [_keyword("preset", "quick", preset_option(experiment.presets)), *options])
+
+
+def suite_command(
+    make: Callable[..., Mapping[str, Any]], name: str, title: str, presets: Iterable[str] = ()
+) -> Callable[..., None]:
+    """The function behind the command of a whole suite.
+
+    Args:
+        make: the suite's constants from those that are set.
+        name: what its directory is called.
+        title: of its report.
+        presets: to choose from, where there are several.
+    """
+
+    def run(
+        out: Path | None,
+        resume: bool,
+        jobs: int | None,
+        engine: str,
+        address: str | None,
+        quiet: bool,
+        as_json: bool,
+        **given: Any,
+    ) -> None:
+        suite = make(**{**given, "data_dir": text_of(given["data_dir"])})
+        device_named(given["device"])
+        where = engine_named(engine, address, jobs)
+        root = place_of(name, out, resume)
+        whole_suite(suite, title, root, engine=where, resume=resume, quiet=quiet, as_json=as_json)
+
+    choice = [_keyword("preset", "quick", preset_option(presets))] if presets else []
+    return _with_options(run, [*choice, _keyword("seeds", None, Seeds), _keyword("data_dir", None, DataDir)])
+
+
+def _with_options(run: Callable[..., None], own: Iterable[inspect.Parameter]) -> Callable[..., None]:
+    """A function whose signature has these options, and those that every experiment's command has."""
     common = [*inspect.signature(one_experiment, eval_str=True).parameters.values()][3:]
-    parameters = [
-        _keyword("preset", "quick", preset_option(experiment.presets)),
-        *(_parameter(option, experiment) for option in experiment.options),
-        *(_keyword(known.name, known.default, known.annotation) for known in common),
-    ]
+    parameters = [*own, *(_keyword(known.name, known.default, known.annotation) for known in common)]
     run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     return run

@@ -5,24 +5,18 @@ from __future__ import annotations
 import typer
 
 from noisescape.cli.app import app
-from noisescape.cli.experiments import command, perform, preset_option, whole_suite
+from noisescape.cli.experiments import command, perform, suite_command
 from noisescape.cli.options import (
     SUITE_PRESETS,
-    Address,
-    DataDir,
     Device,
-    EngineName,
     Jobs,
     Json,
     Out,
     Quiet,
-    Resume,
     Seed,
-    Seeds,
     device_named,
     engine_named,
     place_of,
-    text_of,
 )
 from noisescape.cli.output import print_json
 from noisescape.experiments.lab.registry import LABS
@@ -37,28 +31,9 @@ for known in EXPERIMENTS.values():
         reproduce.command(known.name, help=known.help)(command(known))
 
 
-@reproduce.command("all")
-def everything(
-    preset: preset_option(SUITE_PRESETS) = "quick",  # type: ignore[valid-type]
-    seeds: Seeds = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    out: Out = None,
-    resume: Resume = False,
-    device: Device = "cpu",
-    jobs: Jobs = None,
-    engine: EngineName = "local",
-    address: Address = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Every experiment of the paper, one combined report, and the ledger of its claims."""
-    suite = paper_suite(preset, seeds=seeds, data_dir=text_of(data_dir), seed=seed, device=device)
-    device_named(device)
-    where = engine_named(engine, address, jobs)
-    title = "The anisotropic noise of SGD, reproduced"
-    root = place_of("all", out, resume)
-    whole_suite(suite, title, root, engine=where, resume=resume, quiet=quiet, as_json=as_json)
+reproduce.command("all", help="Every experiment of the paper, one combined report, and the ledger of its claims.")(
+    suite_command(paper_suite, "all", "The anisotropic noise of SGD, reproduced", SUITE_PRESETS)
+)
 
 
 @app.command()
