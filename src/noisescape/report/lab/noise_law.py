@@ -60,7 +60,7 @@ def draw(run: Run) -> MplFigure:
                    label=None if seed else "measured")  # fmt: skip
         right.plot(along, [predicted[step] for step in order], "-", color="#444444", linewidth=0.8,
                    label=None if seed else "closed form")  # fmt: skip
-    right.set(xlabel="curvature λ", ylabel="variance, epochs / independent", xscale="log")
+    right.set(xlabel="curvature λ", ylabel="variance, epochs / independent", xscale="log", yscale="log")
     right.legend(frameon=False, fontsize=8)
     return figure
 
