@@ -45,7 +45,7 @@ def measure(
 
     Of a risk of shards, under torchrun -m noisescape measure ..., one rank speaks for all.
     """
-    from noisescape.distributed.shard import is_first
+    from noisescape.distributed.shard import end_together, is_first
     from noisescape.measurement.indicator import measure as measure_risk
 
     risk, theta = _load(target)
@@ -54,11 +54,12 @@ def measure(
     found = measure_risk(
         risk, theta, batch_size=batch_size, replacement=not without_replacement, k=k, rtol=rtol, seed=seed
     )
-    if not is_first(risk.shard):
-        return
-    deliver(found.to_dict(), out, as_json)
-    if not as_json and not quiet:
-        console().print(found.table())
+    if is_first(risk.shard):
+        deliver(found.to_dict(), out, as_json)
+        if not as_json and not quiet:
+            console().print(found.table())
+    if risk.shard is not None:
+        end_together(risk.shard)
 
 
 def _load(target: str) -> tuple[EmpiricalRisk, torch.Tensor]:

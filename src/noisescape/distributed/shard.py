@@ -256,6 +256,15 @@ def is_first(shard: Shard | None) -> bool:
     return shard is None or shard.rank == 0
 
 
+def end_together(shard: Shard) -> None:
+    """End the default process group when all ranks are done: for a program's last line.
+
+    A rank whose group is still there when its program ends may be aborted in the middle of that.
+    """
+    shard.objects("that it is done", True)
+    dist.destroy_process_group()
+
+
 def _checksum(tensor: Tensor) -> Tensor:
     """Of a tensor's bits, two whole numbers that change with a bit and with its place; (2,), on its device."""
     flat = tensor.detach().contiguous().view(-1)
