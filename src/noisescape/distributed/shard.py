@@ -256,6 +256,11 @@ def is_first(shard: Shard | None) -> bool:
     return shard is None or shard.rank == 0
 
 
+def failing_together(shard: Shard | None, what: str) -> contextlib.AbstractContextManager[None]:
+    """:meth:`Shard.failing_together`, where there are ranks."""
+    return contextlib.nullcontext() if shard is None else shard.failing_together(what)
+
+
 def end_together(shard: Shard) -> None:
     """End the default process group when all ranks are done: for a program's last line.
 

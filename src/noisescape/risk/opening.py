@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 from torch import Tensor
 
 from noisescape.distributed import Shard
+from noisescape.distributed.shard import failing_together
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
 from noisescape.risk.contract import check_contract
 from noisescape.risk.criterion import NormalisationWarning
@@ -61,7 +61,7 @@ def open_data(
     if shard is not None and not isinstance(shard, Shard):
         raise InvalidTypeError(f"shard is a Shard, Shard.of_process_group(), not {type(shard).__name__}")
     theta = parameters()  # at once: parameters that ranks share are gathered by all of them together
-    with contextlib.nullcontext() if shard is None else shard.failing_together("build its risk"):
+    with failing_together(shard, "build its risk"):
         own, tried = _tried(function, data, theta, budget, chunk_size)
     samples: Samples = own
     if shard is not None:

@@ -266,9 +266,8 @@ def dense_hessian(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
 @torch.enable_grad()
 def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """(1/N) Σ_n J_nᵀ(∇²_f ℓ_n)J_n v, J_n the Jacobian of sample n's outputs f: v (D,) or (D, K), shaped as v."""
-    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
+    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix", directions)
     check_directions(theta, directions)
-    risk._samples.check_same(theta, directions)
     total = torch.zeros_like(directions)
     for batch in risk._batches(passes=4, columns=_columns(theta, directions)):
         outputs = _outputs(function, batch)
@@ -289,9 +288,8 @@ def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
 @torch.enable_grad()
 def ggn_forms(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """vᵀ(GGN)v of each column of a block, (D, K) → (K,): no reverse pass through the model."""
-    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
+    function = function_of_outputs(risk, theta, "the Gauss–Newton matrix", directions)
     check_directions(theta, directions)
-    risk._samples.check_same(theta, directions)
     total = directions.new_zeros(directions.shape[1])
     for batch in risk._batches(passes=2, columns=directions.shape[1]):
         predicted = tensor_outputs(function.output_values(theta, batch.inputs))
@@ -345,10 +343,10 @@ def output_gradients(risk: EmpiricalRisk, theta: Tensor) -> Iterator[Tensor]:
         yield torch.autograd.grad(losses.sum(), at)[0]
 
 
-def function_of_outputs(risk: EmpiricalRisk, theta: Tensor, purpose: str) -> ModelLoss:
-    """The model and loss, refused where the loss has parameters outside the outputs."""
+def function_of_outputs(risk: EmpiricalRisk, theta: Tensor, purpose: str, *others: Tensor) -> ModelLoss:
+    """The model and loss, refused where the loss has parameters outside the outputs; ``others`` go with θ."""
     function = risk._model_loss(purpose)
-    risk._check_theta(theta, replicas=False)
+    risk._check_theta(theta, *others, replicas=False)
     outputs = function.output_values(risk._point(), risk._tried[0].head(1).inputs)
     if isinstance(outputs, Tensor) and risk._capabilities.loss_reads_parameters:
         raise InvalidValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -134,7 +135,7 @@ class SampleGaussNewton(SampleCurvature):
     """
 
     def __post_init__(self) -> None:
-        self._function()
+        _ = self._function  # now, on all ranks: later each looks for as many batches as it has
 
     def roots(self, directions: Tensor) -> Tensor | None:
         """See :class:`SampleCurvature`: R_n = (∇²_f ℓ_n)^½ J_n has a row for each output."""
@@ -150,11 +151,12 @@ class SampleGaussNewton(SampleCurvature):
             return None
         return self.risk._samples.collected(torch.cat(parts))
 
+    @functools.cached_property
     def _function(self) -> ModelLoss:
         return function_of_outputs(self.risk, self.theta, "the Gauss–Newton matrices of samples")
 
     def _outputs(self, batch: Batch) -> Callable[[Tensor], Tensor]:
-        return lambda point: tensor_outputs(self._function().outputs(point, batch.inputs)).flatten(1)
+        return lambda point: tensor_outputs(self._function.outputs(point, batch.inputs)).flatten(1)
 
     def _pushed(self, batch: Batch, directions: Tensor, root: Tensor) -> Tensor:
         """(∇²_f ℓ_n)^½ J_nV, (n, F, r)."""
@@ -164,7 +166,7 @@ class SampleGaussNewton(SampleCurvature):
         return root @ torch.cat(pushed, dim=-1)
 
     def _root(self, batch: Batch) -> Tensor:
-        function = self._function()
+        function = self._function
         predicted = tensor_outputs(function.output_values(self.theta, batch.inputs))
         return function.output_hessian_root(self.theta, predicted, batch)
 

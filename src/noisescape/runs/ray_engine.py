@@ -148,10 +148,15 @@ def _reach(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=REACH_SECONDS).close()
     except OSError as error:
-        raise FailedError(
-            f"no Ray cluster at {address} ({error}): start one with `ray start --head`, and give the address that "
-            "it prints"
-        ) from error
+        raise _no_cluster(address, error) from error
+
+
+def _no_cluster(address: str | None, error: Exception) -> FailedError:
+    reason = str(error).splitlines()[0][:200]
+    return FailedError(
+        f"no Ray cluster at {address} ({reason}): start one with `ray start --head`, and give the address that it "
+        "prints"
+    )
 
 
 @contextlib.contextmanager
@@ -171,10 +176,7 @@ def _cluster(ray: Any, address: str | None) -> Iterator[None]:
             runtime_env={"env_vars": passed_on},
         )
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise FailedError(
-            f"no Ray cluster at {address} ({str(error).splitlines()[0][:200]}): start one with `ray start --head`, "
-            "and give the address that it prints"
-        ) from error
+        raise _no_cluster(address, error) from error
     try:
         yield
     finally:

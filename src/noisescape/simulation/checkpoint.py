@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.distributed.shard import Shard, is_first
+from noisescape.distributed.shard import Shard, failing_together, is_first
 from noisescape.dynamics import NoiseState
 from noisescape.errors import CorruptFileError, InvalidTypeError, InvalidValueError
 from noisescape.linops import DeviationsOperator, DiagonalOperator, LowRankOperator, SymmetricOperator
@@ -51,7 +50,7 @@ class Checkpoint:
         Raises:
             ValueError: there is no such folder, or nothing may be written there.
         """
-        with contextlib.nullcontext() if self.shard is None else self.shard.failing_together("keep a checkpoint"):
+        with failing_together(self.shard, "keep a checkpoint"):
             folder = self.path.parent
             if is_first(self.shard) and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InvalidValueError(
@@ -138,7 +137,7 @@ class Checkpoint:
     def _read(self) -> tuple[Mapping[str, Tensor], Mapping[str, Any]]:
         """Tensors and notes of the file, which only rank 0 need see."""
         found: tuple[Mapping[str, Tensor], Mapping[str, Any]] = ({}, {})
-        with contextlib.nullcontext() if self.shard is None else self.shard.failing_together("read its checkpoint"):
+        with failing_together(self.shard, "read its checkpoint"):
             if is_first(self.shard):
                 bundle = read_bundle(self.path)
                 found = dict(bundle.tensors), dict(bundle.notes)

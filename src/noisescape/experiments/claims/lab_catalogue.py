@@ -8,6 +8,7 @@ from typing import Any
 
 from noisescape.experiments.claims.claim import Claim
 from noisescape.experiments.claims.judges import lab
+from noisescape.experiments.lab.noise_law import FLAT_SHARE
 
 _SEEDS = "interval over seeds."
 _ABOVE = "Supported if the interval lies above {}, contradicted if below."
@@ -23,8 +24,6 @@ SAME_INDEX = 0.1
 """Indices of stability that differ by less count as the same."""
 SAME_FACTOR = 2.0
 """Variances within this factor of each other count as the same."""
-FLAT_SHARE = 0.1
-"""A direction is flat to epochs where they are predicted to leave a smaller share of the variance."""
 RECOVERED = 0.1
 """A relative error below this is a recovery of the truth."""
 MISSED = 0.5

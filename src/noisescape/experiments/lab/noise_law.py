@@ -10,6 +10,9 @@ from noisescape.experiments.constants import require_at_least, require_positive
 from noisescape.experiments.experiment import Option
 from noisescape.experiments.lab.law import NetworkConfig, law
 
+FLAT_SHARE = 0.1
+"""Directions in which epochs are predicted to leave a smaller share of the variance are flat to them."""
+
 
 @dataclass(frozen=True)
 class NoiseLawConfig(NetworkConfig):

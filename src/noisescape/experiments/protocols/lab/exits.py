@@ -65,13 +65,8 @@ def measure(config: ExitsConfig, repetition: int, *, checkpoint: Path) -> Outcom
             for number, height in enumerate(config.heights)
         ]
         floors = [FLOOR] * len(groups)
-        rows += passages(repetition, case, groups, config.heights, floors)
-        slopes = [row["value"] for row in rows if row["case"] == case and row["metric"] == "power_slope"]
-        rows += [
-            row
-            for slope in slopes
-            for row in figures(repetition, case, {"relative_slope": slope / predicted_power(config)})
-        ]
+        power = 2 / (config.well_lr * config.share) + 0.5
+        rows += passages(repetition, case, groups, config.heights, floors, predicted_power=power)
     made = small_images(config, repetition)
     theta = minimum(config, made)
     return Outcome(rows + on_network(config, made.risk, theta, repetition), {"theta": theta})
@@ -140,7 +135,12 @@ def first_passage(risen: Tensor, rise: float, lr: float) -> ExitTimes:
 
 
 def passages(
-    repetition: int, case: str, groups: Sequence[ExitTimes], rises: Sequence[float], floors: Sequence[float]
+    repetition: int,
+    case: str,
+    groups: Sequence[ExitTimes],
+    rises: Sequence[float],
+    floors: Sequence[float],
+    predicted_power: float | None = None,
 ) -> list[dict[str, Any]]:
     """Mean times over all rises, and which law is nearer."""
     rows: list[dict[str, Any]] = []
@@ -159,9 +159,6 @@ def passages(
         "exponential_slope": fits.additive.slope.value,
         "power_slope": fits.multiplicative.slope.value,
     }
+    if predicted_power is not None:
+        found["relative_slope"] = fits.multiplicative.slope.value / predicted_power
     return rows + figures(repetition, case, found)
-
-
-def predicted_power(config: ExitsConfig) -> float:
-    """2/(ηc) + ½."""
-    return 2 / (config.well_lr * config.share) + 0.5

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics import SGD
-from noisescape.experiments.lab.noise_law import NoiseLawConfig
+from noisescape.experiments.lab.noise_law import FLAT_SHARE, NoiseLawConfig
 from noisescape.experiments.problem import small_images
 from noisescape.experiments.protocols.lab.seeds import figures, minimum, perform_seeds
 from noisescape.experiments.statistics import derived_seed
@@ -22,8 +22,6 @@ from noisescape.theory import epoch_variance, tail_test
 STATISTICS = (
     "kurtosis_over_iterations", "kurtosis_over_coordinates", "index_over_iterations", "index_over_coordinates"
 )  # fmt: skip
-FLAT_SHARE = 0.1
-"""Directions in which epochs are predicted to leave a smaller share of the variance are flat to them."""
 LEADING = 40
 """Eigenvectors of H that the directions are picked from."""
 
