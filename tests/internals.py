@@ -11,16 +11,18 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.risk.capabilities import Capabilities
 from noisescape.risk.gradients import fits_gradients
 from noisescape.risk.hessian import Hessian
+from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.sample_gradients import remaining
 from noisescape.risk.samples import StreamedSamples
 from noisescape.risk.sharded_samples import Samples
 
 DECISIONS = (
     "sample_bytes",
-    "gradient_width",  # which tells the factored layers
+    "gradient_width",  # which tells the layers that are factored
     *(
         name
         for name, entry in vars(Capabilities).items()
-        if isinstance(entry, functools.cached_property) and name != "factored_layers"
+        if isinstance(entry, functools.cached_property) and name != "ruled_layers"
     ),
 )
 """What a risk finds out once, on first use."""
@@ -75,3 +77,11 @@ def is_streamed(risk: EmpiricalRisk) -> bool:
 def keeps_graph(hessian: Hessian) -> bool:
     """Whether a Hessian has kept the graph of its gradient from an earlier product."""
     return hessian._graphs is not None
+
+
+def without_rule(risk: EmpiricalRisk) -> list[int]:
+    """The parameters, by position, that no layer's rule gives the gradients of single samples for."""
+    layers = risk._capabilities.ruled_layers
+    assert layers is not None
+    assert isinstance(risk._function, ModelLoss)
+    return remaining(risk._function, layers)

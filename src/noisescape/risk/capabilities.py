@@ -30,9 +30,9 @@ from noisescape.risk.differentiation import (
     push_forward,
     push_forward_by_reverse,
 )
-from noisescape.risk.linear_layers import LinearLayer
-from noisescape.risk.mapped_gradients import mappable_layers
+from noisescape.risk.layer_gradients import RuledLayer, without_partners_lost
 from noisescape.risk.model_loss import ModelLoss, mapping
+from noisescape.risk.sample_gradients import usable_layers
 from noisescape.risk.samples import Batch, StreamedSamples, TensorSamples
 from noisescape.risk.sharded_samples import Samples
 from noisescape.risk.trial import TRIAL
@@ -154,8 +154,8 @@ class Capabilities:
         return self.replicas and self._holds_on_all(holds)
 
     @functools.cached_property
-    def factored_layers(self) -> list[LinearLayer] | None:
-        """The linear layers whose per-sample gradients are kept as factors; None where gradients go one by one.
+    def ruled_layers(self) -> list[RuledLayer] | None:
+        """The layers whose rules give the gradients of single samples; None where gradients go one by one.
 
         Of a closed form: none.
         """
@@ -165,19 +165,19 @@ class Capabilities:
         forms = len(own.candidates) if isinstance(own, StreamedSamples) else 1
         # of more forms than are tried, some may call a layer otherwise
         allowed = forms <= len(self.tried)
-        found = mappable_layers(self.function, self._point(), list(self.tried), factors_allowed=allowed)
+        found = usable_layers(self.function, self._point(), list(self.tried), rules_allowed=allowed)
         if not self.samples.on_every_rank(found is not None):
             return None
         assert found is not None
-        everywhere = self.samples.in_common([tuple(layer.parameters) for layer in found])
-        return [layer for layer in found if tuple(layer.parameters) in everywhere]
+        everywhere = self.samples.in_common([layer.key for layer in found])
+        return without_partners_lost(found, [layer for layer in found if layer.key in everywhere])
 
     @property
     def gradient_width(self) -> int:
-        """Numbers that a sample's gradient takes, where linear layers' are kept as factors."""
-        layers = self.factored_layers or []
-        factored = sum(self.function.sizes[position] for layer in layers for position in layer.parameters)
-        return self.function.dimension - factored + sum(layer.width for layer in layers)
+        """Numbers that a sample's gradient takes, where those of layers that get one vector are kept as factors."""
+        single = [layer for layer in self.ruled_layers or [] if layer.single]
+        factored = sum(self.function.sizes[position] for layer in single for position in layer.parameters)
+        return self.function.dimension - factored + sum(layer.factor_width for layer in single)
 
     # ------------------------------------------------------------------ second derivatives
 

@@ -44,6 +44,8 @@ class OuterGradients:
     def weighted(self, weights: Tensor) -> Tensor:
         """Σ_n w_n δ_n a_nᵀ for every column: (n, K) → (O·I, K)."""
         inputs, deltas = self.inputs, self.deltas
+        if weights.shape[1] == 1:
+            return ((deltas * weights).mT @ inputs).view(-1, 1)
         if deltas.shape[1] <= inputs.shape[1]:
             return _expand(inputs, deltas, weights).movedim(1, 0).flatten(0, 1)
         return _expand(deltas, inputs, weights).flatten(0, 1)

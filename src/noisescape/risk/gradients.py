@@ -12,8 +12,9 @@ from noisescape.errors import InvalidValueError
 from noisescape.risk.arguments import check_indices
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.mapped_gradients import mapped_gradients
+from noisescape.risk.layer_gradients import RuledLayer
 from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.sample_gradients import remaining, sample_gradients, sample_square_norms
 from noisescape.risk.samples import Batch
 from noisescape.risk.sharded_gradients import ShardedGradients
 from noisescape.risk.sharded_samples import ShardedSamples
@@ -94,11 +95,24 @@ def fits_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
 
 def per_sample_square_norms(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """‖g_n‖² of every sample in one pass over the per-sample gradients: (D,) → (N,), or (R, D) → (R, N)."""
-    if theta.ndim == 1:
+    layers = risk._capabilities.ruled_layers
+    if theta.ndim == 1 and isinstance(risk._function, ModelLoss) and layers:
+        own = _square_norms_by_rules(risk, risk._function, theta, layers)
+    elif theta.ndim == 1:
         own = torch.cat([part.square_norms() for part in factored_chunks(risk, theta)])
     else:
         own = torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
     return risk._samples.collected(own, dim=-1)
+
+
+def _square_norms_by_rules(
+    risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, layers: list[RuledLayer]
+) -> Tensor:
+    """Without forming the gradients, but of the parameters that no rule is for."""
+    risk._check_theta(theta)
+    width = sum(function.sizes[position] for position in remaining(function, layers))
+    batches = risk._samples.batches(_size(risk, theta, width))
+    return torch.cat([sample_square_norms(function, theta, batch, layers) for batch in batches])
 
 
 def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:
@@ -112,10 +126,10 @@ def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:
 
 def _factored(risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, batch: Batch) -> FactoredGradients:
     """G of a batch at a single θ."""
-    layers = risk._capabilities.factored_layers
+    layers = risk._capabilities.ruled_layers
     if layers is None:
         return FactoredGradients(function.sizes, function.gradients_one_by_one(theta, batch))
-    return mapped_gradients(function, theta, batch, layers)
+    return sample_gradients(function, theta, batch, layers)
 
 
 def _size(risk: EmpiricalRisk, theta: Tensor, width: int) -> int:

@@ -1,0 +1,249 @@
+"""The gradients of a batch's samples by one ordinary backward pass, from what meets at each layer.
+
+Where a loss does not depend on the other samples, the derivative of the summed losses at a layer's output has,
+sample by sample, all that a rule for the layer needs (:mod:`~noisescape.risk.layer_rules`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import GradientEdge, get_gradient_edge
+
+from noisescape.errors import FailedError
+from noisescape.risk.factored_gradients import OuterGradients
+from noisescape.risk.layer_rules import LayerRule, rule_of
+from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.samples import Batch
+
+
+class OtherwiseCalledError(FailedError):
+    """A layer is called otherwise than when the model was tried."""
+
+
+@dataclass(frozen=True)
+class RuledLayer:
+    """A layer with a rule, called once, on all samples together.
+
+    Attributes:
+        place: of the layer among all modules.
+        module: the layer.
+        rule: its kind's.
+        positions: of its trainable parameters, by their names in the module, among all that are.
+        single: whether it is linear, its weight trainable and its own, and it gets one vector a sample, so that δ
+            and a are fewer numbers than δaᵀ.
+    """
+
+    place: int
+    module: nn.Module
+    rule: LayerRule
+    positions: dict[str, int]
+    single: bool = False
+
+    @property
+    def parameters(self) -> tuple[int, ...]:
+        """The positions."""
+        return tuple(self.positions.values())
+
+    @property
+    def key(self) -> tuple[int, bool]:
+        """What tells it from others, and how its gradients are kept."""
+        return self.place, self.single
+
+    @property
+    def partly_frozen(self) -> bool:
+        """Whether it has parameters that are not trained."""
+        return len(self.positions) < sum(parameter is not None for parameter in self.module._parameters.values())
+
+    @property
+    def factor_width(self) -> int:
+        """I + O, the numbers that a sample's factors are, if :attr:`single`."""
+        return sum(self.module._parameters["weight"].shape)  # type: ignore[union-attr]
+
+
+@dataclass(frozen=True)
+class Meeting:
+    """What meets at a layer: a, its input, and δ, the derivative at its output; samples first."""
+
+    layer: RuledLayer
+    given: Tensor
+    deltas: Tensor
+
+    def rows(self) -> dict[int, Tensor]:
+        """Its parameters' gradients by position, (n, size)."""
+        found = self.layer.rule.rows(self.layer.module, self.given, self.deltas)
+        return {position: found[name].flatten(1) for name, position in self.layer.positions.items()}
+
+    def square_norms(self) -> Tensor:
+        """Over all its trainable parameters, (n,)."""
+        if self.layer.partly_frozen:
+            return torch.stack([gradient.square().sum(1) for gradient in self.rows().values()]).sum(0)
+        return self.layer.rule.square_norms(self.layer.module, self.given, self.deltas)
+
+    def factors(self) -> OuterGradients:
+        """Of a single layer."""
+        positions = self.layer.positions
+        return OuterGradients(
+            positions["weight"], positions.get("bias"), self.given.flatten(1), self.deltas.flatten(1)
+        )
+
+
+@dataclass
+class _Call:
+    """One call: the input, the output's place in the graph, and its shape."""
+
+    given: Tensor
+    edge: GradientEdge
+    shape: torch.Size
+
+
+@torch.enable_grad()
+def meetings(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]) -> list[Meeting]:
+    """What meets at each of these layers at θ, (D,).
+
+    Raises:
+        OtherwiseCalledError: a layer is called more than once or never, or not on all samples together.
+    """
+    if not layers:
+        return []
+    leaf = theta.detach().requires_grad_()
+    with _watching([layer.module for layer in layers]) as calls:
+        total = function.losses(leaf, batch).sum()
+    first = [_only_call(layer, calls[layer.module], batch.size) for layer in layers]
+    if not total.requires_grad:
+        deltas: Sequence[Tensor | None] = [None] * len(layers)
+    else:
+        with function.held(theta):
+            deltas = torch.autograd.grad(total, [call.edge for call in first], allow_unused=True)
+    return [
+        Meeting(layer, call.given, theta.new_zeros(call.shape) if delta is None else delta.detach())
+        for layer, call, delta in zip(layers, first, deltas, strict=True)
+    ]
+
+
+def ruled_layers(function: ModelLoss, theta: Tensor, batch: Batch) -> list[RuledLayer]:
+    """The layers with a rule that are called once on all samples, and whose trainable parameters nobody else reads.
+
+    What several of them share, as tied embeddings are, all of them must have a rule for.
+    """
+    uses = Counter(id(parameter) for module in function.modules for parameter in module._parameters.values())
+    places = {id(p): position for position, p in enumerate(function.trainable)}
+    candidates: list[RuledLayer] = []
+    for place, module in enumerate(function.modules):
+        rule = rule_of(module)
+        own = {name: p for name, p in module._parameters.items() if p is not None}
+        trained = {name: p for name, p in own.items() if p.requires_grad}
+        if rule is not None and "weight" in own and trained and all(id(p) in places for p in trained.values()):
+            positions = {name: places[id(p)] for name, p in trained.items()}
+            candidates.append(RuledLayer(place, module, rule, positions))
+    if not candidates:
+        return []
+    with torch.enable_grad(), _watching([layer.module for layer in candidates]) as calls:
+        function.losses(theta.detach().requires_grad_(), batch)
+    found = []
+    for layer in candidates:
+        with contextlib.suppress(OtherwiseCalledError):
+            call = _only_call(layer, calls[layer.module], batch.size)
+            own_alone = all(uses[id(p)] == 1 for p in layer.module._parameters.values())
+            linear = type(layer.module) is nn.Linear and "weight" in layer.positions and own_alone
+            found.append(replace(layer, single=linear and call.given[0].numel() == call.given.shape[-1]))
+    needed = Counter({position: uses[id(p)] for position, p in enumerate(function.trainable)})
+    found = _complete(found, needed)
+    if not _reads_elsewhere(function, theta, batch, found):
+        return found
+    return _complete([layer for layer in found if not _reads_elsewhere(function, theta, batch, [layer])], needed)
+
+
+def without_partners_lost(before: Sequence[RuledLayer], left: Sequence[RuledLayer]) -> list[RuledLayer]:
+    """Of the layers left, those that share no parameter with one that is not."""
+    return _complete(left, Counter(position for layer in before for position in layer.parameters))
+
+
+def _complete(layers: Sequence[RuledLayer], needed: Counter[int]) -> list[RuledLayer]:
+    """Those of the layers whose parameters are had by as many of them as needed."""
+    left = list(layers)
+    while True:
+        has = Counter(position for layer in left for position in layer.parameters)
+        kept = [layer for layer in left if all(has[each] == needed[each] for each in layer.parameters)]
+        if len(kept) == len(left):
+            return left
+        left = kept
+
+
+def _only_call(layer: RuledLayer, calls: list[_Call | None], count: int) -> _Call:
+    what = (
+        f"the layer {type(layer.module).__name__} is called otherwise for these samples than for those that the "
+        "model was tried on, so its control flow depends on the data; put samples that are treated differently "
+        "into data sets of their own"
+    )
+    if len(calls) != 1:
+        raise OtherwiseCalledError(f"{what}: {len(calls)} times, not once")
+    call = calls[0]
+    if call is None or len(call.given) != count or call.shape[0] != count:
+        raise OtherwiseCalledError(f"{what}: not on {count} samples along the first dimension")
+    if layer.single and call.given[0].numel() != call.given.shape[-1]:
+        raise OtherwiseCalledError(f"{what}: on several vectors a sample")
+    return call
+
+
+@contextlib.contextmanager
+def _watching(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, list[_Call | None]]]:
+    """The calls of each module; None where one is of another kind than a tensor to a tensor."""
+    calls: dict[nn.Module, list[_Call | None]] = {module: [] for module in modules}
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+        usable = (
+            len(given) == 1
+            and isinstance(given[0], Tensor)
+            and isinstance(output, Tensor)
+            and given[0].ndim > 0
+            and output.ndim > 0
+            and output.requires_grad
+        )
+        call = None
+        if usable:
+            # the edge, for a later operation may write to the output in place
+            call = _Call(given[0].detach(), get_gradient_edge(output), output.shape)
+        calls[module].append(call)
+
+    handles = [module.register_forward_hook(note, prepend=True) for module in modules]
+    try:
+        yield calls
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@torch.enable_grad()
+def _reads_elsewhere(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]) -> bool:
+    """Whether the losses depend on the layers' parameters other than through their own calls, however little."""
+    if not layers:
+        return False
+    parts = [part.detach().requires_grad_() for part in function.parts(theta)]
+
+    def fixed(module: nn.Module, given: tuple[Tensor, ...], _output: Tensor) -> Any:
+        held = module._parameters
+        own = dict(held)
+        try:
+            held.update({name: None if p is None else p.detach() for name, p in own.items()})  # type: ignore[arg-type,misc]
+            return module.forward(*given)
+        finally:
+            held.update(own)
+
+    handles = [layer.module.register_forward_hook(fixed, prepend=True) for layer in layers]
+    try:
+        total = function.losses_of_parts(parts, batch.inputs, batch.targets).sum()
+    finally:
+        for handle in handles:
+            handle.remove()
+    if not total.requires_grad:
+        return False
+    positions = [position for layer in layers for position in layer.parameters]
+    found = torch.autograd.grad(total, [parts[position] for position in positions], allow_unused=True)
+    return any(gradient is not None for gradient in found)

@@ -1,0 +1,219 @@
+"""The gradients of single samples with respect to a layer's parameters, from what goes in and what comes back.
+
+With a the layer's input, δ the derivative of the losses at its output, n the sample and t the places that the layer
+is applied at (positions of an image, tokens of a sequence), the gradients of sample n are
+
+    linear:       Σ_t δ_nt a_ntᵀ                  convolution: the same, a_nt the patch that is seen at t
+    embedding:    Σ_t e_{token(n,t)} δ_ntᵀ         normalisation: Σ_t δ_nt ⊙ â_nt, â the input normalised
+
+and Σ_t δ_nt of a bias. The norm of the first three follows from inner products of places, where those are fewer
+numbers than the gradient has entries: ‖Σ_t δ_t a_tᵀ‖² = Σ_ts (δ_t·δ_s)(a_t·a_s).
+
+Source: Goodfellow (2015), "Efficient per-example gradient computations"; Li et al. (2022), "Large language models
+can be strong differentially private learners", for the inner products.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from typing_extensions import override
+
+from noisescape.linops.gram import TEMPORARY
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+BATCH_NORMALISATIONS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
+
+
+class LayerRule(ABC):
+    """What one kind of layer needs; n samples at once, the first dimension of everything."""
+
+    @abstractmethod
+    def rows(self, module: nn.Module, given: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        """Each parameter's gradients, by its name in the module, (n, *its shape)."""
+
+    def square_norms(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
+        """The square norm over all the layer's parameters, (n,)."""
+        rows = self.rows(module, given, deltas).values()
+        return torch.stack([gradient.flatten(1).square().sum(1) for gradient in rows]).sum(0)
+
+
+@dataclass(frozen=True)
+class OuterProducts(LayerRule):
+    """Linear layers and convolutions.
+
+    Attributes:
+        transposed: whether the weight is (I, O) rather than (O, I).
+    """
+
+    transposed: bool = False
+
+    @staticmethod
+    def _places(module: nn.Module, given: Tensor, deltas: Tensor) -> tuple[Tensor, Tensor]:
+        """a, (n, groups, I, T), and δ, (n, groups, O, T), over one group or those of a convolution."""
+        if isinstance(module, CONVOLUTIONS):
+            patches = _patches(module, given)
+            groups = module.groups
+            return patches.unflatten(1, (groups, -1)), deltas.flatten(2).unflatten(1, (groups, -1))
+        # one row of features for every place
+        a, d = (tensor.reshape(len(tensor), -1, tensor.shape[-1]).mT[:, None] for tensor in (given, deltas))
+        return a, d
+
+    @override
+    def rows(self, module: nn.Module, given: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        shape = module._parameters["weight"].shape  # type: ignore[union-attr]
+        parts = []
+        for some in _in_parts(module, given):
+            a, d = self._places(module, given[some], deltas[some])
+            outer = a @ d.mT if self.transposed else d @ a.mT
+            parts.append(outer.reshape(len(a), *shape))
+        weight = parts[0] if len(parts) == 1 else torch.cat(parts)
+        return {"weight": weight, **self._bias(module, deltas)}
+
+    @override
+    def square_norms(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
+        total = given.new_empty(len(given))
+        for some in _in_parts(module, given):
+            a, d = self._places(module, given[some], deltas[some])
+            (inputs, places), outputs = a.shape[2:], d.shape[2]
+            if places * (inputs + outputs) < inputs * outputs:
+                square = (a.mT @ a) * (d.mT @ d)
+            else:
+                square = (d @ a.mT).square()
+            total[some] = square.flatten(1).sum(1)
+        for gradient in self._bias(module, deltas).values():
+            total += gradient.square().sum(1)
+        return total
+
+    @staticmethod
+    def _bias(module: nn.Module, deltas: Tensor) -> dict[str, Tensor]:
+        if module._parameters.get("bias") is None:
+            return {}
+        channels_first = isinstance(module, CONVOLUTIONS)
+        return {
+            "bias": deltas.flatten(2).sum(2)
+            if channels_first
+            else deltas.reshape(len(deltas), -1, deltas.shape[-1]).sum(1)
+        }
+
+
+class Embeddings(LayerRule):
+    """A table of vectors, looked up."""
+
+    @override
+    def rows(self, module: nn.Module, given: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        assert isinstance(module, nn.Embedding)
+        count, size = len(given), module.num_embeddings
+        tokens = given.reshape(count, -1)
+        places = tokens + size * torch.arange(count, device=given.device)[:, None]
+        rows = deltas.new_zeros(count * size, module.embedding_dim)
+        rows.index_add_(0, places.flatten(), _read(module, tokens, deltas).flatten(0, 1))
+        return {"weight": rows.view(count, size, module.embedding_dim)}
+
+    @override
+    def square_norms(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
+        assert isinstance(module, nn.Embedding)
+        tokens = given.reshape(len(given), -1)
+        read = _read(module, tokens, deltas)
+        same = tokens[:, :, None] == tokens[:, None, :]
+        return ((read @ read.mT) * same).flatten(1).sum(1)
+
+
+class Normalisations(LayerRule):
+    """Layers that scale what they have normalised, each channel by a number of its own, and may add another."""
+
+    @override
+    def rows(self, module: nn.Module, given: Tensor, deltas: Tensor) -> dict[str, Tensor]:
+        shape = module._parameters["weight"].shape  # type: ignore[union-attr]
+        channels_first = isinstance(module, (nn.GroupNorm, *BATCH_NORMALISATIONS))
+
+        def over_places(each: Tensor) -> Tensor:
+            if channels_first:
+                return each.flatten(2).sum(2) if each.ndim > 2 else each
+            return each.reshape(len(each), -1, *shape).sum(1)
+
+        found = {"weight": over_places(deltas * _normalised(module, given))}
+        if module._parameters.get("bias") is not None:
+            found["bias"] = over_places(deltas)
+        return found
+
+
+RULES: Mapping[type[nn.Module], LayerRule] = {
+    nn.Linear: OuterProducts(),
+    **dict.fromkeys(CONVOLUTIONS, OuterProducts()),
+    nn.Embedding: Embeddings(),
+    **dict.fromkeys((nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, *BATCH_NORMALISATIONS), Normalisations()),
+}
+OF_TRANSFORMERS = "transformers.pytorch_utils.Conv1D"
+"""GPT-2's linear layer, whose weight is the transpose of PyTorch's; the package need not be there."""
+
+
+def rule_of(module: nn.Module) -> LayerRule | None:
+    """The rule for a layer, of exactly that type; None where there is none."""
+    kind = type(module)
+    if f"{kind.__module__}.{kind.__qualname__}" == OF_TRANSFORMERS:
+        return OuterProducts(transposed=True)
+    if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
+        return None
+    return RULES.get(kind)
+
+
+def _patches(module: nn.Module, given: Tensor) -> Tensor:
+    """What a convolution sees at each place: (n, I, *spatial) → (n, I·∏kernel, T), as its weight is flattened.
+
+    Through strided views: a copy of them costs a third of ``torch.nn.functional.unfold``.
+    """
+    assert isinstance(module, CONVOLUTIONS)
+    mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+    padding = list(module._reversed_padding_repeated_twice)  # of padding="same" as well
+    seen = nn.functional.pad(given, padding, mode=mode) if any(padding) else given
+    spatial = len(module.kernel_size)
+    for dim, (size, step, gap) in enumerate(
+        zip(module.kernel_size, module.stride, module.dilation, strict=True), start=2
+    ):
+        seen = seen.unfold(dim, gap * (size - 1) + 1, step)[..., ::gap]  # its window is a new last dimension
+    places = range(2, 2 + spatial)
+    windows = range(2 + spatial, 2 + 2 * spatial)
+    return seen.permute(0, 1, *windows, *places).reshape(
+        len(given), given.shape[1] * _product(module.kernel_size), -1
+    )
+
+
+def _in_parts(module: nn.Module, given: Tensor) -> Sequence[slice]:
+    """Samples few enough for the patches of a convolution to take little memory."""
+    if not isinstance(module, CONVOLUTIONS):
+        return [slice(None)]
+    patches = given[0].numel() * given.element_size() * _product(module.kernel_size)
+    size = max(1, TEMPORARY // patches)
+    return [slice(start, start + size) for start in range(0, len(given), size)]
+
+
+def _product(sizes: Sequence[int]) -> int:
+    return torch.Size(sizes).numel()
+
+
+def _read(module: nn.Embedding, tokens: Tensor, deltas: Tensor) -> Tensor:
+    """δ of each token, (n, T, E); of padding, whose vector gets no gradient, 0."""
+    read = deltas.reshape(*tokens.shape, module.embedding_dim)
+    if module.padding_idx is None:
+        return read
+    return read * (tokens != module.padding_idx)[..., None]
+
+
+def _normalised(module: nn.Module, given: Tensor) -> Tensor:
+    functional = nn.functional
+    if isinstance(module, nn.LayerNorm):
+        return functional.layer_norm(given, module.normalized_shape, eps=module.eps)
+    if isinstance(module, nn.RMSNorm):
+        return functional.rms_norm(given, module.normalized_shape, eps=module.eps)
+    if isinstance(module, nn.GroupNorm):
+        return functional.group_norm(given, module.num_groups, eps=module.eps)
+    assert isinstance(module, BATCH_NORMALISATIONS)
+    assert module.running_mean is not None  # others mix samples
+    assert module.running_var is not None
+    mean, variance = module.running_mean.to(given), module.running_var.to(given)
+    return functional.batch_norm(given, mean, variance, eps=module.eps)

@@ -1,0 +1,121 @@
+"""The gradients of a batch's samples: by the rules of layers, those of other parameters by a mapped pass."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from noisescape.risk.factored_gradients import FactoredGradients
+from noisescape.risk.layer_gradients import RuledLayer, meetings, ruled_layers, without_partners_lost
+from noisescape.risk.mapped_gradients import mapped_gradients
+from noisescape.risk.model_loss import ModelLoss
+from noisescape.risk.samples import Batch
+from noisescape.risk.trial import TRIAL
+
+OWN_SHARE = 0.1
+"""A layer's error is measured against its own part of a sample's gradient, or this share of the whole."""
+
+
+def sample_gradients(
+    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]
+) -> FactoredGradients:
+    """G of a batch at θ, (D,): factors of the single layers, rows of all else."""
+    rows = mapped_gradients(function, theta, batch, remaining(function, layers))
+    outer = []
+    for met in meetings(function, theta, batch, layers):
+        if met.layer.single:
+            outer.append(met.factors())
+        else:
+            _add(rows, met.rows())
+    direct = [rows[position] for position in sorted(rows)]
+    return FactoredGradients(function.sizes, torch.cat([theta.new_empty(batch.size, 0), *direct], dim=1), outer)
+
+
+def sample_square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]) -> Tensor:
+    """‖g_n‖² of a batch at θ, (D,): (n,)."""
+    total = theta.new_zeros(batch.size)
+    rows = mapped_gradients(function, theta, batch, remaining(function, layers))
+    has = Counter(position for layer in layers for position in layer.parameters)
+    for met in meetings(function, theta, batch, layers):
+        if all(has[position] == 1 for position in met.layer.parameters):
+            total += met.square_norms()
+        else:  # of a sum, the norms of the parts do not tell
+            _add(rows, met.rows())
+    for gradients in rows.values():
+        total += gradients.square().sum(1)
+    return total
+
+
+def _add(rows: dict[int, Tensor], more: dict[int, Tensor]) -> None:
+    for position, gradients in more.items():
+        rows[position] = rows[position] + gradients if position in rows else gradients
+
+
+def remaining(function: ModelLoss, layers: Sequence[RuledLayer]) -> list[int]:
+    """The positions of parameters that no layer with a rule has."""
+    taken = {position for layer in layers for position in layer.parameters}
+    return [position for position in range(len(function.sizes)) if position not in taken]
+
+
+def usable_layers(
+    function: ModelLoss, theta: Tensor, batches: Sequence[Batch], *, rules_allowed: bool
+) -> list[RuledLayer] | None:
+    """The layers whose rules give the gradients of single samples; None where even mapping gives others.
+
+    Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is.
+    """
+    tried = [batch.head(TRIAL.mapped) for batch in batches]
+    wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
+    found = _agreeing_layers(function, theta, tried, wanted) if rules_allowed else []
+    for layers in (found, []):
+        pairs = zip(tried, wanted, strict=True)
+        if all(_agree(function, theta, batch, rows, layers) for batch, rows in pairs):
+            return layers
+    return None
+
+
+def _agreeing_layers(
+    function: ModelLoss, theta: Tensor, batches: Sequence[Batch], wanted: Sequence[Tensor]
+) -> list[RuledLayer]:
+    """Those layers that are called alike for all batches, and whose own rows are right."""
+    found: list[RuledLayer] | None = None
+    for batch, rows in zip(batches, wanted, strict=True):
+        try:
+            layers = ruled_layers(function, theta, batch)
+            sums: dict[int, Tensor] = {}
+            for met in meetings(function, theta, batch, layers):
+                _add(sums, met.rows())
+        except Exception:  # an operation without a rule says so in many ways
+            return []
+        columns = rows.split(function.sizes, dim=1)
+        least = OWN_SHARE * torch.linalg.vector_norm(rows, dim=1)
+        right = {
+            position
+            for position, gradients in sums.items()
+            if _same(gradients, columns[position], least, function.tolerance)
+        }
+        here = without_partners_lost(layers, [layer for layer in layers if right.issuperset(layer.parameters)])
+        found = here if found is None else without_partners_lost(found, [each for each in found if each in here])
+    return found or []
+
+
+def _same(found: Tensor, wanted: Tensor, least: Tensor, tolerance: float) -> bool:
+    """Whether all rows differ by at most so many times their size, or ``least``."""
+    errors = torch.linalg.vector_norm(found - wanted, dim=1)
+    sizes = torch.maximum(torch.linalg.vector_norm(wanted, dim=1), least)
+    return bool((errors <= tolerance * sizes).all())
+
+
+def _agree(function: ModelLoss, theta: Tensor, batch: Batch, wanted: Tensor, layers: Sequence[RuledLayer]) -> bool:
+    try:
+        rows = sample_gradients(function, theta, batch, layers).rows()
+        norms = sample_square_norms(function, theta, batch, layers).sqrt()
+    except Exception:  # an operation without a rule says so in many ways
+        return False
+    sizes = torch.linalg.vector_norm(wanted, dim=1)
+    errors = torch.linalg.vector_norm(rows - wanted, dim=1) + (norms - sizes).abs()
+    floor = 1e-3 * sizes.amax()  # rounding of a much larger sample's arithmetic
+    return bool(sizes.any()) and bool((errors <= function.tolerance * torch.maximum(sizes, floor)).all())

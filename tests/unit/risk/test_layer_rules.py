@@ -1,0 +1,306 @@
+"""Gradients of single samples by the rules of layers, against reverse mode one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.testing import assert_close
+from torch.utils.checkpoint import checkpoint
+
+from cases import F64, classes, normal
+from internals import without_rule
+from noisescape.errors import FailedError
+from noisescape.risk import EmpiricalRisk
+from noisescape.risk.gradients import factored_gradients, per_sample_square_norms
+
+COUNT = 7
+Build = Callable[[], nn.Module]
+
+
+class Tokens(nn.Module):
+    """Embeddings of tokens, with some layers over them; the output is over all places."""
+
+    def __init__(self, *layers: nn.Module, padding_idx: int | None = None) -> None:
+        super().__init__()
+        self.table = nn.Embedding(6, 4, padding_idx=padding_idx)
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(self.layers(self.table(tokens)))
+
+
+def images(*layers: nn.Module) -> Build:
+    return lambda: nn.Sequential(*layers, nn.Tanh(), nn.Flatten())
+
+
+LAYERS: dict[str, tuple[Build, Tensor]] = {
+    "linear, one vector": (lambda: nn.Sequential(nn.Linear(5, 3), nn.Tanh()), normal(COUNT, 5)),
+    "linear, few places": (lambda: nn.Sequential(nn.Linear(9, 8), nn.Tanh()), normal(COUNT, 2, 9)),
+    "linear, many places": (lambda: nn.Sequential(nn.Linear(2, 3, bias=False), nn.Tanh()), normal(COUNT, 9, 2)),
+    "linear, a plane of places": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh()), normal(COUNT, 2, 3, 4)),
+    "linear, one place": (lambda: nn.Sequential(nn.Linear(4, 5), nn.Tanh()), normal(COUNT, 1, 4)),
+    "convolution": (images(nn.Conv2d(2, 3, 3)), normal(COUNT, 2, 5, 6)),
+    "convolution of few places": (images(nn.Conv2d(3, 8, 3)), normal(COUNT, 3, 3, 4)),
+    "strides": (images(nn.Conv2d(2, 3, (3, 2), stride=(2, 1), padding=(1, 0))), normal(COUNT, 2, 6, 5)),
+    "dilation": (images(nn.Conv2d(2, 3, 2, dilation=(1, 2))), normal(COUNT, 2, 4, 5)),
+    "groups": (images(nn.Conv2d(4, 6, 3, groups=2)), normal(COUNT, 4, 4, 4)),
+    "depthwise": (images(nn.Conv2d(4, 4, 3, groups=4, bias=False)), normal(COUNT, 4, 4, 4)),
+    "same": (images(nn.Conv2d(2, 3, (2, 3), padding="same")), normal(COUNT, 2, 4, 4)),
+    "valid": (images(nn.Conv2d(2, 3, 2, padding="valid")), normal(COUNT, 2, 4, 4)),
+    "reflected": (images(nn.Conv2d(2, 3, 3, padding=1, padding_mode="reflect")), normal(COUNT, 2, 4, 4)),
+    "circular": (images(nn.Conv1d(2, 3, 3, padding=2, padding_mode="circular")), normal(COUNT, 2, 5)),
+    "one dimension": (images(nn.Conv1d(2, 3, 3, stride=2)), normal(COUNT, 2, 9)),
+    "three dimensions": (images(nn.Conv3d(2, 3, 2, padding=(1, 0, 0))), normal(COUNT, 2, 3, 4, 3)),
+    "embedding": (Tokens, classes(COUNT, 8, of=6)),
+    "embedding of one token": (Tokens, classes(COUNT, of=6)),
+    "padding": (lambda: Tokens(padding_idx=0), classes(COUNT, 8, of=3)),
+    "layer normalisation": (lambda: Tokens(nn.LayerNorm(4)), classes(COUNT, 3, of=6)),
+    "without bias": (lambda: Tokens(nn.LayerNorm(4, bias=False)), classes(COUNT, 3, of=6)),
+    "over two dimensions": (
+        lambda: nn.Sequential(nn.LayerNorm((3, 4)), nn.Linear(4, 2), nn.Tanh()),
+        normal(COUNT, 2, 3, 4),
+    ),
+    "root mean square": (lambda: Tokens(nn.RMSNorm(4, eps=1e-3)), classes(COUNT, 3, of=6)),
+    "groups of channels": (images(nn.Conv2d(2, 4, 2), nn.GroupNorm(2, 4)), normal(COUNT, 2, 4, 4)),
+    "groups without places": (lambda: nn.Sequential(nn.GroupNorm(2, 4), nn.Tanh()), normal(COUNT, 4)),
+    "fixed statistics": (images(nn.Conv2d(2, 4, 2), nn.BatchNorm2d(4, eps=0.1).eval()), normal(COUNT, 2, 4, 4)),
+    "fixed statistics, no places": (lambda: nn.Sequential(nn.BatchNorm1d(4).eval(), nn.Tanh()), normal(COUNT, 4)),
+    "one layer after another": (
+        lambda: Tokens(nn.Linear(4, 8), nn.GELU(), nn.LayerNorm(8), nn.Linear(8, 3)),
+        classes(COUNT, 4, of=6),
+    ),
+}
+
+
+def squared(outputs: Tensor, targets: Tensor) -> Tensor:
+    return (outputs.flatten(1) - targets[:, None]).square().sum(1)
+
+
+def risk_of(build: Build, inputs: Tensor, **options: int) -> EmpiricalRisk:
+    torch.manual_seed(3)
+    model = build().to(F64)
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.running_mean.copy_(normal(len(module.running_mean), seed=8))
+            module.running_var.copy_(normal(len(module.running_var), seed=9).square() + 0.5)
+    return EmpiricalRisk(model, squared, (inputs, normal(COUNT, seed=5)), **options)
+
+
+def one_by_one(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
+    singles = [torch.tensor([n]) for n in range(risk.sample_count)]
+    return torch.stack([risk.minibatch_gradient(theta, single) for single in singles])
+
+
+def theta_of(risk: EmpiricalRisk) -> Tensor:
+    return risk.parameters() + 0.2 * normal(risk.dimension, seed=4)
+
+
+@pytest.mark.parametrize("name", list(LAYERS))
+def test_a_layer_has_a_rule_that_gives_its_gradients(name: str) -> None:
+    risk = risk_of(*LAYERS[name])
+    theta = theta_of(risk)
+    rows = one_by_one(risk, theta)
+    assert without_rule(risk) == []
+    assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
+    assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["convolution", "groups", "three dimensions"])
+def test_patches_are_made_a_few_samples_at_a_time(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    risk = risk_of(*LAYERS[name])
+    theta = theta_of(risk)
+    wanted = one_by_one(risk, theta)
+    monkeypatch.setattr("noisescape.risk.layer_rules.TEMPORARY", 8 * 2000)
+    assert_close(risk.per_sample_gradients(theta), wanted, rtol=1e-10, atol=1e-12)
+    assert_close(per_sample_square_norms(risk, theta), wanted.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ["linear, many places", "convolution", "padding", "one layer after another"])
+def test_chunks_give_the_same(name: str) -> None:
+    risk = risk_of(*LAYERS[name], chunk_size=3)
+    theta = theta_of(risk)
+    wanted = one_by_one(risk, theta)
+    assert_close(factored_gradients(risk, theta).rows(), wanted, rtol=1e-10, atol=1e-12)
+    assert_close(per_sample_square_norms(risk, theta), wanted.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+def test_of_gpt2s_linear_layer() -> None:
+    conv1d = pytest.importorskip("transformers.pytorch_utils").Conv1D
+    for places in (1, 2, 9):
+        risk = risk_of(lambda: nn.Sequential(conv1d(5, 4), nn.Tanh(), conv1d(3, 5)), normal(COUNT, places, 4))
+        theta = theta_of(risk)
+        rows = one_by_one(risk, theta)
+        assert without_rule(risk) == []
+        assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
+        assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+class Positions(nn.Module):
+    """A parameter of its own that no layer has, as the positions of a transformer often are."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.linspace(-1, 1, 12).view(3, 4))
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(torch.sin(x + self.positions)))
+
+
+def test_what_no_rule_is_for_is_mapped() -> None:
+    risk = risk_of(Positions, normal(COUNT, 3, 4))
+    theta = theta_of(risk)
+    rows = one_by_one(risk, theta)
+    assert without_rule(risk) == [0]
+    assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
+    assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+class InPlace(nn.Module):
+    """What a layer puts out is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(self.layer(x).mul_(2).tanh_()))
+
+
+class TiedTokens(nn.Module):
+    """The table of embeddings is the output layer's weight, which has a bias of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.inner, self.head = nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.head.weight = self.table.weight
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return torch.tanh(self.head(torch.tanh(self.inner(self.table(tokens)))))
+
+
+class TiedElsewhere(TiedTokens):
+    """One of those that share a weight is called twice."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return super().forward(tokens) + self.head(self.table(tokens).sum(1, keepdim=True))
+
+
+class Transposed(nn.Module):
+    """Places come first, samples second."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(torch.tanh(self.layer(x.transpose(0, 1))).sum(0)))
+
+
+class Checkpointed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Conv1d(2, 3, 2), nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = checkpoint(lambda y: torch.tanh(self.layer(y)).cos(), x, use_reentrant=False)
+        return torch.tanh(self.head(inner.mean(2)))
+
+
+class Unused(nn.Module):
+    """A layer that is called for nothing, and two that are frozen in part."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.idle, self.frozen, self.head = nn.Linear(4, 3), nn.Linear(4, 4), nn.Linear(4, 2)
+        self.frozen.bias.requires_grad_(False)
+        self.head.weight.requires_grad_(False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.idle(x)
+        return torch.tanh(self.head(self.frozen(x)))
+
+
+class ByName(nn.Module):
+    """The layer's input is given by name, which hooks do not see."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(self.head(self.layer(input=x)))
+
+
+class Doubled(nn.Linear):
+    """Not a linear layer, though it inherits from one."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return 2 * super().forward(input).sin()
+
+
+def overridden() -> nn.Module:
+    """A layer whose forward is another's, as some libraries patch it."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2))
+    first = model[0]
+    first.forward = lambda x: nn.functional.linear(x, first.weight * first.weight, first.bias)  # type: ignore[assignment]
+    return model
+
+
+ODD: dict[str, tuple[Build, Tensor, list[int]]] = {
+    "in place": (InPlace, normal(COUNT, 4), []),
+    "tied": (TiedTokens, classes(COUNT, 5, of=6), []),
+    "tied, one twice": (TiedElsewhere, classes(COUNT, 5, of=6), [0, 3]),
+    "samples second": (Transposed, normal(COUNT, COUNT, 4), [0, 1]),
+    "checkpointed": (Checkpointed, normal(COUNT, 2, 5), []),
+    "unused": (Unused, normal(COUNT, 4), []),
+    "by name": (ByName, normal(COUNT, 4), [0, 1]),
+    "inherited": (lambda: nn.Sequential(Doubled(4, 4), nn.Linear(4, 2), nn.Tanh()), normal(COUNT, 4), [0, 1]),
+    "overridden": (overridden, normal(COUNT, 4), [0, 1]),
+}
+
+
+@pytest.mark.parametrize("name", list(ODD))
+def test_layers_that_are_used_in_odd_ways(name: str) -> None:
+    build, inputs, unruled = ODD[name]
+    risk = risk_of(build, inputs)
+    theta = theta_of(risk)
+    rows = one_by_one(risk, theta)
+    assert without_rule(risk) == unruled
+    assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
+    assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+class Repeating(nn.Module):
+    """A layer that can be told to go over its input twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.times = nn.Linear(3, 3), 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = torch.tanh(self.layer(x))
+        return x
+
+
+def test_a_layer_that_is_called_otherwise_later_on_is_refused() -> None:
+    model = Repeating().to(F64)
+    risk = EmpiricalRisk(model, squared, (normal(COUNT, 3), normal(COUNT, seed=5)))
+    theta = risk.parameters()
+    per_sample_square_norms(risk, theta)
+    model.times = 2
+    with pytest.raises(FailedError, match=r"the layer Linear is called otherwise.*data sets of their own"):
+        per_sample_square_norms(risk, theta)
+
+
+def test_no_hook_stays_on_the_module() -> None:
+    build, inputs = LAYERS["one layer after another"]
+    torch.manual_seed(3)
+    model = build().to(F64)
+    risk = EmpiricalRisk(model, squared, (inputs, normal(COUNT, seed=5)))
+    per_sample_square_norms(risk, risk.parameters())
+    assert not any(module._forward_hooks for module in model.modules())
