@@ -15,6 +15,7 @@ from noisescape.experiments.fashion_mnist import FashionMNISTConfig
 from noisescape.experiments.models import lenet, vgg11
 from noisescape.runs.storage import read_bundle, write_bundle
 
+EARLY_STEPS = 150
 CACHE = Path(__file__).parent / "cache"
 BATCH_SIZE = 20
 
@@ -63,6 +64,59 @@ def lenet_at_minimum() -> Problem:
         write_bundle(kept, {"theta": trajectory.theta}, {})
     model.load_state_dict(problem.risk.state_dict(read_bundle(kept).tensors["theta"]))
     return problem
+
+
+def lenet_early() -> Problem:
+    """The same LeNet early in its training, at a loss of about 1."""
+    config = FashionMNISTConfig(seed=0)
+    split = image_split("fashion_mnist", seed=0, clean=config.clean, corrupted=config.corrupted, test=10)
+    model = lenet(0, init_std=config.init_std)
+    problem = Problem(model, split.images, split.labels)
+    trajectory = ns.simulate(problem.risk, ns.GD(), problem.theta, lr=config.gd_lr, steps=EARLY_STEPS, record={})
+    model.load_state_dict(problem.risk.state_dict(trajectory.theta))
+    return problem
+
+
+class Transformer(nn.Module):
+    """Predicts the next token: pre-normalised blocks of causal attention and a perceptron, learned positions."""
+
+    def __init__(self, *, tokens: int, length: int, width: int, depth: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.tokens, self.positions = nn.Embedding(tokens, width), nn.Embedding(length, width)
+        self.attend = nn.ModuleList(nn.Linear(width, 3 * width) for _ in range(depth))
+        self.project = nn.ModuleList(nn.Linear(width, width) for _ in range(depth))
+        self.widen = nn.ModuleList(nn.Linear(width, 4 * width) for _ in range(depth))
+        self.narrow = nn.ModuleList(nn.Linear(4 * width, width) for _ in range(depth))
+        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(2 * depth + 1))
+        self.head = nn.Linear(width, tokens, bias=False)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits with the tokens of the vocabulary along dimension 1, as cross-entropy takes them: (n, V, T)."""
+        places = torch.arange(tokens.shape[1]).expand_as(tokens)
+        x = self.tokens(tokens) + self.positions(places)
+        for depth in range(len(self.attend)):
+            mixed = self.attend[depth](self.norms[2 * depth](x)).unflatten(2, (3, self.heads, -1))
+            query, key, value = mixed.transpose(1, 3).unbind(2)
+            seen = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+            x = x + self.project[depth](seen.transpose(1, 2).flatten(2))
+            hidden = self.widen[depth](self.norms[2 * depth + 1](x))
+            x = x + self.narrow[depth](nn.functional.gelu(hidden))
+        return self.head(self.norms[-1](x)).movedim(2, 1)
+
+
+def small_transformer(samples: int) -> Problem:
+    """1.3 million parameters, sequences of 64 tokens whose next one mostly follows from the present one."""
+    generator = torch.Generator().manual_seed(0)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Transformer(tokens=256, length=64, width=128, depth=6, heads=4)
+    follower = torch.randperm(256, generator=generator)
+    tokens = torch.randint(256, (samples, 65), generator=generator)
+    for place in range(64):
+        follows = torch.rand(samples, generator=generator) < 0.8
+        tokens[:, place + 1] = torch.where(follows, follower[tokens[:, place]], tokens[:, place + 1])
+    return Problem(model, tokens[:, :-1], tokens[:, 1:].contiguous())
 
 
 def random_lenet(samples: int) -> Problem:

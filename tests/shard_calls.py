@@ -113,6 +113,7 @@ CALLS: dict[str, Call] = {
     "expected sharpness": lambda risk, theta: ns.expected_sharpness(risk, theta, draws=3).signed.value,
     "layer-relative sharpness": lambda risk, theta: ns.layer_relative_sharpness(risk, theta, draws=3).signed.value,
     "measure": lambda risk, theta: estimates(ns.measure(risk, theta, batch_size=2, k=2, rtol=0.3)),
+    "measure fast": lambda risk, theta: estimates(ns.measure_fast(risk, theta, batch_size=2)).nan_to_num(),
     "relative alignment": lambda risk, theta: ns.relative_alignment(risk, theta, rtol=0.3).noise.value,
     "loss budget": lambda risk, theta: ns.loss_budget(risk, theta, lr=0.1, batch_size=2).change.value,
     **{

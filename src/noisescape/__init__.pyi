@@ -36,6 +36,7 @@ from .linops import (
 )
 from .measurement import (
     Comparison,
+    FastMeasurement,
     LossBudget,
     Measurement,
     RelativeAlignment,
@@ -47,6 +48,7 @@ from .measurement import (
     layer_relative_sharpness,
     loss_budget,
     measure,
+    measure_fast,
     relative_alignment,
 )
 from .risk import Columns, DifferenceHessian, EmpiricalRisk
@@ -73,6 +75,7 @@ __all__ = [
     "Eigenpairs",
     "EmpiricalRisk",
     "Estimate",
+    "FastMeasurement",
     "GDGradientPenalty",
     "GLDConstant",
     "GLDDiagonal",
@@ -114,6 +117,7 @@ __all__ = [
     "linops",
     "loss_budget",
     "measure",
+    "measure_fast",
     "measurement",
     "product_trace",
     "recorders",

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import noisescape as ns
 from cli_calls import Result, only_json
+from noisescape.runs.run import strict_json
 
 
 def test_measure_prints_a_table(call: Callable[..., Result]) -> None:
@@ -29,6 +31,25 @@ def test_measure_gives_the_librarys_figures_as_json(call: Callable[..., Result],
     assert found["trace_h_sigma"]["value"] == expected.trace_h_sigma.value
     assert found["replacement"] is False
     assert found["k"] == 2
+
+
+def test_a_first_look(call: Callable[..., Result]) -> None:
+    arguments = ("measure", "laboratory:make_network", "--batch-size", 8, "--fast")
+    found = only_json(call(*arguments, "--json", "--seed", 3))
+    import laboratory
+
+    risk = laboratory.make_network()
+    assert found == strict(ns.measure_fast(risk, risk.parameters(), batch_size=8, seed=3).to_dict())
+    assert "Tr(HΣ)" in call(*arguments).stdout
+    for option in (("--k", 3), ("--rtol", 0.1)):
+        result = call(*arguments, *option)
+        assert result.exit_code == 1
+        assert "--fast has an accuracy of its own" in result.stderr
+
+
+def strict(found: dict[str, Any]) -> dict[str, Any]:
+    """As it comes back from JSON."""
+    return json.loads(strict_json(found))
 
 
 def test_measure_is_at_the_returned_parameters(call: Callable[..., Result]) -> None:

@@ -11,7 +11,7 @@ from noisescape.cli.app import app
 from noisescape.cli.options import Json, Quiet, Seed, device_named
 from noisescape.cli.output import console, deliver
 from noisescape.cli.user_function import call
-from noisescape.errors import InvalidTypeError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 
 if TYPE_CHECKING:
     import torch
@@ -31,8 +31,16 @@ def measure(
     without_replacement: Annotated[
         bool, typer.Option("--without-replacement", help="Batches drawn without replacement.")
     ] = False,
-    k: Annotated[int, typer.Option(help="Leading eigenpairs.")] = 20,
-    rtol: Annotated[float, typer.Option(help="Relative standard error of the stochastic estimates.")] = 0.01,
+    fast: Annotated[
+        bool, typer.Option("--fast", help="A first look for some fifteen gradients, with wide intervals.")
+    ] = False,
+    k: Annotated[int | None, typer.Option(help="Leading eigenpairs; 20 by default.", show_default=False)] = None,
+    rtol: Annotated[
+        float | None,
+        typer.Option(
+            help="Relative standard error of the stochastic estimates; 0.01 by default.", show_default=False
+        ),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Also write what was measured to this JSON file.", show_default=False)
@@ -46,13 +54,28 @@ def measure(
     Of a risk of shards, under torchrun -m noisescape measure ..., one rank speaks for all.
     """
     from noisescape.distributed.shard import end_together, is_first
+    from noisescape.measurement.fast import measure_fast
     from noisescape.measurement.indicator import measure as measure_risk
 
+    if fast and (k, rtol) != (None, None):
+        raise InvalidValueError("--fast has an accuracy of its own and no eigenpairs: leave --k and --rtol out")
     risk, theta = _load(target)
     if device is not None:
         risk, theta = risk.to(device_named(device)), theta.to(device)
-    found = measure_risk(
-        risk, theta, batch_size=batch_size, replacement=not without_replacement, k=k, rtol=rtol, seed=seed
+    replacement = not without_replacement
+    found = (
+        measure_fast(risk, theta, batch_size=batch_size, replacement=replacement, seed=seed)
+        if fast
+        else measure_risk(
+            risk,
+            theta,
+            batch_size=batch_size,
+            replacement=replacement,
+            seed=seed,
+            k=20 if k is None else k,
+            rtol=0.01 if rtol is None else rtol,
+            progress=not (quiet or as_json),
+        )
     )
     if is_first(risk.shard):
         deliver(found.to_dict(), out, as_json)

@@ -13,7 +13,7 @@ from noisescape.linops.structured import (
     IsotropicOperator,
     LowRankOperator,
 )
-from noisescape.linops.trace import diagonal, squared_norm, trace
+from noisescape.linops.trace import diagonal, squared_norm, trace, trace_and_squared_norm
 
 __all__ = [
     "DenseOperator",
@@ -39,4 +39,5 @@ __all__ = [
     "square_root",
     "squared_norm",
     "trace",
+    "trace_and_squared_norm",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -62,7 +64,8 @@ def trace(
     >>> trace(DenseOperator(torch.diag(torch.tensor([3.0, 2.0, 1.0])))).value
     6.0
     """
-    return _deflated_sum(operator, _quadratic_forms, "trace", rtol, deflate, max_products, seed)
+    check_tolerance(rtol, max_products, _columns(deflate))
+    return _ProbedSums(operator, [_quadratic_forms], deflate, max_products, seed).estimate(0, rtol, "trace")
 
 
 @full_precision
@@ -78,7 +81,30 @@ def squared_norm(
 
     ‖AU‖²_F + E‖A(I−UUᵀ)z‖² over Rademacher z; arguments as for :func:`trace`.
     """
-    return _deflated_sum(operator, _squared_lengths, "squared norm", rtol, deflate, max_products, seed)
+    check_tolerance(rtol, max_products, _columns(deflate))
+    return _ProbedSums(operator, [_squared_lengths], deflate, max_products, seed).estimate(0, rtol, "squared norm")
+
+
+@full_precision
+def trace_and_squared_norm(
+    operator: SymmetricOperator,
+    *,
+    rtol: float = 0.01,
+    norm_rtol: float = 0.01,
+    deflate: int | Tensor = 10,
+    max_products: int = 10_000,
+    seed: int = 0,
+) -> tuple[Estimate, Estimate]:
+    """Tr A and ‖A‖²_F from the same probes: each product gives a term of both.
+
+    Each is unbiased and to a tolerance of its own, as by :func:`trace` and :func:`squared_norm`; they are not
+    independent of each other. The cost of each is what both took. Arguments and errors as for those.
+    """
+    check_tolerance(rtol, max_products, _columns(deflate))
+    check_tolerance(norm_rtol, max_products, _columns(deflate))
+    sums = _ProbedSums(operator, [_quadratic_forms, _squared_lengths], deflate, max_products, seed)
+    found = sums.estimate(0, rtol, "trace"), sums.estimate(1, norm_rtol, "squared norm")
+    return replace(found[0], cost=sums.cost), replace(found[1], cost=sums.cost)
 
 
 def _quadratic_forms(vectors: Tensor, products: Tensor) -> Tensor:
@@ -91,54 +117,99 @@ def _squared_lengths(_vectors: Tensor, products: Tensor) -> Tensor:
     return products.square().sum(0)
 
 
-def _deflated_sum(
-    operator: SymmetricOperator,
-    form: Callable[[Tensor, Tensor], Tensor],
-    what: str,
-    rtol: float,
-    deflate: int | Tensor,
-    max_products: int,
-    seed: int,
-) -> Estimate:
-    """The sum of form(v, Av) over any orthonormal basis: exact on U, by sign probes off it."""
-    check_operand(operator)
-    columns = deflate if isinstance(deflate, int) else deflate.shape[1]
-    check_tolerance(rtol, max_products, columns)
-    count = ProductCount(operator)
-    like = torch.empty(0, dtype=operator.dtype, device=operator.device)
-    if operator.size <= min(2 * (columns + FIRST_STAGE), max_products):
-        whole = sum(
-            float(form(some, operator @ some).sum()) for some in coordinates(operator.size, like, operator.block)
+def _columns(deflate: int | Tensor) -> int:
+    return deflate if isinstance(deflate, int) else deflate.shape[1]
+
+
+class _ProbedSums:
+    """Sums of form(v, Av) over any orthonormal basis, for several forms: exact on U, by sign probes off it.
+
+    What one form's estimate has drawn, the others' take before they draw more: a probe is multiplied by A once.
+    """
+
+    def __init__(
+        self,
+        operator: SymmetricOperator,
+        forms: Sequence[Callable[[Tensor, Tensor], Tensor]],
+        deflate: int | Tensor,
+        max_products: int,
+        seed: int,
+    ) -> None:
+        check_operand(operator)
+        self._operator = operator
+        self._forms = forms
+        self._most = max_products
+        self._count = ProductCount(operator)
+        self._like = torch.empty(0, dtype=operator.dtype, device=operator.device)
+        self._generator = torch.Generator(operator.device).manual_seed(seed)
+        self._drawn: list[Tensor] = []
+        columns = _columns(deflate)
+        if operator.size <= min(2 * (columns + FIRST_STAGE), max_products):  # the whole of it
+            blocks = coordinates(operator.size, self._like, operator.block)
+            self._basis: Tensor | None = None
+            self._carried = torch.stack([self._of(some) for some in blocks]).sum(0)
+            return
+        if isinstance(deflate, Tensor):
+            self._basis = deflate[:, : affordable(columns, 1, max_products)]
+        else:  # one randomised range-finding pass
+            self._basis = orthonormal(operator @ self._signs(affordable(columns, 2, max_products)))
+        self._carried = self._of(self._basis)
+
+    @property
+    def cost(self) -> int:
+        """Products so far."""
+        return self._count.spent
+
+    def estimate(self, number: int, rtol: float, what: str) -> Estimate:
+        """The sum of one of the forms."""
+        carried = self._carried[number]
+        if self._basis is None:
+            return Estimate(float(carried), 0.0, self.cost)
+        taken = 0
+
+        def draw(count: int) -> Tensor:
+            nonlocal taken
+            while self._have < taken + count:
+                self._drawn.append(self._probed(min(self._operator.block, taken + count - self._have)))
+            taken += count
+            return torch.cat(self._drawn)[taken - count : taken, number]
+
+        rest = mean_of_probes(
+            draw,
+            offset=carried,
+            rtol=rtol,
+            max_probes=self._have + self._most - self.cost,
+            what=f"{what} of {self._operator.name}",
+            exact=Exact(lambda: self._off_basis[number], self._operator.size),
+            stacklevel=5,
         )
-        return Estimate(whole, 0.0, count.spent)
+        return Estimate(float(carried + rest.mean), float(rest.stderr), self.cost, rest.dof)
 
-    generator = torch.Generator(operator.device).manual_seed(seed)
-    if isinstance(deflate, Tensor):
-        basis = deflate[:, : affordable(columns, 1, max_products)]
-    else:  # one randomised range-finding pass
-        columns = affordable(columns, 2, max_products)
-        basis = orthonormal(operator @ rademacher(operator.size, columns, like, generator))
-    carried = form(basis, operator @ basis).sum()
+    @property
+    def _have(self) -> int:
+        return sum(len(values) for values in self._drawn)
 
-    def draw(count: int) -> Tensor:
-        probes = project_out(basis, rademacher(operator.size, count, like, generator))
-        return form(probes, operator @ probes)
+    def _probed(self, count: int) -> Tensor:
+        """All forms of so many probes off U, (m, forms)."""
+        assert self._basis is not None
+        probes = project_out(self._basis, self._signs(count))
+        image = self._operator @ probes
+        return torch.stack([form(probes, image) for form in self._forms], dim=1)
 
-    def off_basis() -> Tensor:
-        """The sum over all of (I − UUᵀ)e_i, which is that over a basis of what is outside U."""
-        outside = (project_out(basis, some) for some in coordinates(operator.size, like, operator.block))
-        return torch.stack([form(some, operator @ some).sum() for some in outside]).sum()
+    @functools.cached_property
+    def _off_basis(self) -> Tensor:
+        """The sums over all of (I − UUᵀ)e_i, which are those over a basis of what is outside U."""
+        assert self._basis is not None
+        blocks = coordinates(self._operator.size, self._like, self._operator.block)
+        return torch.stack([self._of(project_out(self._basis, some)) for some in blocks]).sum(0)
 
-    rest = mean_of_probes(
-        in_blocks(draw, operator.block),
-        offset=carried,
-        rtol=rtol,
-        max_probes=max_products - count.spent,
-        what=f"{what} of {operator.name}",
-        exact=Exact(off_basis, operator.size),
-        stacklevel=5,
-    )
-    return Estimate(float(carried + rest.mean), float(rest.stderr), count.spent, rest.dof)
+    def _of(self, columns: Tensor) -> Tensor:
+        """The sums over some columns, (forms,)."""
+        image = self._operator @ columns
+        return torch.stack([form(columns, image).sum() for form in self._forms])
+
+    def _signs(self, count: int) -> Tensor:
+        return rademacher(self._operator.size, count, self._like, self._generator)
 
 
 @full_precision

@@ -1,7 +1,8 @@
-"""Measurements at one θ: the indicator Tr(HΣ) with its bounds, the budget of a step's loss change, how near C, the
-Fisher information and H are, expected sharpness, a memory forecast."""
+"""Measurements at one θ: the indicator Tr(HΣ) with its bounds, or a first look at it, the budget of a step's loss
+change, how near C, the Fisher information and H are, expected sharpness, a memory forecast."""
 
 from noisescape.measurement.comparison import Comparison, compare_noise_and_curvature, compare_operators
+from noisescape.measurement.fast import FastMeasurement, measure_fast
 from noisescape.measurement.indicator import Measurement, measure
 from noisescape.measurement.loss_budget import LossBudget, drawn_loss_change, loss_budget
 from noisescape.measurement.memory import forecast_memory
@@ -10,6 +11,7 @@ from noisescape.measurement.sharpness import Sharpness, expected_sharpness, laye
 
 __all__ = [
     "Comparison",
+    "FastMeasurement",
     "LossBudget",
     "Measurement",
     "RelativeAlignment",
@@ -22,5 +24,6 @@ __all__ = [
     "layer_relative_sharpness",
     "loss_budget",
     "measure",
+    "measure_fast",
     "relative_alignment",
 ]

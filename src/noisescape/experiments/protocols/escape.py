@@ -114,7 +114,9 @@ def survey(
     """Everything measured at the minimum."""
     risk = problem(config, repetition).risk
     minimum = minimum.to(config.device)
-    found = measure(risk, minimum, batch_size=config.batch_size, k=config.k, rtol=config.rtol, seed=config.seed)
+    found = measure(
+        risk, minimum, batch_size=config.batch_size, k=config.k, rtol=config.rtol, seed=config.seed, progress=False
+    )
     density = spectral_density(risk.hessian(minimum), steps=60, probes=4, seed=config.seed)
     tensors = {
         "hessian_eigenvalues": found.hessian.values,
