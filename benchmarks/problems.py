@@ -93,7 +93,7 @@ class Transformer(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits with the tokens of the vocabulary along dimension 1, as cross-entropy takes them: (n, V, T)."""
-        places = torch.arange(tokens.shape[1]).expand_as(tokens)
+        places = torch.arange(tokens.shape[1]).expand_as(tokens).contiguous()
         x = self.tokens(tokens) + self.positions(places)
         for depth in range(len(self.attend)):
             mixed = self.attend[depth](self.norms[2 * depth](x)).unflatten(2, (3, self.heads, -1))
@@ -116,7 +116,7 @@ def small_transformer(samples: int) -> Problem:
     for place in range(64):
         follows = torch.rand(samples, generator=generator) < 0.8
         tokens[:, place + 1] = torch.where(follows, follower[tokens[:, place]], tokens[:, place + 1])
-    return Problem(model, tokens[:, :-1], tokens[:, 1:].contiguous())
+    return Problem(model, tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
 def random_lenet(samples: int) -> Problem:

@@ -14,7 +14,7 @@ from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.layer_gradients import RuledLayer
 from noisescape.risk.model_loss import ModelLoss
-from noisescape.risk.sample_gradients import remaining, sample_gradients, sample_square_norms
+from noisescape.risk.sample_gradients import formed_positions, sample_gradients, sample_square_norms
 from noisescape.risk.samples import Batch
 from noisescape.risk.sharded_gradients import ShardedGradients
 from noisescape.risk.sharded_samples import ShardedSamples
@@ -108,9 +108,9 @@ def per_sample_square_norms(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
 def _square_norms_by_rules(
     risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, layers: list[RuledLayer]
 ) -> Tensor:
-    """Without forming the gradients, but of the parameters that no rule is for."""
+    """Without forming gradients, where rules do without."""
     risk._check_theta(theta)
-    width = sum(function.sizes[position] for position in remaining(function, layers))
+    width = sum(function.sizes[position] for position in formed_positions(function, layers))
     batches = risk._samples.batches(_size(risk, theta, width))
     return torch.cat([sample_square_norms(function, theta, batch, layers) for batch in batches])
 

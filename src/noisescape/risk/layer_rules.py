@@ -162,6 +162,25 @@ def rule_of(module: nn.Module) -> LayerRule | None:
     return RULES.get(kind)
 
 
+def tied_inner_products(table: nn.Module, tokens: Tensor, read: Tensor, given: Tensor, deltas: Tensor) -> Tensor:
+    """Of a table's gradients with those of a linear layer that has the same weight, (n,).
+
+    With tokens k_t and δ_t of the table, a_s and δ'_s of the layer: Σ_ts (δ_t·a_s) δ'_s[k_t].
+
+    Args:
+        table: the embedding.
+        tokens, read: k and δ, (n, ...) and (n, ..., E).
+        given, deltas: a and δ', (n, ..., E) and (n, ..., V).
+    """
+    assert isinstance(table, nn.Embedding)
+    count = len(tokens)
+    places = tokens.reshape(count, 1, -1)
+    of_table = _read(table, places[:, 0], read)
+    of_layer, scores = (tensor.reshape(count, -1, tensor.shape[-1]) for tensor in (given, deltas))
+    chosen = scores.gather(2, places.expand(-1, scores.shape[1], -1))
+    return ((of_layer @ of_table.mT) * chosen).flatten(1).sum(1)
+
+
 def _patches(module: nn.Module, given: Tensor) -> Tensor:
     """What a convolution sees at each place: (n, I, *spatial) → (n, I·∏kernel, T), as its weight is flattened.
 

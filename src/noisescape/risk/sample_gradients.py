@@ -6,10 +6,12 @@ from collections import Counter
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from noisescape.risk.contract import LARGEST_COPY
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.layer_gradients import RuledLayer, meetings, ruled_layers, without_partners_lost
+from noisescape.risk.layer_rules import tied_inner_products
 from noisescape.risk.mapped_gradients import mapped_gradients
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.samples import Batch
@@ -38,15 +40,46 @@ def sample_square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers
     """‖g_n‖² of a batch at θ, (D,): (n,)."""
     total = theta.new_zeros(batch.size)
     rows = mapped_gradients(function, theta, batch, remaining(function, layers))
-    has = Counter(position for layer in layers for position in layer.parameters)
-    for met in meetings(function, theta, batch, layers):
-        if all(has[position] == 1 for position in met.layer.parameters):
-            total += met.square_norms()
-        else:  # of a sum, the norms of the parts do not tell
-            _add(rows, met.rows())
+    formed = set(formed_positions(function, layers))
+    met = {each.layer.place: each for each in meetings(function, theta, batch, layers)}
+    for each in met.values():
+        if formed.isdisjoint(each.layer.parameters):
+            total += each.square_norms()
+        else:
+            _add(rows, each.rows())
     for gradients in rows.values():
         total += gradients.square().sum(1)
+    for pair in tied_pairs(layers):  # ‖a + b‖² = ‖a‖² + ‖b‖² + 2 a·b
+        table, head = (met[layer.place] for layer in pair)
+        total += 2 * tied_inner_products(table.layer.module, table.given, table.deltas, head.given, head.deltas)
     return total
+
+
+def formed_positions(function: ModelLoss, layers: Sequence[RuledLayer]) -> list[int]:
+    """The positions of the parameters whose gradients' norms need the gradients themselves.
+
+    Of those that no rule is for; and of those that layers share, unless they are a tied pair: the norm of a sum does
+    not follow from those of its parts.
+    """
+    has = Counter(position for layer in layers for position in layer.parameters)
+    for pair in tied_pairs(layers):
+        has.subtract(pair[0].parameters)
+    shared = {each for layer in layers if any(has[p] > 1 for p in layer.parameters) for each in layer.parameters}
+    return sorted({*remaining(function, layers), *shared})
+
+
+def tied_pairs(layers: Sequence[RuledLayer]) -> list[tuple[RuledLayer, RuledLayer]]:
+    """Tables of embeddings whose vectors are the weight of one linear layer, and that layer."""
+    has: dict[int, list[RuledLayer]] = {}
+    for layer in layers:
+        for position in layer.parameters:
+            has.setdefault(position, []).append(layer)
+    pairs = []
+    for sharing in has.values():
+        sharing = sorted(sharing, key=lambda layer: type(layer.module) is nn.Linear)
+        if [type(layer.module) for layer in sharing] == [nn.Embedding, nn.Linear]:
+            pairs.append((sharing[0], sharing[1]))
+    return pairs
 
 
 def _add(rows: dict[int, Tensor], more: dict[int, Tensor]) -> None:
@@ -67,7 +100,8 @@ def usable_layers(
 
     Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is.
     """
-    tried = [batch.head(TRIAL.mapped) for batch in batches]
+    most = max(2, LARGEST_COPY // (theta.numel() * theta.element_size()))
+    tried = [batch.head(min(TRIAL.mapped, most)) for batch in batches]
     wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
     found = _agreeing_layers(function, theta, tried, wanted) if rules_allowed else []
     for layers in (found, []):

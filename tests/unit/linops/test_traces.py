@@ -17,6 +17,7 @@ from noisescape.linops import (
     product_trace,
     squared_norm,
     trace,
+    trace_and_squared_norm,
 )
 from noisescape.linops.probing import FIRST_STAGE
 
@@ -66,6 +67,48 @@ def test_squared_norm_is_within_its_error_and_meets_its_tolerance(name: str, def
     exact = float(operator.dense().square().sum())
     assert estimate.relative_stderr <= 0.02
     assert abs(estimate.value - exact) <= 4 * estimate.stderr + 1e-9 * abs(exact)
+
+
+@pytest.mark.parametrize("name", SQUARE)
+@pytest.mark.parametrize(("rtol", "norm_rtol"), [(0.02, 0.1), (0.1, 0.02)])
+@pytest.mark.usefixtures("by_probes")
+def test_trace_and_norm_of_the_same_probes_are_each_to_their_tolerance(
+    name: str, rtol: float, norm_rtol: float
+) -> None:
+    operator = SQUARE[name]()
+    both = trace_and_squared_norm(operator, rtol=rtol, norm_rtol=norm_rtol, deflate=4, seed=5)
+    spent = operator.products
+    exact = float(torch.trace(operator.dense())), float(operator.dense().square().sum())
+    for estimate, value, tolerance in zip(both, exact, (rtol, norm_rtol), strict=True):
+        assert estimate.relative_stderr <= tolerance
+        assert abs(estimate.value - value) <= 5 * estimate.stderr + 1e-9 * abs(value)
+        assert estimate.cost == spent
+    alone = (
+        trace(SQUARE[name](), rtol=rtol, deflate=4, seed=5),
+        squared_norm(SQUARE[name](), rtol=norm_rtol, deflate=4, seed=5),
+    )
+    assert spent == max(one.cost for one in alone)  # what one has drawn the other does not draw again
+    assert both[0].value == pytest.approx(alone[0].value, rel=1e-12)
+    assert both[1].value == pytest.approx(alone[1].value, rel=1e-12)
+
+
+def test_trace_and_norm_are_exact_where_each_is() -> None:
+    matrix = DenseOperator(MIXED[:14, :14])
+    found = trace_and_squared_norm(matrix)
+    assert [(one.stderr, one.cost) for one in found] == [(0, 14), (0, 14)]
+    assert found[0].value == pytest.approx(float(MIXED[:14, :14].trace()), rel=1e-9)
+    assert found[1].value == pytest.approx(float(MIXED[:14, :14].square().sum()), rel=1e-9)
+    whole = trace_and_squared_norm(DenseOperator(MIXED), rtol=1e-3, norm_rtol=1e-3, deflate=4)
+    assert [(one.stderr, one.cost) for one in whole] == [(0, 8 + FIRST_STAGE + SIZE)] * 2
+    assert whole[1].value == pytest.approx(float(MIXED.square().sum()), rel=1e-9)
+
+
+def test_trace_and_norm_stay_within_the_budget() -> None:
+    operator = DenseOperator(MIXED)
+    with pytest.warns(ToleranceWarning):
+        both = trace_and_squared_norm(operator, rtol=1e-3, norm_rtol=1e-3, deflate=2, max_products=40)
+    assert operator.products <= 40
+    assert all(estimate.stderr > 0 for estimate in both)
 
 
 @pytest.mark.parametrize("name", SQUARE)

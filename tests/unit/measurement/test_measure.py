@@ -124,3 +124,17 @@ def test_few_dimensions_are_enough(dimension: int) -> None:
     assert found.k == max(1, dimension - 1)
     assert len(found.hessian.values) == dimension
     assert "Tr(HΣ)" in str(found)
+
+
+@pytest.mark.parametrize("lowest", [-0.02, 0.0, 0.3])
+def test_a_smallest_eigenvalue_beside_large_ones_is_found(lowest: float) -> None:
+    """A spectrum as networks have: a few large values, hundreds near 0, of which one may be negative."""
+    spectrum = torch.cat([torch.logspace(1, 0, 12, dtype=F64), torch.linspace(0.5, 1e-3, 287, dtype=F64) + lowest])
+    spectrum = torch.cat([spectrum, torch.tensor([lowest], dtype=F64)])
+    found = ns.measure(
+        quadratic(symmetric(300, spectrum, seed=3), normal(9, 300, seed=4)), normal(300), batch_size=2, k=15
+    )
+    smallest = found.smallest_eigenvalue
+    assert abs(smallest.value - lowest) <= 1e-2 * max(0.5, lowest)
+    assert abs(smallest.value - lowest) <= smallest.stderr + 1e-9
+    assert smallest.cost < 150

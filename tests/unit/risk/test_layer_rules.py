@@ -173,13 +173,28 @@ class InPlace(nn.Module):
 class TiedTokens(nn.Module):
     """The table of embeddings is the output layer's weight, which has a bias of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, padding_idx: int | None = None) -> None:
         super().__init__()
-        self.table, self.inner, self.head = nn.Embedding(6, 4), nn.Linear(4, 4), nn.Linear(4, 6)
+        self.table, self.inner, self.head = nn.Embedding(6, 4, padding_idx), nn.Linear(4, 4), nn.Linear(4, 6)
         self.head.weight = self.table.weight
 
     def forward(self, tokens: Tensor) -> Tensor:
         return torch.tanh(self.head(torch.tanh(self.inner(self.table(tokens)))))
+
+
+class TiedOfMany(nn.Module):
+    """Three linear layers with one weight, of which two have a bias."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4, bias=False), nn.Linear(4, 4)])
+        for layer in self.layers:
+            layer.weight = self.layers[0].weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = torch.tanh(layer(x))
+        return x
 
 
 class TiedElsewhere(TiedTokens):
@@ -253,6 +268,8 @@ def overridden() -> nn.Module:
 ODD: dict[str, tuple[Build, Tensor, list[int]]] = {
     "in place": (InPlace, normal(COUNT, 4), []),
     "tied": (TiedTokens, classes(COUNT, 5, of=6), []),
+    "tied, padded": (lambda: TiedTokens(padding_idx=2), classes(COUNT, 5, of=6), []),
+    "three tied": (TiedOfMany, normal(COUNT, 3, 4), []),
     "tied, one twice": (TiedElsewhere, classes(COUNT, 5, of=6), [0, 3]),
     "samples second": (Transposed, normal(COUNT, COUNT, 4), [0, 1]),
     "checkpointed": (Checkpointed, normal(COUNT, 2, 5), []),
@@ -272,6 +289,21 @@ def test_layers_that_are_used_in_odd_ways(name: str) -> None:
     assert without_rule(risk) == unruled
     assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
     assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+def test_norms_of_large_layers_do_without_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a table that is the head's weight as well, and of a layer at few places."""
+    risk = risk_of(lambda: nn.Sequential(TiedTokens(), nn.Linear(6, 40)), classes(COUNT, 2, of=6))
+    theta = theta_of(risk)
+    wanted = one_by_one(risk, theta).square().sum(1)
+    assert_close(per_sample_square_norms(risk, theta), wanted, rtol=1e-10, atol=1e-12)
+
+    def fail(*_arguments: object) -> None:
+        raise AssertionError("rows are formed")
+
+    monkeypatch.setattr("noisescape.risk.layer_rules.Embeddings.rows", fail)
+    monkeypatch.setattr("noisescape.risk.layer_rules.OuterProducts.rows", fail)
+    assert_close(per_sample_square_norms(risk, theta), wanted, rtol=1e-10, atol=1e-12)
 
 
 class Repeating(nn.Module):
