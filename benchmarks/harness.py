@@ -29,6 +29,7 @@ PACKAGES = (
     "hessian-eigenthings",
     "cockpit-for-pytorch",
     "gns-pytorch",
+    "opacus",
     "transformers",
 )
 

@@ -24,6 +24,7 @@ TITLES = {
     "construction": "7 · Trying a model before it is relied on",
     "monitor": "8 · Watching a training",
     "scaling": "9 · Samples on several processes",
+    "measure": "10 · A whole measurement, and a first look",
 }
 NOTES = Path(__file__).parent / "notes"
 

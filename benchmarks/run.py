@@ -12,7 +12,18 @@ from rich.console import Console
 
 from benchmarks import harness, page
 
-NAMES = ("indicator", "steps", "toy", "products", "growth", "blocks", "construction", "monitor", "scaling")
+NAMES = (
+    "indicator",
+    "steps",
+    "toy",
+    "products",
+    "growth",
+    "blocks",
+    "construction",
+    "monitor",
+    "scaling",
+    "measure",
+)
 
 
 def main(

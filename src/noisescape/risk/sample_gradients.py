@@ -58,8 +58,8 @@ def sample_square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers
 def formed_positions(function: ModelLoss, layers: Sequence[RuledLayer]) -> list[int]:
     """The positions of the parameters whose gradients' norms need the gradients themselves.
 
-    Of those that no rule is for; and of those that layers share, unless they are a tied pair: the norm of a sum does
-    not follow from those of its parts.
+    Of those that no rule is for; and of those that layers share, unless they are a tied pair: the norm of a sum
+    does not follow from those of its parts.
     """
     has = Counter(position for layer in layers for position in layer.parameters)
     for pair in tied_pairs(layers):
