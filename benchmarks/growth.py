@@ -219,6 +219,8 @@ def child(name: str, side: str, number: int | None = None) -> dict[str, Any]:
         return {"forecast": forecast, "seconds": time.perf_counter() - begun}
     if side == "allocated":
         theta = risk.parameters()
+        # decides how derivatives are taken: a tracker is in the way of some of them
+        ns.forecast_memory(risk, trace_h_sigma)
         with AllocationTracker() as ledger:
             trace_h_sigma(risk, theta)
         return {"allocated": ledger.peak, "theta": theta.numel() * theta.element_size()}

@@ -38,6 +38,7 @@ class RuledLayer:
         positions: of its trainable parameters, by their names in the module, among all that are.
         single: whether it is linear, its weight trainable and its own, and it gets one vector a sample, so that δ
             and a are fewer numbers than δaᵀ.
+        common: whether it is an embedding that is looked up once for all samples alike, as positions are.
     """
 
     place: int
@@ -45,6 +46,7 @@ class RuledLayer:
     rule: LayerRule
     positions: dict[str, int]
     single: bool = False
+    common: bool = False
 
     @property
     def parameters(self) -> tuple[int, ...]:
@@ -52,9 +54,9 @@ class RuledLayer:
         return tuple(self.positions.values())
 
     @property
-    def key(self) -> tuple[int, bool]:
-        """What tells it from others, and how its gradients are kept."""
-        return self.place, self.single
+    def key(self) -> tuple[int, bool, bool]:
+        """What tells it from others, and how its gradients are found and kept."""
+        return self.place, self.single, self.common
 
     @property
     def partly_frozen(self) -> bool:
@@ -113,7 +115,7 @@ def meetings(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[
     if not layers:
         return []
     leaf = theta.detach().requires_grad_()
-    with _watching([layer.module for layer in layers]) as calls:
+    with _watching(layers, batch.size) as calls:
         total = function.losses(leaf, batch).sum()
     first = [_only_call(layer, calls[layer.module], batch.size) for layer in layers]
     if not total.requires_grad:
@@ -144,12 +146,16 @@ def ruled_layers(function: ModelLoss, theta: Tensor, batch: Batch) -> list[Ruled
             candidates.append(RuledLayer(place, module, rule, positions))
     if not candidates:
         return []
-    with torch.enable_grad(), _watching([layer.module for layer in candidates]) as calls:
+    with torch.enable_grad(), _watching(candidates, batch.size) as calls:
         function.losses(theta.detach().requires_grad_(), batch)
     found = []
     for layer in candidates:
+        noted = calls[layer.module]
+        if type(layer.module) is nn.Embedding and len(noted) == 1 and _is_common(noted[0], batch.size):
+            found.append(replace(layer, common=True))
+            continue
         with contextlib.suppress(OtherwiseCalledError):
-            call = _only_call(layer, calls[layer.module], batch.size)
+            call = _only_call(layer, noted, batch.size)
             own_alone = all(uses[id(p)] == 1 for p in layer.module._parameters.values())
             linear = type(layer.module) is nn.Linear and "weight" in layer.positions and own_alone
             found.append(replace(layer, single=linear and call.given[0].numel() == call.given.shape[-1]))
@@ -192,12 +198,25 @@ def _only_call(layer: RuledLayer, calls: list[_Call | None], count: int) -> _Cal
     return call
 
 
-@contextlib.contextmanager
-def _watching(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, list[_Call | None]]]:
-    """The calls of each module; None where one is of another kind than a tensor to a tensor."""
-    calls: dict[nn.Module, list[_Call | None]] = {module: [] for module in modules}
+def _is_common(call: _Call | None, count: int) -> bool:
+    """Whether a table's places are given once, (T,) or (1, T), where there are several samples."""
+    return call is not None and count > 1 and len(call.given) != count and _lacks_samples(call.given)
 
-    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> None:
+
+def _lacks_samples(given: Tensor) -> bool:
+    return given.ndim == 1 or (given.ndim == 2 and len(given) == 1)
+
+
+@contextlib.contextmanager
+def _watching(layers: Sequence[RuledLayer], count: int) -> Iterator[dict[nn.Module, list[_Call | None]]]:
+    """The calls of each layer; None where one is of another kind than a tensor to a tensor.
+
+    What a common layer puts out is repeated for each of so many samples, so that each has a derivative of its own.
+    """
+    calls: dict[nn.Module, list[_Call | None]] = {layer.module: [] for layer in layers}
+    common = {layer.module for layer in layers if layer.common}
+
+    def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> Tensor | None:
         usable = (
             len(given) == 1
             and isinstance(given[0], Tensor)
@@ -206,13 +225,18 @@ def _watching(modules: Sequence[nn.Module]) -> Iterator[dict[nn.Module, list[_Ca
             and output.ndim > 0
             and output.requires_grad
         )
-        call = None
-        if usable:
-            # the edge, for a later operation may write to the output in place
-            call = _Call(given[0].detach(), get_gradient_edge(output), output.shape)
-        calls[module].append(call)
+        if not usable:
+            calls[module].append(None)
+            return None
+        taken = given[0].detach()
+        if module in common and _lacks_samples(taken):
+            taken = taken.expand(count, taken.shape[-1])
+            output = output.expand(count, *output.shape[-2:])
+        # the edge, for a later operation may write to the output in place
+        calls[module].append(_Call(taken, get_gradient_edge(output), output.shape))
+        return output if module in common else None
 
-    handles = [module.register_forward_hook(note, prepend=True) for module in modules]
+    handles = [layer.module.register_forward_hook(note, prepend=True) for layer in layers]
     try:
         yield calls
     finally:

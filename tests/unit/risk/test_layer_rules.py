@@ -182,6 +182,20 @@ class TiedTokens(nn.Module):
         return torch.tanh(self.head(torch.tanh(self.inner(self.table(tokens)))))
 
 
+class Placed(nn.Module):
+    """Positions are looked up once for all samples, in one of two ways."""
+
+    def __init__(self, *leading: int) -> None:
+        super().__init__()
+        self.leading = leading
+        self.tokens, self.positions = nn.Embedding(6, 4), nn.Embedding(COUNT, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1]).view(*self.leading, -1)
+        return torch.tanh(self.head(torch.sin(self.tokens(tokens) + self.positions(places))))
+
+
 class TiedOfMany(nn.Module):
     """Three linear layers with one weight, of which two have a bias."""
 
@@ -269,6 +283,9 @@ ODD: dict[str, tuple[Build, Tensor, list[int]]] = {
     "in place": (InPlace, normal(COUNT, 4), []),
     "tied": (TiedTokens, classes(COUNT, 5, of=6), []),
     "tied, padded": (lambda: TiedTokens(padding_idx=2), classes(COUNT, 5, of=6), []),
+    "positions": (Placed, classes(COUNT, 5, of=6), []),
+    "positions of a batch of one": (lambda: Placed(1), classes(COUNT, 3, of=6), []),
+    "as many positions as samples": (Placed, classes(COUNT, COUNT, of=6) % 5, [1]),
     "three tied": (TiedOfMany, normal(COUNT, 3, 4), []),
     "tied, one twice": (TiedElsewhere, classes(COUNT, 5, of=6), [0, 3]),
     "samples second": (Transposed, normal(COUNT, COUNT, 4), [0, 1]),
@@ -289,6 +306,17 @@ def test_layers_that_are_used_in_odd_ways(name: str) -> None:
     assert without_rule(risk) == unruled
     assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
     assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 5])
+def test_common_positions_in_chunks(chunk: int) -> None:
+    """Of one sample, or of as many as there are positions, what is common is not told from what is not."""
+    risk = risk_of(Placed, classes(COUNT, 5, of=6), chunk_size=chunk)
+    theta = theta_of(risk)
+    wanted = one_by_one(risk, theta)
+    assert without_rule(risk) == ([] if chunk == 3 else [1])
+    assert_close(risk.per_sample_gradients(theta), wanted, rtol=1e-10, atol=1e-12)
+    assert_close(per_sample_square_norms(risk, theta), wanted.square().sum(1), rtol=1e-10, atol=1e-12)
 
 
 def test_norms_of_large_layers_do_without_their_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
