@@ -165,6 +165,8 @@ class _ProbedSums:
         carried = self._carried[number]
         if self._basis is None:
             return Estimate(float(carried), 0.0, self.cost)
+        if "_off_basis" in self.__dict__:  # another form's exact value cost this one's
+            return Estimate(float(carried + self._off_basis[number]), 0.0, self.cost)
         taken = 0
 
         def draw(count: int) -> Tensor:

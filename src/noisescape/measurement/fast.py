@@ -75,10 +75,10 @@ def measure_fast(
 ) -> FastMeasurement:
     """Tr(HΣ_B) and its company at θ for at most some fifteen gradients, with wide but honest intervals.
 
-    The gradient and the norms of all samples' gradients are exact, and with them ‖ḡ‖, TrΣ and TrC/‖ḡ‖². Half of
+    The gradient and all samples' distances from it are exact, and with them ‖ḡ‖, TrΣ and TrC/‖ḡ‖². Half of
     the samples make eight groups, each with a Hessian H_i of its own, E H_i = H, and in each
 
-        Tr(HC) = E s/‖g_n‖² (g_n − ḡ)ᵀH_i(g_n − ḡ), n drawn in proportion to ‖g_n‖², s the mean of those,
+        Tr(HC) = TrC·E d_nᵀH_id_n/‖d_n‖² with d_n = g_n − ḡ, n drawn in proportion to ‖d_n‖²,
         TrH = E zᵀH_iz over signs z, and ḡᵀH_iḡ,
 
     two draws of each. The eight answers are independent but for groups having no sample in common, which makes
@@ -113,13 +113,17 @@ def measure_fast(
     groups = _groups(risk, generator)
     loss = float(risk.loss(theta))
     gradient = risk.gradient(theta)
-    norms = per_sample_square_norms(risk, theta).double()
+    squared_gradient = float(gradient.double().square().sum())
+    # ‖g_n − ḡ‖² of every sample
+    norms = (
+        per_sample_square_norms(risk, theta).double() - 2 * risk.jvp(theta, gradient).double() + squared_gradient
+    )
     if not bool(torch.isfinite(norms).all()):
         raise NonFiniteLossError(
             f"the gradient of sample {int((~torch.isfinite(norms)).nonzero()[0])} is not finite at this θ"
         )
-    squared_gradient = float(gradient.double().square().sum())
-    trace_c = max(float(norms.mean()) - squared_gradient, 0.0)
+    norms = norms.clamp_min(0)
+    trace_c = float(norms.mean())
     answers = _answers(risk, groups, theta, gradient, norms, generator)
     trace_hc, trace_h, along_gradient = answers.T
 
@@ -159,9 +163,12 @@ def _answers(
 ) -> Tensor:
     """Tr(HC), TrH and ḡᵀHḡ by each group, (GROUPS, 3)."""
     weights = norms.cpu()
-    if not bool(weights.any()):  # no gradient is anything but zero
+    if not bool(weights.any()):  # all gradients are the same
         weights = torch.ones_like(weights)
-    drawn = torch.multinomial(weights, GROUPS * PROBES, replacement=True, generator=generator).view(GROUPS, PROBES)
+    # torch.multinomial takes no more than 2²⁴ of them
+    heights = weights.cumsum(0)
+    thrown = torch.rand(GROUPS, PROBES, generator=generator, dtype=torch.float64) * heights[-1]
+    drawn = torch.searchsorted(heights, thrown, right=True).clamp_max(len(weights) - 1)
     like = torch.empty(0, dtype=theta.dtype)
     found = []
     for group, chosen in zip(groups, drawn, strict=True):

@@ -80,11 +80,29 @@ class FactoredGradients:
                 return part
             if whole is None:
                 whole = part.room_for(count)
+            elif not part.is_made_as(whole):  # what was factored so far is formed
+                formed = FactoredGradients(whole.sizes, whole.direct.new_empty(count, sum(whole.sizes)))
+                if whole.layers:
+                    formed.direct[:done] = whole.head(done).rows()
+                    whole = formed
+                part = FactoredGradients(part.sizes, part.rows())
             for room, rows in zip(whole.tensors(), part.tensors(), strict=True):
                 room[done : done + len(part)] = rows
             done += len(part)
         assert whole is not None
         return whole
+
+    def is_made_as(self, other: FactoredGradients) -> bool:
+        """Whether the same layers are kept as factors."""
+        return [layer.weight for layer in self.layers] == [layer.weight for layer in other.layers]
+
+    def head(self, count: int) -> FactoredGradients:
+        """The first rows."""
+        layers = [
+            OuterGradients(layer.weight, layer.bias, layer.inputs[:count], layer.deltas[:count])
+            for layer in self.layers
+        ]
+        return FactoredGradients(self.sizes, self.direct[:count], layers)
 
     def room_for(self, count: int) -> FactoredGradients:
         """The same with so many rows, not yet written."""

@@ -12,7 +12,7 @@ from noisescape.errors import InvalidValueError
 from noisescape.risk.arguments import check_indices
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.layer_gradients import RuledLayer
+from noisescape.risk.layer_gradients import OtherwiseCalledError, RuledLayer
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.sample_gradients import formed_positions, sample_gradients, sample_square_norms
 from noisescape.risk.samples import Batch
@@ -112,7 +112,14 @@ def _square_norms_by_rules(
     risk._check_theta(theta)
     width = sum(function.sizes[position] for position in formed_positions(function, layers))
     batches = risk._samples.batches(_size(risk, theta, width))
-    return torch.cat([sample_square_norms(function, theta, batch, layers) for batch in batches])
+    return torch.cat([_square_norms(function, theta, batch, layers) for batch in batches])
+
+
+def _square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers: list[RuledLayer]) -> Tensor:
+    try:
+        return sample_square_norms(function, theta, batch, layers)
+    except OtherwiseCalledError:
+        return function.gradients_one_by_one(theta, batch).square().sum(1)
 
 
 def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:
@@ -129,7 +136,10 @@ def _factored(risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, batch: Ba
     layers = risk._capabilities.ruled_layers
     if layers is None:
         return FactoredGradients(function.sizes, function.gradients_one_by_one(theta, batch))
-    return sample_gradients(function, theta, batch, layers)
+    try:
+        return sample_gradients(function, theta, batch, layers)
+    except OtherwiseCalledError:
+        return FactoredGradients(function.sizes, function.gradients_one_by_one(theta, batch))
 
 
 def _size(risk: EmpiricalRisk, theta: Tensor, width: int) -> int:

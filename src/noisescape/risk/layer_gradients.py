@@ -7,6 +7,7 @@ sample by sample, all that a rule for the layer needs (:mod:`~noisescape.risk.la
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -15,16 +16,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
+from torch.utils.hooks import RemovableHandle
 
-from noisescape.errors import FailedError
 from noisescape.risk.factored_gradients import OuterGradients
 from noisescape.risk.layer_rules import LayerRule, rule_of
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.samples import Batch
 
 
-class OtherwiseCalledError(FailedError):
-    """A layer is called otherwise than when the model was tried."""
+class OtherwiseCalledError(Exception):
+    """A layer is called otherwise than when the model was tried: its rule does not hold of these samples."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class RuledLayer:
         positions: of its trainable parameters, by their names in the module, among all that are.
         single: whether it is linear, its weight trainable and its own, and it gets one vector a sample, so that δ
             and a are fewer numbers than δaᵀ.
-        common: whether it is an embedding that is looked up once for all samples alike, as positions are.
+        common: whether it is an embedding that is looked up once, (1, T), for all samples, as positions are.
     """
 
     place: int
@@ -71,11 +72,15 @@ class RuledLayer:
 
 @dataclass(frozen=True)
 class Meeting:
-    """What meets at a layer: a, its input, and δ, the derivative at its output; samples first."""
+    """What meets at a layer: a, its input, and δ, the derivative at its output; samples first.
+
+    Idle: the losses do not depend on what it puts out.
+    """
 
     layer: RuledLayer
     given: Tensor
     deltas: Tensor
+    idle: bool = False
 
     def rows(self) -> dict[int, Tensor]:
         """Its parameters' gradients by position, (n, size)."""
@@ -98,11 +103,18 @@ class Meeting:
 
 @dataclass
 class _Call:
-    """One call: the input, the output's place in the graph, and its shape."""
+    """One call: the input, the output's place in the graph, and its shape.
+
+    Where the output is a view, also that, and how often it had been written to; and whether it has been
+    differentiated through.
+    """
 
     given: Tensor
     edge: GradientEdge
     shape: torch.Size
+    view: Tensor | None
+    version: int
+    differentiated: bool = False
 
 
 @torch.enable_grad()
@@ -115,7 +127,7 @@ def meetings(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[
     if not layers:
         return []
     leaf = theta.detach().requires_grad_()
-    with _watching(layers, batch.size) as calls:
+    with _watching(layers, leaf, batch.size) as calls:
         total = function.losses(leaf, batch).sum()
     first = [_only_call(layer, calls[layer.module], batch.size) for layer in layers]
     if not total.requires_grad:
@@ -124,7 +136,9 @@ def meetings(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[
         with function.held(theta):
             deltas = torch.autograd.grad(total, [call.edge for call in first], allow_unused=True)
     return [
-        Meeting(layer, call.given, theta.new_zeros(call.shape) if delta is None else delta.detach())
+        Meeting(layer, call.given, theta.new_zeros(call.shape), idle=True)
+        if delta is None
+        else Meeting(layer, call.given, delta.detach())
         for layer, call, delta in zip(layers, first, deltas, strict=True)
     ]
 
@@ -146,8 +160,9 @@ def ruled_layers(function: ModelLoss, theta: Tensor, batch: Batch) -> list[Ruled
             candidates.append(RuledLayer(place, module, rule, positions))
     if not candidates:
         return []
-    with torch.enable_grad(), _watching(candidates, batch.size) as calls:
-        function.losses(theta.detach().requires_grad_(), batch)
+    leaf = theta.detach().requires_grad_()
+    with torch.enable_grad(), _watching(candidates, leaf, batch.size) as calls:
+        function.losses(leaf, batch)
     found = []
     for layer in candidates:
         noted = calls[layer.module]
@@ -183,38 +198,48 @@ def _complete(layers: Sequence[RuledLayer], needed: Counter[int]) -> list[RuledL
 
 
 def _only_call(layer: RuledLayer, calls: list[_Call | None], count: int) -> _Call:
-    what = (
-        f"the layer {type(layer.module).__name__} is called otherwise for these samples than for those that the "
-        "model was tried on, so its control flow depends on the data; put samples that are treated differently "
-        "into data sets of their own"
-    )
     if len(calls) != 1:
-        raise OtherwiseCalledError(f"{what}: {len(calls)} times, not once")
+        raise OtherwiseCalledError(f"{len(calls)} times, not once")
     call = calls[0]
     if call is None or len(call.given) != count or call.shape[0] != count:
-        raise OtherwiseCalledError(f"{what}: not on {count} samples along the first dimension")
+        raise OtherwiseCalledError(f"not on {count} samples along the first dimension")
+    if call.view is not None and call.view._version != call.version:
+        raise OtherwiseCalledError("its output is a view that is written to, which replaces what was noted")
+    if call.differentiated:
+        raise OtherwiseCalledError("the model differentiates through it as it is evaluated")
     if layer.single and call.given[0].numel() != call.given.shape[-1]:
-        raise OtherwiseCalledError(f"{what}: on several vectors a sample")
+        raise OtherwiseCalledError("on several vectors a sample")
     return call
 
 
+def _note_derivative(call: _Call, _derivative: Tensor) -> None:
+    call.differentiated = True
+
+
 def _is_common(call: _Call | None, count: int) -> bool:
-    """Whether a table's places are given once, (T,) or (1, T), where there are several samples."""
+    """Whether a table's places are given once, (1, T), where there are several samples."""
     return call is not None and count > 1 and len(call.given) != count and _lacks_samples(call.given)
 
 
 def _lacks_samples(given: Tensor) -> bool:
-    return given.ndim == 1 or (given.ndim == 2 and len(given) == 1)
+    return given.ndim == 2 and len(given) == 1
 
 
 @contextlib.contextmanager
-def _watching(layers: Sequence[RuledLayer], count: int) -> Iterator[dict[nn.Module, list[_Call | None]]]:
+def _watching(
+    layers: Sequence[RuledLayer], theta: Tensor, count: int
+) -> Iterator[dict[nn.Module, list[_Call | None]]]:
     """The calls of each layer; None where one is of another kind than a tensor to a tensor.
 
     What a common layer puts out is repeated for each of so many samples, so that each has a derivative of its own.
     """
     calls: dict[nn.Module, list[_Call | None]] = {layer.module: [] for layer in layers}
     common = {layer.module for layer in layers if layer.common}
+    storage = theta.untyped_storage().data_ptr()
+
+    def _is_part(parameter: Tensor) -> bool:
+        """Whether it is what the layer's own call was given: some models call a layer with other weights."""
+        return parameter.untyped_storage().data_ptr() == storage
 
     def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> Tensor | None:
         usable = (
@@ -224,6 +249,7 @@ def _watching(layers: Sequence[RuledLayer], count: int) -> Iterator[dict[nn.Modu
             and given[0].ndim > 0
             and output.ndim > 0
             and output.requires_grad
+            and all(_is_part(p) for p in module._parameters.values() if p is not None and p.requires_grad)
         )
         if not usable:
             calls[module].append(None)
@@ -233,14 +259,18 @@ def _watching(layers: Sequence[RuledLayer], count: int) -> Iterator[dict[nn.Modu
             taken = taken.expand(count, taken.shape[-1])
             output = output.expand(count, *output.shape[-2:])
         # the edge, for a later operation may write to the output in place
-        calls[module].append(_Call(taken, get_gradient_edge(output), output.shape))
+        view = output.detach() if output._is_view() else None
+        call = _Call(taken, get_gradient_edge(output), output.shape, view, output._version)
+        calls[module].append(call)
+        noting.append(output.register_hook(functools.partial(_note_derivative, call)))
         return output if module in common else None
 
+    noting: list[RemovableHandle] = []
     handles = [layer.module.register_forward_hook(note, prepend=True) for layer in layers]
     try:
         yield calls
     finally:
-        for handle in handles:
+        for handle in [*handles, *noting]:
             handle.remove()
 
 

@@ -16,7 +16,7 @@ can be strong differentially private learners", for the inner products.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -67,7 +67,7 @@ class OuterProducts(LayerRule):
     def rows(self, module: nn.Module, given: Tensor, deltas: Tensor) -> dict[str, Tensor]:
         shape = module._parameters["weight"].shape  # type: ignore[union-attr]
         parts = []
-        for some in _in_parts(module, given):
+        for some in in_parts(given, _patch_bytes(module, given)):
             a, d = self._places(module, given[some], deltas[some])
             outer = a @ d.mT if self.transposed else d @ a.mT
             parts.append(outer.reshape(len(a), *shape))
@@ -76,14 +76,14 @@ class OuterProducts(LayerRule):
 
     @override
     def square_norms(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
+        a, d = self._places(module, given[:1], deltas[:1])
+        (inputs, places), outputs = a.shape[2:], d.shape[2]
+        by_places = places * (inputs + outputs) < inputs * outputs
+        size = _patch_bytes(module, given) + (2 * a.shape[1] * places**2 * given.element_size() if by_places else 0)
         total = given.new_empty(len(given))
-        for some in _in_parts(module, given):
+        for some in in_parts(given, size):
             a, d = self._places(module, given[some], deltas[some])
-            (inputs, places), outputs = a.shape[2:], d.shape[2]
-            if places * (inputs + outputs) < inputs * outputs:
-                square = (a.mT @ a) * (d.mT @ d)
-            else:
-                square = (d @ a.mT).square()
+            square = (a.mT @ a) * (d.mT @ d) if by_places else (d @ a.mT).square()
             total[some] = square.flatten(1).sum(1)
         for gradient in self._bias(module, deltas).values():
             total += gradient.square().sum(1)
@@ -117,10 +117,16 @@ class Embeddings(LayerRule):
     @override
     def square_norms(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
         assert isinstance(module, nn.Embedding)
-        tokens = given.reshape(len(given), -1)
-        read = _read(module, tokens, deltas)
-        same = tokens[:, :, None] == tokens[:, None, :]
-        return ((read @ read.mT) * same).flatten(1).sum(1)
+        places = given[0].numel()
+        if places**2 > module.num_embeddings * module.embedding_dim:
+            return super().square_norms(module, given, deltas)
+        total = deltas.new_empty(len(given))
+        for some in in_parts(given, 2 * places**2 * deltas.element_size()):
+            tokens = given[some].reshape(-1, places)
+            read = _read(module, tokens, deltas[some])
+            same = tokens[:, :, None] == tokens[:, None, :]
+            total[some] = ((read @ read.mT) * same).flatten(1).sum(1)
+        return total
 
 
 class Normalisations(LayerRule):
@@ -155,6 +161,8 @@ OF_TRANSFORMERS = "transformers.pytorch_utils.Conv1D"
 def rule_of(module: nn.Module) -> LayerRule | None:
     """The rule for a layer, of exactly that type; None where there is none."""
     kind = type(module)
+    if "forward" in module.__dict__:  # the layer does what somebody put there
+        return None
     if f"{kind.__module__}.{kind.__qualname__}" == OF_TRANSFORMERS:
         return OuterProducts(transposed=True)
     if isinstance(module, nn.Embedding) and (module.max_norm is not None or module.scale_grad_by_freq):
@@ -173,12 +181,15 @@ def tied_inner_products(table: nn.Module, tokens: Tensor, read: Tensor, given: T
         given, deltas: a and δ', (n, ..., E) and (n, ..., V).
     """
     assert isinstance(table, nn.Embedding)
-    count = len(tokens)
-    places = tokens.reshape(count, 1, -1)
-    of_table = _read(table, places[:, 0], read)
-    of_layer, scores = (tensor.reshape(count, -1, tensor.shape[-1]) for tensor in (given, deltas))
-    chosen = scores.gather(2, places.expand(-1, scores.shape[1], -1))
-    return ((of_layer @ of_table.mT) * chosen).flatten(1).sum(1)
+    count, features = len(tokens), given.shape[-1]
+    places, scored = tokens.reshape(count, 1, -1), deltas.reshape(count, -1, deltas.shape[-1])
+    total = deltas.new_empty(count)
+    for some in in_parts(given, 2 * scored.shape[1] * places.shape[2] * deltas.element_size()):
+        of_table = _read(table, places[some, 0], read[some])
+        chosen = scored[some].gather(2, places[some].expand(-1, scored.shape[1], -1))
+        inner = given[some].reshape(len(of_table), -1, features) @ of_table.mT
+        total[some] = (inner * chosen).flatten(1).sum(1)
+    return total
 
 
 def _patches(module: nn.Module, given: Tensor) -> Tensor:
@@ -188,7 +199,10 @@ def _patches(module: nn.Module, given: Tensor) -> Tensor:
     """
     assert isinstance(module, CONVOLUTIONS)
     mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-    padding = list(module._reversed_padding_repeated_twice)  # of padding="same" as well
+    if mode == "constant" and not isinstance(module.padding, str):
+        padding = [each for width in reversed(module.padding) for each in (width, width)]
+    else:
+        padding = list(module._reversed_padding_repeated_twice)
     seen = nn.functional.pad(given, padding, mode=mode) if any(padding) else given
     spatial = len(module.kernel_size)
     for dim, (size, step, gap) in enumerate(
@@ -202,13 +216,18 @@ def _patches(module: nn.Module, given: Tensor) -> Tensor:
     )
 
 
-def _in_parts(module: nn.Module, given: Tensor) -> Sequence[slice]:
-    """Samples few enough for the patches of a convolution to take little memory."""
+def in_parts(given: Tensor, size: int) -> Iterator[slice]:
+    """Samples few enough for what they take, ``size`` bytes each, to be little."""
+    step = max(1, TEMPORARY // max(size, 1))
+    for start in range(0, len(given), step):
+        yield slice(start, start + step)
+
+
+def _patch_bytes(module: nn.Module, given: Tensor) -> int:
+    """What the patches of a sample take."""
     if not isinstance(module, CONVOLUTIONS):
-        return [slice(None)]
-    patches = given[0].numel() * given.element_size() * _product(module.kernel_size)
-    size = max(1, TEMPORARY // patches)
-    return [slice(start, start + size) for start in range(0, len(given), size)]
+        return 0
+    return given[0].numel() * given.element_size() * _product(module.kernel_size)
 
 
 def _product(sizes: Sequence[int]) -> int:

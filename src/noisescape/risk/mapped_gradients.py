@@ -41,3 +41,16 @@ def mapped_gradients(
     with mapping(), without_autocast():
         rows = vmap(single, in_dims=sample_axes(data))(*data)
     return dict(zip(positions, rows.split(sizes, dim=1), strict=True))
+
+
+def mapped_losses(function: ModelLoss, theta: Tensor, batch: Batch) -> Tensor:
+    """ℓ of a batch at θ, (D,), by ``vmap`` over its samples: (n,)."""
+    theta = theta.detach()
+
+    def single(inputs: Tree, targets: Tree) -> Tensor:
+        inputs, targets = map_tensors(with_batch_dimension, (inputs, targets))
+        return function.losses_of_parts(function.parts(theta), inputs, targets)[0]
+
+    data = (batch.inputs, batch.targets)
+    with torch.no_grad(), mapping(), without_autocast():
+        return vmap(single, in_dims=sample_axes(data))(*data)

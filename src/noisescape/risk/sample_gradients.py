@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from noisescape.risk.contract import LARGEST_COPY
+from noisescape.risk.contract import LARGEST_COPY, in_float64
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.layer_gradients import RuledLayer, meetings, ruled_layers, without_partners_lost
+from noisescape.risk.layer_gradients import (
+    Meeting,
+    RuledLayer,
+    meetings,
+    ruled_layers,
+    without_partners_lost,
+)
 from noisescape.risk.layer_rules import tied_inner_products
-from noisescape.risk.mapped_gradients import mapped_gradients
+from noisescape.risk.mapped_gradients import mapped_gradients, mapped_losses
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.samples import Batch
 from noisescape.risk.trial import TRIAL
 
-OWN_SHARE = 0.1
-"""A layer's error is measured against its own part of a sample's gradient, or this share of the whole."""
+ROUNDING = 16
+"""Epsilons of the largest sample's gradient that a layer's part may be off by: of a part so small, no more is known."""
 
 
 def sample_gradients(
@@ -52,7 +59,7 @@ def sample_square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers
     for pair in tied_pairs(layers):  # ‖a + b‖² = ‖a‖² + ‖b‖² + 2 a·b
         table, head = (met[layer.place] for layer in pair)
         total += 2 * tied_inner_products(table.layer.module, table.given, table.deltas, head.given, head.deltas)
-    return total
+    return total.clamp_min_(0)  # inner products of places cancel, to their rounding error
 
 
 def formed_positions(function: ModelLoss, layers: Sequence[RuledLayer]) -> list[int]:
@@ -103,12 +110,42 @@ def usable_layers(
     most = max(2, LARGEST_COPY // (theta.numel() * theta.element_size()))
     tried = [batch.head(min(TRIAL.mapped, most)) for batch in batches]
     wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
-    found = _agreeing_layers(function, theta, tried, wanted) if rules_allowed else []
-    for layers in (found, []):
+    found: list[RuledLayer] = []
+    if rules_allowed and not function.needs_graph and all(_maps(function, theta, batch) for batch in tried):
+        precise = _in_float64(function, theta, tried)
+        found = _agreeing_layers(*precise) if precise else _agreeing_layers(function, theta, tried, wanted)
+    alike = [layer for layer in found if not layer.common]
+    for layers in (found, without_partners_lost(found, alike), []):
         pairs = zip(tried, wanted, strict=True)
         if all(_agree(function, theta, batch, rows, layers) for batch, rows in pairs):
             return layers
     return None
+
+
+def _maps(function: ModelLoss, theta: Tensor, batch: Batch) -> bool:
+    """Whether the losses can be mapped over samples: not where the model decides by the data what it does.
+
+    It may then do otherwise with samples that it was not tried on, and read parameters elsewhere than in layers.
+    """
+    try:
+        mapped_losses(function, theta, batch)
+    except Exception:  # what cannot be mapped says so in many ways
+        return False
+    return True
+
+
+def _in_float64(
+    function: ModelLoss, theta: Tensor, batches: Sequence[Batch]
+) -> tuple[ModelLoss, Tensor, list[Batch], list[Tensor]] | None:
+    """What layers are held against in double precision, where small parts are known as well as large ones."""
+    if function.dtype == torch.float64 or theta.numel() * torch.float64.itemsize * 8 > LARGEST_COPY:
+        return None
+    try:
+        pairs = [in_float64(function, batch) for batch in batches]
+        precise, wide = pairs[0][0], [batch for _, batch in pairs]
+        return precise, theta.double(), wide, [precise.gradients_one_by_one(theta.double(), each) for each in wide]
+    except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
+        return None
 
 
 def _agreeing_layers(
@@ -117,39 +154,55 @@ def _agreeing_layers(
     """Those layers that are called alike for all batches, and whose own rows are right."""
     found: list[RuledLayer] | None = None
     for batch, rows in zip(batches, wanted, strict=True):
-        try:
-            layers = ruled_layers(function, theta, batch)
-            sums: dict[int, Tensor] = {}
-            for met in meetings(function, theta, batch, layers):
-                _add(sums, met.rows())
-        except Exception:  # an operation without a rule says so in many ways
-            return []
+        layers, met = _met(function, theta, batch)
+        sums: dict[int, Tensor] = {}
+        wrong = set(range(len(function.sizes)))
+        for each in met:
+            with contextlib.suppress(Exception):  # a layer is not quite what its type says
+                _add(sums, each.rows())
+                wrong -= set(each.layer.parameters)
+        wrong |= {position for each in met if each.idle for position in each.layer.parameters}
         columns = rows.split(function.sizes, dim=1)
-        least = OWN_SHARE * torch.linalg.vector_norm(rows, dim=1)
-        right = {
+        least = ROUNDING * torch.finfo(rows.dtype).eps * float(torch.linalg.vector_norm(rows, dim=1).amax())
+        wrong |= {
             position
             for position, gradients in sums.items()
-            if _same(gradients, columns[position], least, function.tolerance)
+            if not _same(gradients, columns[position], least, function.tolerance)
         }
-        here = without_partners_lost(layers, [layer for layer in layers if right.issuperset(layer.parameters)])
+        here = without_partners_lost(layers, [layer for layer in layers if wrong.isdisjoint(layer.parameters)])
         found = here if found is None else without_partners_lost(found, [each for each in found if each in here])
     return found or []
 
 
-def _same(found: Tensor, wanted: Tensor, least: Tensor, tolerance: float) -> bool:
+def _met(function: ModelLoss, theta: Tensor, batch: Batch) -> tuple[list[RuledLayer], list[Meeting]]:
+    """The layers with a rule and what meets there; without the common ones, where repeating those is in the way."""
+    try:
+        layers = ruled_layers(function, theta, batch)
+        with contextlib.suppress(Exception):
+            return layers, meetings(function, theta, batch, layers)
+        layers = without_partners_lost(layers, [layer for layer in layers if not layer.common])
+        return layers, meetings(function, theta, batch, layers)
+    except Exception:  # an operation without a rule says so in many ways
+        return [], []
+
+
+def _same(found: Tensor, wanted: Tensor, least: float, tolerance: float) -> bool:
     """Whether all rows differ by at most so many times their size, or ``least``."""
     errors = torch.linalg.vector_norm(found - wanted, dim=1)
-    sizes = torch.maximum(torch.linalg.vector_norm(wanted, dim=1), least)
-    return bool((errors <= tolerance * sizes).all())
+    return bool((errors <= tolerance * torch.linalg.vector_norm(wanted, dim=1) + least).all())
 
 
 def _agree(function: ModelLoss, theta: Tensor, batch: Batch, wanted: Tensor, layers: Sequence[RuledLayer]) -> bool:
     try:
         rows = sample_gradients(function, theta, batch, layers).rows()
-        norms = sample_square_norms(function, theta, batch, layers).sqrt()
+        squares = sample_square_norms(function, theta, batch, layers)
     except Exception:  # an operation without a rule says so in many ways
         return False
     sizes = torch.linalg.vector_norm(wanted, dim=1)
-    errors = torch.linalg.vector_norm(rows - wanted, dim=1) + (norms - sizes).abs()
-    floor = 1e-3 * sizes.amax()  # rounding of a much larger sample's arithmetic
-    return bool(sizes.any()) and bool((errors <= function.tolerance * torch.maximum(sizes, floor)).all())
+    largest = sizes.amax()
+    errors = torch.linalg.vector_norm(rows - wanted, dim=1)
+    of_squares = (squares - sizes.square()).abs()
+    # rounding of a much larger sample's arithmetic, and of inner products that cancel
+    rows_hold = errors <= function.tolerance * sizes.clamp_min(1e-3 * float(largest))
+    squares_hold = of_squares <= function.tolerance * largest.square()
+    return bool(largest > 0) and bool((rows_hold & squares_hold).all())

@@ -98,7 +98,7 @@ def test_trace_and_norm_are_exact_where_each_is() -> None:
     assert [(one.stderr, one.cost) for one in found] == [(0, 14), (0, 14)]
     assert found[0].value == pytest.approx(float(MIXED[:14, :14].trace()), rel=1e-9)
     assert found[1].value == pytest.approx(float(MIXED[:14, :14].square().sum()), rel=1e-9)
-    whole = trace_and_squared_norm(DenseOperator(MIXED), rtol=1e-3, norm_rtol=1e-3, deflate=4)
+    whole = trace_and_squared_norm(DenseOperator(MIXED), rtol=1e-3, norm_rtol=0.5, deflate=4)
     assert [(one.stderr, one.cost) for one in whole] == [(0, 8 + FIRST_STAGE + SIZE)] * 2
     assert whole[1].value == pytest.approx(float(MIXED.square().sum()), rel=1e-9)
 

@@ -49,6 +49,25 @@ def test_curvature_is_without_bias_and_covered(figure: str, runs: list[ns.FastMe
     assert {one.dof for one in found} == {7}
 
 
+def test_samples_without_a_gradient_count() -> None:
+    """A hinge that half of the samples satisfy: their deviation is −ḡ, not 0."""
+    inputs = torch.cat([torch.ones(80, 6, dtype=F64), 1 + 0.1 * normal(80, 6, seed=1)])
+    targets = torch.cat([torch.ones(80, dtype=F64), -torch.ones(80, dtype=F64)])[:, None]
+    model = nn.Linear(6, 1, bias=False).to(F64)
+    nn.init.ones_(model.weight)
+
+    def hinge(outputs: Tensor, targets: Tensor) -> Tensor:
+        return (1 - targets * outputs).relu().square()[:, 0]
+
+    risk = ns.EmpiricalRisk(model, hinge, (inputs, targets))
+    theta = risk.parameters()
+    exact = ns.product_trace(risk.hessian(theta), risk.noise_covariance(theta, 1)).value
+    found = [ns.measure_fast(risk, theta, batch_size=1, seed=seed).trace_h_sigma for seed in range(60)]
+    values = torch.tensor([one.value for one in found], dtype=F64)
+    assert abs(float(values.mean()) - exact) <= 4 * float(values.std()) / math.sqrt(60)
+    assert sum(low <= exact <= high for low, high in (one.interval() for one in found)) >= 50
+
+
 def test_a_quotient_by_what_is_poorly_known_is_no_number(runs: list[ns.FastMeasurement]) -> None:
     for run in runs:
         assert math.isnan(run.anisotropy.value) == (run.trace_h.relative_stderr > 0.2)
