@@ -25,7 +25,7 @@ from noisescape.risk.samples import Batch
 from noisescape.risk.trial import TRIAL
 
 ROUNDING = 16
-"""Epsilons of the largest sample's gradient that a layer's part may be off by: of a part so small, no more is known."""
+"""Epsilons of the largest sample's gradient that a layer's part may be off by: no more is known of one so small."""
 
 
 def sample_gradients(
