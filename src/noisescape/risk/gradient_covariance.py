@@ -202,6 +202,9 @@ def gradient_moments(risk: EmpiricalRisk, theta: Tensor, *, centred: bool = True
     total = torch.zeros_like(theta)
     seen = 0
     for count, centre, variances in _moments_of_chunks(risk, theta, centred=centred):
+        if seen == 0:
+            mean, total, seen = centre, count * variances, count
+            continue
         # the deviations of each chunk from its own mean, then those of the means (Chan's update)
         total += count * variances
         total += (centre - mean).square() * (seen * count / (seen + count))

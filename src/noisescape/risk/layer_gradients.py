@@ -237,7 +237,7 @@ def _watching(
     common = {layer.module for layer in layers if layer.common}
     storage = theta.untyped_storage().data_ptr()
 
-    def _is_part(parameter: Tensor) -> bool:
+    def is_part(parameter: Tensor) -> bool:
         """Whether it is what the layer's own call was given: some models call a layer with other weights."""
         return parameter.untyped_storage().data_ptr() == storage
 
@@ -249,7 +249,7 @@ def _watching(
             and given[0].ndim > 0
             and output.ndim > 0
             and output.requires_grad
-            and all(_is_part(p) for p in module._parameters.values() if p is not None and p.requires_grad)
+            and all(is_part(p) for p in module._parameters.values() if p is not None and p.requires_grad)
         )
         if not usable:
             calls[module].append(None)
