@@ -235,11 +235,11 @@ def _watching(
     """
     calls: dict[nn.Module, list[_Call | None]] = {layer.module: [] for layer in layers}
     common = {layer.module for layer in layers if layer.common}
-    storage = theta.untyped_storage().data_ptr()
+    storage = theta.untyped_storage()._cdata
 
     def is_part(parameter: Tensor) -> bool:
         """Whether it is what the layer's own call was given: some models call a layer with other weights."""
-        return parameter.untyped_storage().data_ptr() == storage
+        return parameter.untyped_storage()._cdata == storage
 
     def note(module: nn.Module, given: tuple[Any, ...], output: Any) -> Tensor | None:
         usable = (

@@ -9,6 +9,9 @@ from torch.optim import Optimizer
 
 from noisescape.training.preconditioner import preconditioner
 
+BLOCK = 2**20
+"""Numbers whose norm is taken at once. On a CPU single precision adds squares one by one: the norm of 10⁶ numbers is
+1e-5 too small, that of 4 · 10⁷, an embedding of GPT-2, 0.3 %, that of 10⁸ 1.3 %."""
 TOLERANCE = 1e-3
 """Of squared norms that are equal but for rounding."""
 
@@ -73,7 +76,11 @@ def norm(gradient: Tensor) -> Tensor:
     if gradient.is_sparse:
         gradient = gradient.coalesce().values()
     half = gradient.dtype in (torch.float16, torch.bfloat16)
-    return torch.linalg.vector_norm(gradient, dtype=torch.float32 if half else None)
+    dtype = torch.float32 if half else None
+    if gradient.numel() <= BLOCK:
+        return torch.linalg.vector_norm(gradient, dtype=dtype)
+    blocks = gradient.reshape(-1).split(BLOCK)
+    return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(some, dtype=dtype) for some in blocks]))
 
 
 def sum_of_squares(norms: list[Tensor], device: torch.device) -> Tensor:
