@@ -14,4 +14,4 @@ def test_the_norm_of_a_large_gradient_is_that_of_its_numbers(size: int, dtype: t
     gradient = (1e-3 * torch.randn(size, generator=torch.Generator().manual_seed(0))).to(dtype)
     found = norm(gradient)
     assert found.dtype == torch.float32
-    assert float(found) == pytest.approx(float(gradient.double().square().sum().sqrt()), rel=2e-6)
+    assert float(found) == pytest.approx(float(gradient.double().square().sum().sqrt()), rel=1e-5)
