@@ -32,7 +32,7 @@ def measure(
         bool, typer.Option("--without-replacement", help="Batches drawn without replacement.")
     ] = False,
     fast: Annotated[
-        bool, typer.Option("--fast", help="A first look for some fifteen gradients, with wide intervals.")
+        bool, typer.Option("--fast", help="A first look for tens of gradients, with wide intervals.")
     ] = False,
     k: Annotated[int | None, typer.Option(help="Leading eigenpairs; 20 by default.", show_default=False)] = None,
     rtol: Annotated[
