@@ -81,10 +81,10 @@ class FactoredGradients:
             if whole is None:
                 whole = part.room_for(count)
             elif not part.is_made_as(whole):  # what was factored so far is formed
-                formed = FactoredGradients(whole.sizes, whole.direct.new_empty(count, sum(whole.sizes)))
                 if whole.layers:
-                    formed.direct[:done] = whole.head(done).rows()
-                    whole = formed
+                    rows = whole.direct.new_empty(count, sum(whole.sizes))
+                    rows[:done] = whole.head(done).rows()
+                    whole = FactoredGradients(whole.sizes, rows)
                 part = FactoredGradients(part.sizes, part.rows())
             for room, rows in zip(whole.tensors(), part.tensors(), strict=True):
                 room[done : done + len(part)] = rows
