@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -24,8 +24,8 @@ WHOLE = ("LeNet", "small transformer")
 """Of which the whole is measured as well: hundreds of gradients, ten minutes to an hour of the others."""
 
 
-def run() -> Outcome:
-    """Each once, with the gradient's time before and after it."""
+def run() -> Iterator[Outcome]:
+    """Each once, with the gradient's time before and after it; what there is after each problem."""
     outcome = Outcome()
     for name, make in PROBLEMS.items():
         problem = make()
@@ -46,7 +46,7 @@ def run() -> Outcome:
             outcome.rows.append(Row(f"{side}, {label}", "noisescape", "gradient", ratio, target=target))
         outcome.figures[label] = {side: value.to_dict() for side, value in found.items()}  # type: ignore[attr-defined]
         agree(outcome, label, problem, found)
-    return outcome
+        yield outcome
 
 
 def agree(outcome: Outcome, label: str, problem: Problem, found: dict[str, Any]) -> None:
@@ -142,29 +142,30 @@ class Logits(nn.Module):
         return logits if logits.ndim == 2 else logits.movedim(2, 1)
 
 
-def vit_tiny() -> Problem:
-    """ViT-Ti, for 224 × 224 pixels in patches of 16: 5.5 million parameters."""
+def vit(size: str, count: int) -> Problem:
+    """A vision transformer for 224 × 224 pixels in patches of 16: ViT-Ti of 5.5 million parameters, ViT-B of 86."""
     from transformers import ViTConfig, ViTForImageClassification
 
     torch.manual_seed(0)
+    width, heads = {"tiny": (192, 3), "base": (768, 12)}[size]
     config = ViTConfig(
-        hidden_size=192,
-        num_attention_heads=3,
-        intermediate_size=768,
+        hidden_size=width,
+        num_attention_heads=heads,
+        intermediate_size=4 * width,
         num_labels=10,
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
     )
-    return Problem(Logits(ViTForImageClassification(config)).eval(), *images(16, 224))
+    return Problem(Logits(ViTForImageClassification(config)).eval(), *images(count, 224))
 
 
-def gpt2_small() -> Problem:
+def gpt2_small(count: int) -> Problem:
     """GPT-2 small, its head tied to its table: 124 million parameters, sequences of 64 tokens."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(use_cache=False)).eval()
-    tokens = torch.randint(50_257, (16, 65), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(50_257, (count, 65), generator=torch.Generator().manual_seed(0))
     return Problem(Logits(model), tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
@@ -178,6 +179,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "LeNet": lenet_at_minimum,
     "small transformer": lambda: small_transformer(64),
     "ResNet-18": resnet18,
-    "ViT-Ti": vit_tiny,
-    "GPT-2 small": gpt2_small,
+    "ViT-Ti": lambda: vit("tiny", 16),
+    "GPT-2 small": lambda: gpt2_small(16),
 }

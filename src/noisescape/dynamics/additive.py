@@ -69,6 +69,11 @@ class Additive(Dynamics):
     ) -> tuple[SymmetricOperator, Tensor | None]:
         return self.covariance_operator, None
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return True
+
     @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator

@@ -53,6 +53,14 @@ class Dynamics(ABC):
         return 1
 
     @property
+    def memoryless(self) -> bool:
+        """Whether every step of a trajectory is the same computation, whatever the steps before it found.
+
+        Only then can a GPU replay it. False unless a dynamics says otherwise.
+        """
+        return False
+
+    @property
     def longest(self) -> int | None:
         """The steps it has noise for; None for any number."""
         return None

@@ -20,6 +20,11 @@ class GD(Dynamics):
 
     name: ClassVar[str] = "gd"
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return True
+
     @override
     def noise(
         self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator

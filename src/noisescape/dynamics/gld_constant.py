@@ -25,6 +25,11 @@ class GLDConstant(Dynamics):
     rho: float
     name: ClassVar[str] = "gld-constant"
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return True
+
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)

@@ -30,6 +30,11 @@ class GLDDiagonal(MinibatchNoise):
     batches: int | None = field(default=None, kw_only=True)
     name: ClassVar[str] = "gld-diagonal"
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return self.refresh == 1
+
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)

@@ -28,6 +28,11 @@ class GLDFull(DrawnNoise):
 
     name: ClassVar[str] = "gld-full"
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return True
+
     @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator

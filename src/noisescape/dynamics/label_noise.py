@@ -78,6 +78,11 @@ class LabelNoise(Dynamics):
     ) -> tuple[SymmetricOperator, Tensor | None]:
         return self.perturbed.noise_covariance(theta, self.batch_size), None
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return True
+
     @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator

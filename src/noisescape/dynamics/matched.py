@@ -53,6 +53,11 @@ class MatchedTrace(Dynamics):
     def refresh(self) -> int:
         return self.inner.refresh
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return self.inner.memoryless
+
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         self.inner.check(risk)

@@ -46,6 +46,11 @@ class SGD(DrawnNoise):
         if self.sampling == "epoch":
             object.__setattr__(self, "replacement", False)
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return self.sampling == "independent"
+
     @override
     def noisy_gradient(
         self, risk: EmpiricalRisk, theta: Tensor, state: NoiseState, generator: torch.Generator

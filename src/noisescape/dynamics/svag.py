@@ -36,6 +36,11 @@ class SVAG(DrawnNoise):
 
     ell: int = 1
 
+    @property
+    @override
+    def memoryless(self) -> bool:
+        return True
+
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 
@@ -16,21 +16,77 @@ Result = TypeVar("Result")
 
 
 @contextlib.contextmanager
-def without_autocast() -> Iterator[None]:
-    """No autocast in here: it would silently turn matrix products into bfloat16 or float16."""
+def at_full_precision() -> Iterator[None]:
+    """In here matrix products and convolutions round as their operands' dtype does.
+
+    No autocast, which would silently make them bfloat16 or float16. Nor are float32 operands rounded to fewer bits,
+    as PyTorch does for convolutions on a GPU unless told otherwise (TF32, ten bits of mantissa), and for matrix
+    products after ``torch.set_float32_matmul_precision("high")``.
+    """
     with contextlib.ExitStack() as stack:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
+        stack.enter_context(_whole_float32())
         yield
 
 
+@contextlib.contextmanager
+def _whole_float32() -> Iterator[None]:
+    if not hasattr(torch.backends.cudnn, "conv"):  # before PyTorch 2.9
+        yield from _without_tf32()
+        return
+    before = [(each, each.fp32_precision) for each in _operations()]
+    coarse = [each for each, precision in before if precision in ("tf32", "bf16")]
+    products = None
+    if any(each in coarse for each in _matrix_products()):
+        with contextlib.suppress(RuntimeError):  # it was set for the operation alone
+            products = torch.get_float32_matmul_precision()
+    try:
+        if products is not None:  # both must be set, or products on a GPU are refused
+            torch.set_float32_matmul_precision("highest")
+        for operation in coarse:
+            operation.fp32_precision = "ieee"
+        yield
+    finally:
+        if products is not None:
+            torch.set_float32_matmul_precision(products)
+        for operation, precision in before:
+            if operation.fp32_precision != precision:
+                operation.fp32_precision = precision
+
+
+def _operations() -> tuple[Any, ...]:
+    """Those whose float32 operands may be rounded."""
+    gpu: Any = torch.backends.cudnn
+    cpu: Any = torch.backends.mkldnn
+    return *_matrix_products(), gpu.conv, gpu.rnn, cpu.conv, cpu.rnn
+
+
+def _matrix_products() -> tuple[Any, Any]:
+    """Those of a GPU and of a CPU."""
+    cpu: Any = torch.backends.mkldnn
+    return torch.backends.cuda.matmul, cpu.matmul
+
+
+def _without_tf32() -> Iterator[None]:
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = False
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+
+
 def full_precision(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
-    """The same function, run without autocast."""
+    """The same function, run :func:`at_full_precision`."""
 
     @functools.wraps(function)
     def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
-        with without_autocast():
+        with at_full_precision():
             return function(*args, **kwargs)
 
     return call

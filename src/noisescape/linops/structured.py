@@ -209,6 +209,7 @@ def with_trace(operator: SymmetricOperator, wanted: Tensor | float) -> Symmetric
     """cA, with c such that its trace is ``wanted``, () or (R,) for replicas; 0 where A has no trace to scale."""
     present = operator.trace()
     tiny = torch.finfo(present.dtype).tiny
-    wanted = torch.as_tensor(wanted, dtype=present.dtype, device=present.device)
+    # filled where it is, not copied there: a copy would wait for the device
+    wanted = wanted.to(present) if isinstance(wanted, Tensor) else torch.full_like(present, wanted)
     factor = torch.where(present > tiny, wanted / present.clamp_min(tiny), 0.0)
     return operator.scaled(factor) if isinstance(operator, HeldOperator) else operator * float(factor)

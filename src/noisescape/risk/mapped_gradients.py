@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from noisescape.linops.precision import without_autocast
+from noisescape.linops.precision import at_full_precision
 from noisescape.risk.model_loss import ModelLoss, mapping, with_batch_dimension
 from noisescape.risk.samples import Batch
 from noisescape.risk.trees import Tree, map_tensors, sample_axes
@@ -38,7 +38,7 @@ def mapped_gradients(
         return grad(loss)(start)
 
     data = (batch.inputs, batch.targets)
-    with mapping(), without_autocast():
+    with mapping(), at_full_precision():
         rows = vmap(single, in_dims=sample_axes(data))(*data)
     return dict(zip(positions, rows.split(sizes, dim=1), strict=True))
 
@@ -52,5 +52,5 @@ def mapped_losses(function: ModelLoss, theta: Tensor, batch: Batch) -> Tensor:
         return function.losses_of_parts(function.parts(theta), inputs, targets)[0]
 
     data = (batch.inputs, batch.targets)
-    with torch.no_grad(), mapping(), without_autocast():
+    with torch.no_grad(), mapping(), at_full_precision():
         return vmap(single, in_dims=sample_axes(data))(*data)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.func import hessian, vmap
 
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
-from noisescape.linops.precision import without_autocast
+from noisescape.linops.precision import at_full_precision
 from noisescape.risk.criterion import Criterion, Loss, Normalisation
 from noisescape.risk.differentiation import gradient_of_sum
 from noisescape.risk.kernels import DifferentiableKernels, unfused_attention
@@ -141,7 +141,7 @@ class ModelLoss:
         self._check_modes()  # it may have been switched to training since
         parts = list(map(_like_parameter, parts))
         with (
-            without_autocast(),
+            at_full_precision(),
             unfused_attention(self.kernels),
             self._stateless.holding(parts, self._convert),
             _no_draws(),
@@ -158,7 +158,7 @@ class ModelLoss:
         Replicas are mapped only where nothing is evaluated again.
         """
         if theta.ndim == 2:
-            with without_autocast():
+            with at_full_precision():
                 yield
             return
         with torch.enable_grad():  # as they were, or other tensors would be saved

@@ -15,13 +15,12 @@ from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.progress import steps_bar
+from noisescape.simulation.captured import captured_step
 from noisescape.simulation.checkpoint import Checkpoint, kept_kind
+from noisescape.simulation.divergence import lost
 from noisescape.simulation.identity import losses_near, same_on_ranks, simulation_identity
 from noisescape.simulation.recorders import Recorder, loss
 from noisescape.simulation.records import Book, Record, Trajectory
-
-RUNAWAY = 1e8
-"""A replica with a coordinate beyond this, or not finite, has diverged."""
 
 
 def simulate(
@@ -127,6 +126,7 @@ def simulate(
     else:
         book.write(0, risk, theta, diverged_at)
     saved = time.monotonic()
+    graph = captured_step(risk, dynamics, rates, start, generator, steps - first)
 
     with steps_bar(dynamics.name, steps, shown=progress and is_first(risk.shard)) as advance:
         advance(first)
@@ -134,29 +134,37 @@ def simulate(
             if kept is not None and step > first and time.monotonic() - saved >= checkpoint_seconds:
                 kept.save(step, theta, state, generator, diverged_at, book)
                 saved = time.monotonic()
-            try:
-                gradient, state = dynamics.noisy_gradient(risk, theta, state, generator)
-                if noise_every is not None and step % noise_every == 0:
-                    noise = gradient - risk.gradient(theta)
-                    book.note("injected", step, noise.double().square().sum(-1), diverged_at)
-                rate = rates[step] if isinstance(rates, Sequence) else rates
-                theta = (theta - rate * gradient).contiguous()
-            except (ArithmeticError, RuntimeError):
-                # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
-                if theta.ndim == 2 or bool(torch.isfinite(unchecked_losses(risk, theta)).all()):
-                    raise
-                theta = torch.full_like(theta, torch.nan)
-            if kept is not None and step == first:
-                kept_kind(state.covariance)  # now, not when the first checkpoint is due
-            lost = ~(theta.abs().amax(-1) < RUNAWAY)  # also true for NaN
-            if bool(lost.any()):
-                diverged_at = torch.where(lost & (diverged_at < 0), step + 1, diverged_at)
-                # diverged replicas idle at the start, where every derivative is finite
-                theta = torch.where(lost[..., None], start, theta)
-                if bool((diverged_at >= 0).all()):
-                    taken = step + 1
-                    book.close(taken)
-                    break
+            noted = noise_every is not None and step % noise_every == 0
+            if graph is not None and not noted:
+                theta, diverged_at = graph.replay(step, theta, diverged_at)
+                state = state.next()
+                # to look at values is to wait for the device
+                looked = step + 1 == steps or book.due(step + 1)
+            else:
+                try:
+                    gradient, state = dynamics.noisy_gradient(risk, theta, state, generator)
+                    if noted:
+                        noise = gradient - risk.gradient(theta)
+                        book.note("injected", step, noise.double().square().sum(-1), diverged_at)
+                    rate = rates[step] if isinstance(rates, Sequence) else rates
+                    theta = (theta - rate * gradient).contiguous()
+                except (ArithmeticError, RuntimeError):
+                    # an eigensolver that chokes on overflowing derivatives is a divergence, all else a bug
+                    if theta.ndim == 2 or bool(torch.isfinite(unchecked_losses(risk, theta)).all()):
+                        raise
+                    theta = torch.full_like(theta, torch.nan)
+                if kept is not None and step == first:
+                    kept_kind(state.covariance)  # now, not when the first checkpoint is due
+                gone = lost(theta)
+                looked = bool(gone.any())
+                if looked:
+                    diverged_at = torch.where(gone & (diverged_at < 0), step + 1, diverged_at)
+                    # diverged replicas idle at the start, where every derivative is finite
+                    theta = torch.where(gone[..., None], start, theta)
+            if looked and bool((diverged_at >= 0).all()):
+                taken = int(diverged_at.max())
+                book.close(taken)
+                break
             seen = book.write(step + 1, risk, theta, diverged_at)
             taken = step + 1
             advance(1)

@@ -107,6 +107,10 @@ class Book:
         ]
         return f"{', '.join(plans) or 'none'}, every {self._every}"
 
+    def due(self, step: int) -> bool:
+        """Whether a recorder is called at this step."""
+        return any(self._due(recorder, step) for recorder in self.recorders.values())
+
     def write(self, step: int, risk: EmpiricalRisk, theta: Tensor, diverged_at: Tensor) -> bool:
         """What those due at this step see; whether one was due."""
         seen = False

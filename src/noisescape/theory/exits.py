@@ -18,7 +18,7 @@ from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.arguments import check_theta
 from noisescape.runs.progress import steps_bar
-from noisescape.simulation.loop import RUNAWAY
+from noisescape.simulation.divergence import lost
 
 Region = Callable[[Tensor], Tensor]
 """θ of all replicas, (R, D) ↦ whether each is inside, bool, (R,)."""
@@ -117,9 +117,9 @@ def exit_times(
         for step in range(1, steps + 1):
             gradient, state = dynamics.noisy_gradient(risk, place, state, generator)
             place = place - lr * gradient
-            lost = ~(place.abs().amax(-1) < RUNAWAY)  # also true for NaN
-            place = torch.where(lost[:, None], start, place)
-            out = lost | ~_answer(inside, place)
+            gone = lost(place)
+            place = torch.where(gone[:, None], start, place)
+            out = gone | ~_answer(inside, place)
             times = torch.where(out & (times == 0), step, times)
             if bool(times.all()):
                 break

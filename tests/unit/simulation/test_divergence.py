@@ -12,7 +12,7 @@ from torch.testing import assert_close
 import noisescape as ns
 from cases import F64, Case, normal
 from noisescape.simulation import recorders
-from noisescape.simulation.loop import RUNAWAY
+from noisescape.simulation.divergence import RUNAWAY
 from noisescape.theory.landscapes import quadratic
 from simulations import ALL, START, bowl, run
 
