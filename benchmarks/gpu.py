@@ -92,7 +92,7 @@ def images_of(count: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
 
 
 def steps(outcome: Outcome, name: str, risk: ns.EmpiricalRisk, theta: Tensor, dynamics: ns.Dynamics) -> None:
-    """A run with replayed steps, recording and all, against the same step by step; both to the same bits."""
+    """A run with replayed steps, recording and all, against the same step by step."""
 
     def replayed() -> Tensor:
         return ns.simulate(risk, dynamics, theta, lr=0.01, steps=STEPS, record={}, progress=False, seed=1).theta
@@ -101,7 +101,8 @@ def steps(outcome: Outcome, name: str, risk: ns.EmpiricalRisk, theta: Tensor, dy
         with patch("noisescape.simulation.loop.captured_step", lambda *_: None):
             return replayed()
 
-    outcome.agree(f"{name}: θ after {STEPS} steps", replayed(), one_by_one(), 0.0)
+    # to the bit where kernels add in a fixed order, as convolutions' and poolings' gradients do not
+    outcome.agree(f"{name}: θ after {STEPS} steps", replayed(), one_by_one(), 1e-3)
     label = {"replayed": replayed, "one by one": one_by_one}
     outcome.seconds |= interleaved({f"{name}: {side}": call for side, call in label.items()}, 5)
     outcome.compare(

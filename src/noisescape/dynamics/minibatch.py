@@ -13,6 +13,7 @@ from noisescape.dynamics.base import Dynamics, NoiseState
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradient_covariance import covariance_factor, gradient_moments
+from noisescape.risk.passes import drawn_gradient
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class MinibatchNoise(Dynamics):
             return self.factor(risk) * variances, gradient
         mean, squares = torch.zeros_like(theta), torch.zeros_like(theta)
         for count in range(1, batches + 1):
-            found = risk.minibatch_gradient(theta, self.draw_batch(risk, theta.shape[:-1], generator))
+            found = drawn_gradient(risk, theta, self.draw_batch(risk, theta.shape[:-1], generator))
             step = found - mean  # Welford's update
             mean = mean + step / count
             squares = squares + step * (found - mean)

@@ -13,6 +13,7 @@ from noisescape.dynamics.base import NoiseState
 from noisescape.dynamics.minibatch import DrawnNoise
 from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import drawn_gradient
 
 Sampling = Literal["independent", "epoch"]
 
@@ -57,13 +58,13 @@ class SGD(DrawnNoise):
     ) -> tuple[Tensor, NoiseState]:
         if self.sampling == "independent":
             batch = self.draw_batch(risk, theta.shape[:-1], generator)
-            return risk.minibatch_gradient(theta, batch), state.next()
+            return drawn_gradient(risk, theta, batch), state.next()
         order, place = state.order, state.step % (risk.sample_count // self.batch_size)
         if order is None or place == 0:
             keys = torch.rand(*theta.shape[:-1], risk.sample_count, generator=generator, device=generator.device)
             order = keys.argsort(dim=-1)
         batch = order[..., place * self.batch_size : (place + 1) * self.batch_size]
-        return risk.minibatch_gradient(theta, batch), state.next(order=order)
+        return drawn_gradient(risk, theta, batch), state.next(order=order)
 
     @override
     def draw(self, risk: EmpiricalRisk, theta: Tensor, generator: torch.Generator) -> Tensor:
@@ -73,4 +74,4 @@ class SGD(DrawnNoise):
                 "SGD(batch_size, replacement=False), or run the dynamics itself"
             )
         batch = self.draw_batch(risk, theta.shape[:-1], generator)
-        return risk.minibatch_gradient(theta, batch) - risk.gradient(theta)
+        return drawn_gradient(risk, theta, batch) - risk.gradient(theta)

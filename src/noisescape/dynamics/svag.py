@@ -13,6 +13,7 @@ from noisescape.dynamics.base import NoiseState, check_at_least
 from noisescape.dynamics.minibatch import DrawnNoise
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.passes import drawn_gradient
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class SVAG(DrawnNoise):
         for weight in ((1 + spread) / 2, (1 - spread) / 2):
             if weight:  # SGD at ℓ = 1, draw for draw
                 batch = self.draw_batch(risk, theta.shape[:-1], generator)
-                found += weight * risk.minibatch_gradient(theta, batch)
+                found += weight * drawn_gradient(risk, theta, batch)
         return found, state.next()
 
     @override

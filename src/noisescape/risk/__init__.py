@@ -1,8 +1,8 @@
 """The empirical risk of a model or closed form: its derivatives, and the operators built from them."""
 
+from noisescape.risk.chunking import DEFAULT_MEMORY_BUDGET
 from noisescape.risk.columns import Columns
 from noisescape.risk.empirical_risk import (
-    DEFAULT_MEMORY_BUDGET,
     EmpiricalRisk,
     Metric,
     closed_form_risk,

@@ -59,8 +59,6 @@ def check_indices(indices: Tensor, count: int) -> None:
         raise InvalidTypeError(f"indices of samples must be a tensor of whole numbers, not {found}")
     if indices.numel() == 0:
         raise InvalidValueError("there are no indices: at least one sample is needed")
-    if indices.is_cuda and torch.cuda.is_current_stream_capturing():
-        return  # no value can be looked at; what is recorded was taken before
     if int(indices.min()) < 0 or int(indices.max()) >= count:
         raise InvalidIndexError(f"indices of samples must lie in 0..{count - 1}")
 

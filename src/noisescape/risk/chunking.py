@@ -4,6 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+
+DEFAULT_MEMORY_BUDGET = 2**30
+"""Bytes for the temporaries of one evaluation where nothing else is asked for: on a CPU."""
+GPU_SHARE = 8
+"""The same on a GPU: one such part of its memory. A GiB leaves a large one idle. Measured: decision 26."""
+FILLS_GPU = 2**28
+"""Bytes of all samples' activations from which a GPU is busy, and does not wait for Python. Measured: decision 26."""
 HESSIAN_PASSES = 4
 """Memory of a twice differentiable forward and backward pass, in units of the forward pass."""
 CACHED_BYTES = 2**25
@@ -16,6 +24,13 @@ PARAMETER_SHARE = 16
 Measured: decision 11."""
 DOMINANT = 4
 """Parameters dominate where they are so many times as large as a sample's activations. Measured: decision 2."""
+
+
+def default_memory_budget(device: torch.device) -> int:
+    """Bytes for the temporaries of one evaluation on this device, unless something else is asked for."""
+    if device.type != "cuda":
+        return DEFAULT_MEMORY_BUDGET
+    return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
 
 
 @dataclass(frozen=True)
@@ -32,6 +47,7 @@ class Chunking:
         budget: bytes for the temporaries of one evaluation.
         fixed: samples in a chunk whatever the budget; None: the budget decides.
         cached: whether chunks are kept within a CPU's caches, as for a model on a CPU.
+        gpu: whether they are evaluated on a GPU.
 
     >>> network = Chunking(
     ...     1000, sample_bytes=2**20, parameters=100, itemsize=4, budget=2**30, fixed=None, cached=True
@@ -47,6 +63,7 @@ class Chunking:
     budget: int
     fixed: int | None
     cached: bool
+    gpu: bool = False
 
     @property
     def parameter_bytes(self) -> int:
@@ -94,6 +111,11 @@ class Chunking:
     def holds_rows(self, *, copies: int, width: int) -> bool:
         """Whether all per-sample gradients of ``width`` numbers fit the budget together."""
         return self.count * copies * width * self.itemsize <= self.budget
+
+    @property
+    def fills_gpu(self) -> bool:
+        """Whether this is on a GPU, and an evaluation of all samples keeps it busy."""
+        return self.gpu and self.count * self.sample_bytes >= FILLS_GPU
 
     @property
     def parameters_dominate(self) -> bool:

@@ -20,7 +20,7 @@ from noisescape.linops import SymmetricOperator
 from noisescape.risk import gradients, passes
 from noisescape.risk.arguments import check_positive, check_theta
 from noisescape.risk.capabilities import Capabilities
-from noisescape.risk.chunking import Chunking
+from noisescape.risk.chunking import Chunking, default_memory_budget
 from noisescape.risk.closed_form import ClosedForm, LossVector, SampleLoss
 from noisescape.risk.contract import check_company
 from noisescape.risk.criterion import Loss, Normalisation
@@ -32,8 +32,6 @@ from noisescape.risk.opening import open_data
 from noisescape.risk.samples import Batch, StreamedSamples
 from noisescape.risk.sharded_samples import Samples, ShardedSamples
 
-DEFAULT_MEMORY_BUDGET = 2**30
-"""Bytes that temporaries of one evaluation may take, unless the caller says otherwise."""
 HALF = (torch.float16, torch.bfloat16)
 RENAMED = {
     "weighted_gradient": "vjp",
@@ -70,7 +68,7 @@ class EmpiricalRisk:
             gives for all data at once; ``"sample"``, each ℓ_n is what it gives for that sample alone. See
             :class:`~noisescape.risk.criterion.Criterion`.
         memory_budget: bytes for the temporaries of one evaluation; chunk sizes follow from it.
-            Default 1 GiB.
+            Default 1 GiB, of a GPU an eighth of its memory.
         chunk_size: samples evaluated together, overriding the budget. Results do not depend on it beyond
             rounding.
         shard: this process is one of several, ``data`` is its part of the samples, and L is the mean over those of
@@ -108,9 +106,10 @@ class EmpiricalRisk:
         chunk_size: int | None = None,
         shard: Shard | None = None,
     ) -> None:
-        budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
         check_positive("chunk_size", chunk_size)
+        check_positive("memory_budget", memory_budget)
         function = ModelLoss(model, loss, normalisation)
+        budget = memory_budget or default_memory_budget(function.device)
         opened = open_data(function, data, function.flat_parameters, budget, chunk_size, shard)
         self._assemble(opened.function, opened.samples, opened.tried, function.flat_parameters, budget, chunk_size)
 
@@ -188,7 +187,9 @@ class EmpiricalRisk:
         self, function: ModelLoss, samples: Samples, parameters: Callable[[], Tensor], tried: Sequence[Batch]
     ) -> EmpiricalRisk:
         other = type(self).__new__(type(self))
-        other._assemble(function, samples, tried, parameters, self._budget, self._chunk_size)
+        by_default = self._budget == default_memory_budget(self.device)
+        budget = default_memory_budget(function.device) if by_default else self._budget
+        other._assemble(function, samples, tried, parameters, budget, self._chunk_size)
         return other
 
     # ------------------------------------------------------------------ what it is made of
@@ -508,6 +509,7 @@ class EmpiricalRisk:
             budget=self._budget,
             fixed=self._chunk_size,
             cached=self.device.type == "cpu" and isinstance(function, ModelLoss),
+            gpu=self.device.type == "cuda",
         )
 
     def _batches(self, *, passes: int, columns: int = 1) -> Iterator[Batch]:
@@ -547,7 +549,7 @@ class EmpiricalRisk:
 def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> EmpiricalRisk:
     """The risk of a closed form: what :meth:`EmpiricalRisk.from_losses` and ``from_sample_loss`` return."""
     samples = function.samples()
-    budget = check_positive("memory_budget", memory_budget) or DEFAULT_MEMORY_BUDGET
+    budget = check_positive("memory_budget", memory_budget) or default_memory_budget(function.device)
     chunk_size = samples.count if function.whole else None
     risk = EmpiricalRisk.__new__(EmpiricalRisk)
     tried = [samples.between(0, samples.count)]

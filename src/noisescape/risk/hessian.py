@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 class Hessian(SymmetricOperator):
     """H = ∇²L(θ), (D, D); symmetric, usually indefinite.
 
-    Blocks are pushed forward through the gradient where the model's operations allow it. For single vectors, and
-    for blocks where the parameters outweigh the activations, the graph of the gradient is kept with the operator,
+    Blocks, and on a busy GPU single vectors, are pushed forward through the gradient where the model's operations
+    allow it. For other single vectors, and for blocks where the parameters outweigh the activations, the graph of the gradient is kept with the operator,
     where those of all samples fit the memory budget: each further product is a single reverse pass.
 
     θ is not copied: it must not be changed in place.
@@ -46,7 +46,8 @@ class Hessian(SymmetricOperator):
         # in reverse, through kept graphs, where there is little to compute but products with the weights
         keeps = self._keeps_graphs
         reverse = keeps and chunking.parameters_dominate
-        if block.shape[1] > 1 and risk._capabilities.forward_over_reverse and not reverse:
+        together = block.shape[1] > 1 or chunking.fills_gpu
+        if together and risk._capabilities.forward_over_reverse and not reverse:
             return passes.hvp_by_forward_mode(risk, self.theta, block)
         if self._graphs is None and keeps:
             self._graphs = list(passes.gradient_graphs(risk, self.theta))

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from noisescape.errors import BatchCouplingError, InvalidValueError
 
 _ATTENTION = (scaled_dot_product_attention, multi_head_attention_forward)
+_RECURRENT = (torch.lstm, torch.gru, torch.rnn_tanh, torch.rnn_relu)
 
 
 class DifferentiableKernels(TorchFunctionMode):
@@ -22,6 +23,8 @@ class DifferentiableKernels(TorchFunctionMode):
 
     * Scaled dot-product attention runs by its mathematical definition, also where the model asks for a fused
       kernel: those have neither second nor forward-mode derivatives.
+    * Recurrent layers on a GPU run step by step: cuDNN's have no second derivative, and want the weights moved into
+      one piece of memory.
     * An embedding takes no derivative through its ``padding_idx``; PyTorch drops that in reverse mode only.
     * An embedding bag is a sum or mean of embeddings, which has a second derivative.
     * Weight normalisation is evaluated by its formula: the fused kernel's second derivative is wrong on the CPU
@@ -46,6 +49,12 @@ class DifferentiableKernels(TorchFunctionMode):
         if func in _ATTENTION:
             self.met.add("attention")
             with sdpa_kernel(SDPBackend.MATH):
+                return func(*args, **kwargs)
+        if func is torch._cudnn_rnn_flatten_weight:
+            return None
+        if func in _RECURRENT and torch.backends.cudnn.enabled and args[0].is_cuda:
+            self.met.add("recurrence")
+            with _without_cudnn():
                 return func(*args, **kwargs)
         if func is embedding:
             return self._embedding(*args, **kwargs)
@@ -104,6 +113,15 @@ class DifferentiableKernels(TorchFunctionMode):
         if per_sample_weights is not None:
             found = found * per_sample_weights.unsqueeze(-1)
         return found.sum(1) if mode == "sum" else found.mean(1)
+
+
+@contextlib.contextmanager
+def _without_cudnn() -> Iterator[None]:
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = True
 
 
 def _check_embedding(max_norm: float | None, scale_grad_by_freq: bool, sparse: bool) -> None:

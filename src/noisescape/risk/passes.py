@@ -97,11 +97,16 @@ def loss_and_gradient(risk: EmpiricalRisk, theta: Tensor) -> tuple[Tensor, Tenso
     return risk._samples.total(total) / risk.sample_count, found
 
 
-@torch.enable_grad()
 def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> Tensor:
     """Mean of g_n over the samples at ``indices``, (B,), or (R, B): a batch of its own for each replica."""
-    risk._check_theta(theta, indices)
     check_indices(indices, risk.sample_count)
+    return drawn_gradient(risk, theta, indices)
+
+
+@torch.enable_grad()
+def drawn_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> Tensor:
+    """:func:`minibatch_gradient` for indices drawn below N: to look whether they are would be to wait for a GPU."""
+    risk._check_theta(theta, indices)
     if indices.ndim not in (1, theta.ndim) or indices.shape[:-1] not in ((), theta.shape[:-1]):
         raise InvalidValueError(
             f"indices must have shape (B,), or (R, B) with replicas θ (R, {risk.dimension}); they are "
@@ -111,7 +116,7 @@ def minibatch_gradient(risk: EmpiricalRisk, theta: Tensor, indices: Tensor) -> T
     mapped = risk._capabilities.replicas_with_batches if own else theta.ndim == 1 or risk._capabilities.replicas
     if not mapped:
         rows = indices if own else indices.expand(len(theta), -1)
-        return torch.stack([minibatch_gradient(risk, *pair) for pair in zip(theta, rows, strict=True)])
+        return torch.stack([drawn_gradient(risk, *pair) for pair in zip(theta, rows, strict=True)])
 
     def part(batch: Batch) -> Tensor:
         leaf = theta.detach().requires_grad_()
@@ -182,8 +187,13 @@ def jvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
 
 @over_replicas
 def hvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
-    """Hv by two reverse passes: θ (D,) and v (D,) or (D, K), or θ and v (R, D); the result is shaped as v."""
+    """Hv: θ (D,) and v (D,) or (D, K), or θ and v (R, D); the result is shaped as v.
+
+    By two reverse passes, or on a busy GPU, where the second reverse pass of a convolution is slow, by forward mode.
+    """
     check_directions(theta, directions)
+    if theta.ndim == 1 and risk._chunking.fills_gpu and risk._capabilities.forward_over_reverse:
+        return hvp_by_forward_mode(risk, theta, directions.view(risk.dimension, -1)).view_as(directions)
     return hvp_through(risk, gradient_graphs(risk, theta), directions)
 
 

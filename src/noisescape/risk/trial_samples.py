@@ -64,7 +64,7 @@ def features(pool: TensorSamples) -> Tensor:
             columns.append(_commonness(leaf).log().float())
     if not columns:
         return torch.zeros(pool.count, 1)
-    found = torch.stack(columns, dim=1).double().cpu()
+    found = torch.stack([column.cpu() for column in columns], dim=1).double()
     # squares of large numbers overflow float32
     return ((found - found.mean(0)) / found.std(0, correction=0).clamp_min(1e-12)).nan_to_num(0.0, 0.0, 0.0)
 

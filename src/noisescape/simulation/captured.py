@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import warnings
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -95,18 +97,27 @@ class CapturedStep(DeviceStep):
         """Take steps aside, the last ones refused if they wait for the device: a failed recording would not do."""
         device = step.theta.device
         generator = torch.Generator(device).manual_seed(0)
-        before = torch.cuda.get_sync_debug_mode()
         aside = torch.cuda.Stream(device)
         aside.wait_stream(torch.cuda.current_stream(device))
         with torch.cuda.stream(aside):
             step.take(generator)
-            torch.cuda.set_sync_debug_mode("error")
-            try:
+            with _waiting_refused():
                 for _ in range(WARM_UP - 1):
                     step.take(generator)
-            finally:
-                torch.cuda.set_sync_debug_mode(before)
         torch.cuda.current_stream(device).wait_stream(aside)
+
+
+@contextlib.contextmanager
+def _waiting_refused() -> Iterator[None]:
+    """In here what waits for the device raises a RuntimeError."""
+    before = torch.cuda.get_sync_debug_mode()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the mode does not see everything
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode(before)
 
 
 def captured_step(

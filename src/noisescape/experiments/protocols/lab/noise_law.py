@@ -81,7 +81,7 @@ def epochs(config: NoiseLawConfig, risk: EmpiricalRisk, theta: Tensor, repetitio
         found = {"curvature": curvature, "ratio": ratio}
         found["predicted"] = epoch_variance(config.epoch_lr, curvature, batches)
         rows += figures(repetition, "epochs", found, place)
-    shares = (spread["epoch"] / spread["independent"]).double()
+    shares = (spread["epoch"] / spread["independent"]).double().cpu()
     predicted = torch.tensor(
         [epoch_variance(config.epoch_lr, value, batches) for value in curvatures.tolist()], dtype=torch.float64
     )
