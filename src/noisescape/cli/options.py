@@ -49,6 +49,7 @@ DataDir = Annotated[Path | None, typer.Option(help=DATA_DIR.help, show_default=F
 PRESETS = {
     "quick": "two cores, minutes",
     "two-cores": "two cores, hours; compared at one training loss",
+    "gpu": "a GPU, minutes, full width; compared at one training loss",
     "paper": "published size",
     "as-published": "with the faults of the published code",
     "poster": "as on the poster that it is compared with",

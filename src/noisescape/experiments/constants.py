@@ -218,6 +218,9 @@ class TrainingConfig(ComparisonConfig):
         level: the training loss that every dynamics trains to, and at which all are compared; None: they are
             compared at the last step.
         quench_steps: of gradient descent, at most, to bring an iterate down to that loss.
+        training: what float32 products are rounded to in training, and in what is recorded along it: "float32" or,
+            on a GPU that has it, "tf32", as PyTorch's convolutions are unless told otherwise. What is compared at a
+            ``level`` is not rounded.
     """
 
     lr: float = 0.05
@@ -239,6 +242,7 @@ class TrainingConfig(ComparisonConfig):
     exchanged: bool = False
     level: float | None = None
     quench_steps: int = 300
+    training: Literal["float32", "tf32"] = "float32"
 
     data_set: ClassVar[str]
 
@@ -247,6 +251,8 @@ class TrainingConfig(ComparisonConfig):
         require_at_least(self, train=1, quench_steps=1)
         if self.level is not None:
             require_positive(self, "level")
+        if self.training not in ("float32", "tf32"):
+            raise unknown("training", self.training, ("float32", "tf32"))
         if self.init not in INITS:
             raise unknown("init", self.init, INITS)
         if any(step < 0 for step in self.sharpness_at):

@@ -89,6 +89,20 @@ def vgg_experiment(
                 dynamics=("gd", "sgd", "gld-dynamic", "gld-diagonal"),
                 level=1.0,
             ),
+            # Gradient descent and SGD at the full width, whose size a GPU alone can pay for: decision 26.
+            "gpu": replace(
+                paper,
+                preset="gpu",
+                seeds=3,
+                train=5000,
+                lr=0.1,
+                steps=1750,
+                pixel_low=-1.0,
+                dynamics=("gd", "sgd"),
+                sharpness_draws=30,
+                level=1.0,
+                training="tf32",
+            ),
             "paper": paper,
             "as-published": replace(
                 paper,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
@@ -13,6 +14,7 @@ from noisescape.errors import InvalidTypeError
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
+_TF32 = contextvars.ContextVar("TF32", default=False)
 
 
 @contextlib.contextmanager
@@ -27,8 +29,28 @@ def at_full_precision() -> Iterator[None]:
         for kind in ("cpu", "cuda"):
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
-        stack.enter_context(_whole_float32())
+        if not _TF32.get():
+            stack.enter_context(_whole_float32())
         yield
+
+
+@contextlib.contextmanager
+def in_tf32() -> Iterator[None]:
+    """In here a GPU may round the operands of float32 products and convolutions to TF32: as most people train.
+
+    For trajectories, which are of the same kind either way, not for what is measured along them.
+    """
+    token = _TF32.set(True)
+    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
+    before = [backend.allow_tf32 for backend in backends]
+    try:
+        for backend in backends:
+            backend.allow_tf32 = True
+        yield
+    finally:
+        for backend, allowed in zip(backends, before, strict=True):
+            backend.allow_tf32 = allowed
+        _TF32.reset(token)
 
 
 @contextlib.contextmanager

@@ -49,6 +49,7 @@ CONSTANTS = {
     "steps": "steps of every dynamics",
     "test": "test images",
     "train": "training images",
+    "training": "rounding of float32 products in training",
     "width": "width of the network, of the published",
     "widths": "hidden units",
 }

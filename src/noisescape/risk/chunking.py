@@ -11,7 +11,7 @@ DEFAULT_MEMORY_BUDGET = 2**30
 GPU_SHARE = 8
 """The same on a GPU: one such part of its memory. A GiB leaves a large one idle. Measured: decision 26."""
 FILLS_GPU = 2**28
-"""Bytes of all samples' activations from which a GPU is busy, and does not wait for Python. Measured: decision 26."""
+"""Bytes of all samples' activations from which a GPU does not wait for Python. Measured: decision 26."""
 HESSIAN_PASSES = 4
 """Memory of a twice differentiable forward and backward pass, in units of the forward pass."""
 CACHED_BYTES = 2**25

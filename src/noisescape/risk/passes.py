@@ -189,7 +189,7 @@ def jvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
 def hvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     """Hv: θ (D,) and v (D,) or (D, K), or θ and v (R, D); the result is shaped as v.
 
-    By two reverse passes, or on a busy GPU, where the second reverse pass of a convolution is slow, by forward mode.
+    By two reverse passes; on a busy GPU, where the second reverse pass of a convolution is slow, by forward mode.
     """
     check_directions(theta, directions)
     if theta.ndim == 1 and risk._chunking.fills_gpu and risk._capabilities.forward_over_reverse:

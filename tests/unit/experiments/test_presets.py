@@ -99,6 +99,17 @@ def test_two_cores_take_what_is_measured_to_fit_and_compare_at_one_loss(experime
     assert make("paper").level is make("as-published").level is make("quick").level is None
 
 
+@pytest.mark.parametrize("experiment", ["svhn", "cifar10"])
+def test_a_gpu_takes_the_full_width_and_compares_at_one_loss(experiment: str) -> None:
+    make, _ = PRESETS[experiment]
+    differing = changed(make("paper"), make("gpu"))
+    sizes = {"seeds", "train", "lr", "steps", "sharpness_draws"}
+    assert differing.keys() == {"preset", "pixel_low", "dynamics", "level", "training"} | sizes
+    assert make("gpu").width == 1
+    with pytest.raises(ValueError, match="unknown training 'bf16'; known: float32, tf32"):
+        make("gpu", training="bf16")
+
+
 def test_the_published_gradient_descent_has_a_rate_of_its_own() -> None:
     published, paper = (FASHION_MNIST.configure(preset) for preset in ("as-published", "paper"))
     assert [published.rate(name) for name in ("gd", "sgd", "gld-diagonal")] == [0.1, 0.07, 0.07]
@@ -131,7 +142,7 @@ def test_presets_take_changes_and_leave_out_what_is_not_given(experiment: str) -
 def test_an_unknown_preset_gets_the_nearest_one(experiment: str, preset: str, hint: str) -> None:
     with pytest.raises(ValueError) as caught:  # noqa: PT011  (the whole message is compared)
         PRESETS[experiment][0](preset)
-    between = "two-cores, " if experiment in ("svhn", "cifar10") else ""
+    between = "two-cores, gpu, " if experiment in ("svhn", "cifar10") else ""
     assert str(caught.value) == f"unknown preset '{preset}'{hint} known: quick, {between}paper, as-published"
 
 

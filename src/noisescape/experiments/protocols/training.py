@@ -7,6 +7,7 @@ generalises best, and do flatter end points generalise better?
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from noisescape.experiments.protocols.matched_loss import Fallen
 from noisescape.experiments.protocols.matched_training import train_to_a_loss
 from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed
+from noisescape.linops.precision import in_tf32
 from noisescape.runs.run import Run
 from noisescape.runs.tasks import Engine, Outcome, Task
 
@@ -101,15 +103,16 @@ def train(config: TrainingConfig, problem: MakeProblem, repetition: int, name: s
         variances, _ = sgd.variances(risk, theta, config.batches, generator)
         return float(variances.sum())
 
-    return follow(
-        config,
-        made,
-        name,
-        risk.parameters(),
-        trace,
-        phase="training",
-        repetition=repetition,
-        sharpness_at={*config.sharpness_at, *([config.steps] if config.level is None else [])},
-        checkpoint=checkpoint,
-        until=None if config.level is None else Fallen(config.level),
-    )
+    with in_tf32() if config.training == "tf32" else contextlib.nullcontext():
+        return follow(
+            config,
+            made,
+            name,
+            risk.parameters(),
+            trace,
+            phase="training",
+            repetition=repetition,
+            sharpness_at={*config.sharpness_at, *([config.steps] if config.level is None else [])},
+            checkpoint=checkpoint,
+            until=None if config.level is None else Fallen(config.level),
+        )
