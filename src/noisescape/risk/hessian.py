@@ -22,9 +22,9 @@ class Hessian(SymmetricOperator):
     """H = ∇²L(θ), (D, D); symmetric, usually indefinite.
 
     Blocks, and on a busy GPU single vectors, are pushed forward through the gradient where the model's operations
-    allow it. For other single vectors, and for blocks where the parameters outweigh the activations, the graph of the
-    gradient is kept with the operator, where those of all samples fit the memory budget: each further product is a
-    single reverse pass.
+    allow it. For other single vectors, and for blocks where the parameters outweigh the activations, the graph of
+    the gradient is kept with the operator, where those of all samples fit the memory budget: each further product
+    is a single reverse pass.
 
     θ is not copied: it must not be changed in place.
     """
