@@ -25,6 +25,7 @@ TITLES = {
     "monitor": "8 · Watching a training",
     "scaling": "9 · Samples on several processes",
     "measure": "10 · A whole measurement, and a first look",
+    "gpu": "11 · On a GPU",
 }
 NOTES = Path(__file__).parent / "notes"
 

@@ -39,8 +39,15 @@ class Local:
         jobs = self.jobs or default_jobs(device)
         calls = (delayed(_perform_one)(folder, task, device, os.getpid()) for task in tasks)
         finished: Iterable[None] = Parallel(n_jobs=jobs, return_as="generator_unordered")(calls)
+        from torch import OutOfMemoryError  # here the tasks have loaded torch
+
         try:
             yield from finished
+        except OutOfMemoryError as error:
+            raise FailedError(
+                f"the memory of {device} does not hold what {jobs} tasks take at once; what was finished is kept: "
+                "take fewer --jobs and continue with --resume"
+            ) from error
         except BrokenProcessPool as error:
             raise FailedError(
                 "a worker process was killed, perhaps by the system for want of memory; what was finished is kept: "

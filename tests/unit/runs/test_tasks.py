@@ -84,6 +84,17 @@ def test_on_the_cpu_a_task_has_one_thread_whether_or_not_there_is_an_accelerator
     assert elsewhere.rows[0]["torch"] == 2, "nothing is taken from what feeds an accelerator"
 
 
+def too_large(*_: object, checkpoint: Path) -> Outcome:
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 626.00 MiB")
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_a_full_accelerator_is_told_with_the_mend(jobs: int, unfinished: Run) -> None:
+    tasks = [Task(key, too_large, ()) for key in ("a", "b")]
+    with pytest.raises(RuntimeError, match=rf"memory of cuda:0 does not hold what {jobs} tasks.*fewer --jobs"):
+        perform(unfinished, tasks, engine=Local(jobs), title="", progress=False, device="cuda:0")
+
+
 def eigenvectors(*_: object, checkpoint: Path) -> Outcome:
     """By SciPy, large enough for its BLAS to share the work out."""
     rows = torch.randn(700, 800, generator=torch.Generator().manual_seed(0))
