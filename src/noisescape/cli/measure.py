@@ -41,6 +41,10 @@ def measure(
             help="Relative standard error of the stochastic estimates; 0.01 by default.", show_default=False
         ),
     ] = None,
+    max_products: Annotated[
+        int | None,
+        typer.Option(help="Most products an estimate may take; 1000 by default.", show_default=False),
+    ] = None,
     seed: Seed = 0,
     out: Annotated[
         Path | None, typer.Option(help="Also write what was measured to this JSON file.", show_default=False)
@@ -57,8 +61,10 @@ def measure(
     from noisescape.measurement.fast import measure_fast
     from noisescape.measurement.indicator import measure as measure_risk
 
-    if fast and (k, rtol) != (None, None):
-        raise InvalidValueError("--fast has an accuracy of its own and no eigenpairs: leave --k and --rtol out")
+    if fast and (k, rtol, max_products) != (None, None, None):
+        raise InvalidValueError(
+            "--fast has an accuracy of its own and no eigenpairs: leave --k, --rtol and --max-products out"
+        )
     risk, theta = _load(target)
     if device is not None:
         risk, theta = risk.to(device_named(device)), theta.to(device)
@@ -74,6 +80,7 @@ def measure(
             seed=seed,
             k=20 if k is None else k,
             rtol=0.01 if rtol is None else rtol,
+            max_products=1000 if max_products is None else max_products,
             progress=not (quiet or as_json),
         )
     )

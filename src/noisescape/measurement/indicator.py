@@ -127,6 +127,7 @@ def measure(
     replacement: bool = True,
     k: int = 20,
     rtol: float = 0.01,
+    max_products: int = 1000,
     seed: int = 0,
     hessian: SymmetricOperator | None = None,
     progress: bool = True,
@@ -142,6 +143,9 @@ def measure(
         replacement: its sampling law.
         k: leading eigenpairs; cut to D − 1 for small D.
         rtol: relative standard error asked of the stochastic figures (TrH, Tr(HΣ), the norms).
+        max_products: what the probes of each of them may cost at most, in products with H or Σ. A trace near 0 by
+            cancellation, as TrH is at many an initialisation, reaches no relative error: its standard error then
+            says how far it got, and a :class:`~noisescape.linops.ToleranceWarning` that it did not.
         seed: of the probes.
         hessian: H of all figures; by default ``risk.hessian(theta)``. Another may be given, such as one by finite
             differences.
@@ -173,12 +177,19 @@ def measure(
         curvature = eigenpairs(hessian, min(k + 1, dimension), seed=seed)
         advance(1)
         trace_h, norm_h = trace_and_squared_norm(
-            hessian, rtol=rtol, norm_rtol=2 * rtol, deflate=curvature.vectors, seed=seed
+            hessian,
+            rtol=rtol,
+            norm_rtol=2 * rtol,
+            deflate=curvature.vectors,
+            max_products=max_products,
+            seed=seed,
         )
         advance(1)
         lowest = _smallest(hessian, curvature, seed)
         advance(1)
-        trace_hc = product_trace(hessian, population, control=control, rtol=rtol, seed=seed + 1)
+        trace_hc = product_trace(
+            hessian, population, control=control, rtol=rtol, max_products=max_products, seed=seed + 1
+        )
         advance(1)
     trace_c = Estimate(float(population.trace()), 0.0)
     reference = trace_h.scaled(trace_c.value / dimension)
@@ -191,7 +202,9 @@ def measure(
     lower, upper = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
     relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
 
-    norm_c = squared_norm(population, rtol=2 * rtol, deflate=noise.vectors, seed=seed + 3)
+    norm_c = squared_norm(
+        population, rtol=2 * rtol, deflate=noise.vectors, max_products=max_products, seed=seed + 3
+    )
     # in double precision, or by pairwise sums: products of 10⁸ numbers in a row lose half a per cent
     squared_gradient = float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2
     gradient_curvature = float((gradient * (hessian @ gradient)).sum())

@@ -53,7 +53,7 @@ def test_noise_of_low_rank_shows_the_eigenvalues_there_are() -> None:
 @pytest.mark.usefixtures("by_probes")
 def test_a_larger_networks_figures_lie_within_their_errors(seed: int) -> None:
     """171 parameters, so that Lanczos and probes are at work; Student's quantile where there are few probes."""
-    found = ns.measure(WIDER.risk(), WIDER.theta, batch_size=8, k=5, seed=seed)
+    found = ns.measure(WIDER.risk(), WIDER.theta, batch_size=8, k=5, seed=seed, max_products=10_000)
     expected = of_case(WIDER, 8, k=5)
     for figure, estimate in found.estimates().items():
         error = abs(estimate.value - expected[figure])
@@ -76,7 +76,10 @@ def test_standard_errors_of_a_larger_network_are_honest() -> None:
     """Over 60 seeds the errors, in units of the claimed standard error, are Student's and without bias."""
     expected = of_case(WIDER, 8, k=5)
     risk = WIDER.risk()
-    runs = [ns.measure(risk, WIDER.theta, batch_size=8, k=5, rtol=0.02, seed=seed) for seed in range(60)]
+    runs = [
+        ns.measure(risk, WIDER.theta, batch_size=8, k=5, rtol=0.02, seed=seed, max_products=5000)
+        for seed in range(60)
+    ]
     for figure in ("trace_h", "trace_h_sigma", "isotropic_reference", "anisotropy", "upper_bound"):
         found = [run.estimates()[figure] for run in runs]
         scores = torch.tensor(

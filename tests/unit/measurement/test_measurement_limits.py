@@ -12,6 +12,8 @@ from torch import Tensor
 import noisescape as ns
 from cases import F64, Case, normal
 from dense_indicators import CURVATURE, FIGURES, HERE
+from networks import X, Y, network
+from noisescape.risk.passes import dense_hessian
 from noisescape.runs.run import strict_json
 from noisescape.theory.landscapes import quadratic
 
@@ -92,3 +94,14 @@ def test_a_loss_that_is_not_finite_is_an_error_that_names_the_sample(mlp: Case) 
     risk = mlp.risk().with_data((inputs, mlp.targets))
     with pytest.raises(ns.NonFiniteLossError, match="sample 4"):
         ns.measure(risk, mlp.theta, batch_size=3)
+
+
+def test_probes_end_where_they_may_cost_no_more_and_the_errors_say_how_far_they_got() -> None:
+    risk = ns.EmpiricalRisk(network(), torch.nn.functional.cross_entropy, (X, Y))
+    with pytest.warns(ns.linops.ToleranceWarning):
+        found = ns.measure(risk, risk.parameters(), batch_size=3, k=2, rtol=1e-9, max_products=40, progress=False)
+    for figure in (found.trace_h, found.trace_h_sigma):
+        assert 0 < figure.cost <= 40
+        assert figure.relative_stderr > 1e-9
+    exact = float(dense_hessian(risk, risk.parameters()).trace())
+    assert abs(found.trace_h.value - exact) <= 5 * found.trace_h.stderr
