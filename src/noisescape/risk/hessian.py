@@ -48,7 +48,7 @@ class Hessian(SymmetricOperator):
         keeps = self._keeps_graphs
         reverse = keeps and chunking.parameters_dominate
         together = block.shape[1] > 1 or chunking.fills_gpu
-        if together and risk._capabilities.forward_over_reverse and not reverse:
+        if together and not reverse and risk._capabilities.forward_over_reverse:  # finding that out costs
             return passes.hvp_by_forward_mode(risk, self.theta, block)
         if self._graphs is None and keeps:
             self._graphs = list(passes.gradient_graphs(risk, self.theta))
