@@ -17,6 +17,7 @@ from noisescape.measurement.figures import as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.risk.gradients import gradient_rows, per_sample_square_norms
+from noisescape.risk.passes import loss_and_gradient
 from noisescape.risk.subsets import restricted
 
 GROUPS = 8
@@ -114,8 +115,8 @@ def measure_fast(
     risk, theta = in_operator_precision(risk, theta)
     generator = torch.Generator().manual_seed(seed)
     groups = _groups(risk, generator)
-    loss = float(risk.loss(theta))
-    gradient = risk.gradient(theta)
+    total, gradient = loss_and_gradient(risk, theta)
+    loss = float(total) if bool(torch.isfinite(total)) else float(risk.loss(theta))  # which names the sample
     squared_gradient = float(gradient.double().square().sum())
     # ‖g_n − ḡ‖² of every sample
     norms = (
