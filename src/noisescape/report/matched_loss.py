@@ -18,7 +18,7 @@ from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.matched_ends import COLUMNS, End, ends, of_reached, seed_means
 from noisescape.experiments.statistics import mean_over
 from noisescape.report.page import Figure, Section
-from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
+from noisescape.report.style import COLOURS, LABELS, in_order, new_figure
 from noisescape.report.tables import matched_loss_table, minima_table, ratio_text
 from noisescape.report.two_phases import OUTSIDE, Outside, draw_two_phases, two_phases, two_phases_table
 from noisescape.runs.run import Run
@@ -33,6 +33,10 @@ ARMS = LABELS | {
     "gld-top-eigenvector": "1st eigenvector, SGD's trace",
 }
 """What the arms are called here, where most noises are yoked to SGD's."""
+PANELS = 4
+"""Learning curves beside each other."""
+SHOWN = 200
+"""Points of a curve that are drawn."""
 
 
 def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
@@ -72,7 +76,8 @@ def matched_loss_report(run: Run) -> tuple[str, list[Section]]:
                 saved(
                     "learning_curves",
                     figures["learning_curves"],
-                    "Training loss and test accuracy from the minimum on. A line is a seed.",
+                    "Training loss, and below it test accuracy, from the minimum on. A line is a seed; grey points "
+                    "are gradient descent where others came down to its loss.",
                 )
             ],
         ),
@@ -186,34 +191,45 @@ def _name_rows(axis: Axes, arms: Arms) -> None:
 
 
 def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
-    """Training loss and test accuracy of every arm's first run, every seed."""
-    figure = new_figure(9.6, 3.8)
-    left, right = figure.subplots(1, 2)
-    for axis, metric in ((left, "loss"), (right, "test_accuracy")):
-        for name in names:
-            shown = False
-            for curve in curves.of("escape", name, metric):
-                known = [(step, value) for step, value in curve.items() if math.isfinite(value)]
-                if not known:
-                    continue
-                thinned = known[:: max(1, len(known) // 400)]
-                style = "o" if name == "gd" else line_style(name)
-                axis.plot(
-                    *zip(*thinned, strict=True),
-                    style,
-                    color=COLOURS[name],
-                    linewidth=0.9,
-                    markersize=3,
-                    alpha=0.7,
-                    label=None if shown else ARMS[name],
-                )
-                shown = True
-        axis.set_xlabel("step from the minimum")
-    left.set(ylabel="training loss", yscale="log")
-    right.set_ylabel("test accuracy")
-    right.yaxis.set_major_formatter(PercentFormatter(1))
-    legend_outside(figure, left)
+    """Training loss above test accuracy, a pair of panels for each arm: its first run in every seed."""
+    arms = [name for name in names if name != "gd"]
+    across = min(PANELS, len(arms))
+    bands = math.ceil(len(arms) / across)
+    figure = new_figure(1.2 + 2.3 * across, 0.6 + 3.4 * bands)
+    panels = figure.subplots(2 * bands, across, sharex=True, sharey=False, squeeze=False)
+    losses, accuracies = panels[::2].ravel(), panels[1::2].ravel()
+    for above, below, name in zip(losses, accuracies, arms, strict=False):
+        _draw_curves(above, curves, "gd", "loss")
+        for axis, metric in ((above, "loss"), (below, "test_accuracy")):
+            _draw_curves(axis, curves, name, metric)
+        above.set_title(ARMS[name], fontsize=9)
+    for axis in (*losses[len(arms) :], *accuracies[len(arms) :]):
+        axis.set_visible(False)
+    for shared in (losses[: len(arms)], accuracies[: len(arms)]):
+        for axis in shared[1:]:
+            axis.sharey(shared[0])
+        shared[0].autoscale(axis="y")  # now that it is all of them
+    losses[0].set_yscale("log")
+    accuracies[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
+    for band in range(bands):
+        panels[2 * band, 0].set_ylabel("training loss")
+        panels[2 * band + 1, 0].set_ylabel("test accuracy")
+    for axis in panels[:, 1:].ravel():
+        axis.tick_params(labelleft=False)
+    for axis in accuracies[max(0, len(arms) - across) : len(arms)]:
+        axis.tick_params(labelbottom=True)
+        axis.set_xlabel("step from the minimum", fontsize=8)
     return figure
+
+
+def _draw_curves(axis: Axes, curves: Curves, name: str, metric: str) -> None:
+    """A line a seed; of gradient descent, whose losses are seen where others came down to them, points."""
+    style = {"marker": "o", "linestyle": "", "markersize": 2} if name == "gd" else {"linewidth": 0.8}
+    for curve in curves.of("escape", name, metric):
+        known = [(step, value) for step, value in curve.items() if math.isfinite(value)]
+        if known:
+            thinned = known[:: max(1, len(known) // SHOWN)]
+            axis.plot(*zip(*thinned, strict=True), color=COLOURS[name], alpha=0.7, **style)
 
 
 def _first_runs(rows: Iterable[Mapping[str, Any]]) -> Iterable[Mapping[str, Any]]:
