@@ -205,6 +205,6 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "LeNet": there(lambda: Problem(lenet(0), *images_of(1200, 1, 28))),
     "VGG-11": there(lambda: Problem(vgg11(0), *images_of(1000, 3, 32))),
     "ResNet-50": there(resnet50),
-    "GPT-2 small": there(lambda: gpt2_small(32)),
+    "GPT-2 small": there(lambda: gpt2_small(32, 64)),
     "ViT-B": there(lambda: vit("base", 32)),
 }

@@ -159,13 +159,13 @@ def vit(size: str, count: int) -> Problem:
     return Problem(Logits(ViTForImageClassification(config)).eval(), *images(count, 224))
 
 
-def gpt2_small(count: int) -> Problem:
-    """GPT-2 small, its head tied to its table: 124 million parameters, sequences of 64 tokens."""
+def gpt2_small(count: int, length: int) -> Problem:
+    """GPT-2 small, its head tied to its table: 124 million parameters."""
     from transformers import GPT2Config, GPT2LMHeadModel
 
     torch.manual_seed(0)
     model = GPT2LMHeadModel(GPT2Config(use_cache=False)).eval()
-    tokens = torch.randint(50_257, (count, 65), generator=torch.Generator().manual_seed(0))
+    tokens = torch.randint(50_257, (count, length + 1), generator=torch.Generator().manual_seed(0))
     return Problem(Logits(model), tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
@@ -180,5 +180,5 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "small transformer": lambda: small_transformer(64),
     "ResNet-18": resnet18,
     "ViT-Ti": lambda: vit("tiny", 16),
-    "GPT-2 small": lambda: gpt2_small(16),
+    "GPT-2 small": lambda: gpt2_small(8, 32),
 }
