@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow lint types hooks bench bench-check clean
+.PHONY: demo test test-slow lint types docs hooks bench bench-check clean
 
 demo: $(READY)
 	$(BIN)/noisescape demo
@@ -23,6 +23,10 @@ lint: $(READY)
 
 types: $(READY)
 	$(BIN)/mypy
+
+# the site, in build/site; a broken link or reference is an error
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # lint and types before every commit
 hooks: $(READY)

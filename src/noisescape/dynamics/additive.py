@@ -25,7 +25,7 @@ class Additive(Dynamics):
     was.
 
     Args:
-        covariance: Σ of the gradient noise, positive semi-definite, (D, D):
+        covariance_operator: Σ of the gradient noise, positive semi-definite, (D, D):
             ``risk.noise_covariance(theta, batch_size)``, say.
 
     Raises:

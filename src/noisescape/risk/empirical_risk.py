@@ -43,6 +43,7 @@ RENAMED = {
 """Earlier names, which still work, with a warning."""
 
 Metric = Callable[[Any, Any], Tensor]
+"""(outputs, targets) ↦ a value for each sample, (n,): what :meth:`EmpiricalRisk.metric` takes the mean of."""
 
 
 class EmpiricalRisk:

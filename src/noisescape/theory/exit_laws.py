@@ -47,7 +47,8 @@ def kramers_time(
     beyond b; b itself is reached in half of it, and with an equal barrier on the other side half is enough too.
 
     Args:
-        minimum_curvature, saddle_curvature: L''(a) > 0 and L''(b) < 0.
+        minimum_curvature: L''(a) > 0.
+        saddle_curvature: L''(b) < 0.
         barrier: ΔL.
         lr: η.
         variance: σ² of the *gradient* noise of a step; the update's is η²σ².
@@ -90,7 +91,8 @@ def discrete_exit_time(
     Args:
         step_mean: x ↦ E x': x − ηL'(x) for θ ← θ − η(L' + ε).
         step_std: x ↦ the standard deviation of x', of the *update*: η times that of the gradient noise ε.
-        low, high: the ends of the interval.
+        low: one end of the interval.
+        high: the other.
         start: x₀, between them.
         points: nodes of the coarser solution; the finer has twice as many.
         rtol: relative error allowed.

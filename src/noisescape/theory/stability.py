@@ -158,8 +158,12 @@ def mean_square_bound(
     """An upper bound of η*, from one direction v alone: 2vᵀHv/[(1−p)(vᵀHv)² + p·mean (vᵀH_nv)²] for ‖v‖ = 1.
 
     Args:
-        risk, theta, batch_size, replacement, curvature: as for :func:`mean_square_threshold`.
+        risk: L.
+        theta: where, (D,).
         direction: v, (D,), of any length but 0.
+        batch_size: B.
+        replacement: the sampling law.
+        curvature: what H_n is, as for :func:`mean_square_threshold`.
 
     Raises:
         ValueError: no direction, or one along which the loss does not curve upwards.
