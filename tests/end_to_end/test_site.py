@@ -1,4 +1,4 @@
-"""The documentation site: it builds, names everything public, its Python runs, and it opens offline in a browser."""
+"""The documentation site: it builds, names everything public, its Python runs, it opens offline in a browser."""
 
 from __future__ import annotations
 

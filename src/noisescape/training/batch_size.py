@@ -284,8 +284,8 @@ def batch_size_advice(
             estimate of ‖ḡ‖² is not positive, it gives the limits.
         batch_size: B, samples in an optimiser step over all micro-steps and ranks.
         noise_scale_low: the lower end of its interval. Below 0 counts as 0; alone, the upper end is infinite.
-        noise_scale_high: the upper end, which may be infinite; alone, the lower end is 0. Without both, no intervals
-            are given.
+        noise_scale_high: the upper end, which may be infinite; alone, the lower end is 0. Without both, no
+            intervals are given.
         lr: η now; the first parameter group's where ``optimizer`` is one of PyTorch's.
         optimizer: whose rules apply; Adam's also hold for RMSprop and for what is named after Adam.
         metric: ``"preconditioned"`` if the noise scale is Tr(DC)/ḡᵀDḡ with D of Adam.
