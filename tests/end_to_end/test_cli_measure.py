@@ -7,6 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import save_file
+
 import noisescape as ns
 from cli_calls import Result, only_json
 from noisescape.runs.run import strict_json
@@ -64,3 +67,43 @@ def test_measure_is_at_the_returned_parameters(call: Callable[..., Result]) -> N
 def test_measure_takes_a_network_and_a_device(call: Callable[..., Result]) -> None:
     arguments = ("--batch-size", 4, "--device", "cpu", "--json")
     assert only_json(call("measure", "laboratory:make_network", *arguments))["dimension"] == 8
+
+
+def test_layers_and_parameters_from_a_file(call: Callable[..., Result], tmp_path: Path) -> None:
+    call("measure", "laboratory:make_network", "--batch-size", 8, "--fast", "--quiet")
+    import laboratory
+
+    risk = laboratory.make_network()
+    moved = risk.state_dict(risk.parameters() * 1.5)
+    save_file(moved, tmp_path / "parameters.safetensors")
+    arguments = ("measure", "laboratory:make_network", "--batch-size", 8, "--fast", "--layers")
+    found = only_json(call(*arguments, "--json", "--state-dict", tmp_path / "parameters.safetensors"))
+    theta = risk.parameters() * 1.5
+    assert found["loss"]["value"] == float(risk.loss(theta))
+    assert found["layers"] == strict(ns.layer_traces(risk, theta, batch_size=8).to_dict()["layers"])
+    assert "parameters" in call(*arguments).stdout
+
+
+def test_parameters_that_do_not_fit_are_named(call: Callable[..., Result], tmp_path: Path) -> None:
+    call("measure", "laboratory:make_network", "--batch-size", 8, "--fast", "--quiet")
+    import laboratory
+
+    risk = laboratory.make_network()
+    held = risk.state_dict(risk.parameters())
+    first = next(iter(held))
+    path = tmp_path / "parameters.safetensors"
+    for changed, message in (
+        ({name: value for name, value in held.items() if name != first}, f"lacks {first} of the model"),
+        (held | {first: held[first][:1].clone()}, f"has {first} in another shape"),
+        (held | {"running_mean": torch.zeros(3)}, "has running_mean, no trainable parameter"),
+        (None, "is no safetensors file"),
+    ):
+        if changed is None:
+            path.write_bytes(b"pickled, perhaps")
+        else:
+            save_file(changed, path)
+        result = call("measure", "laboratory:make_network", "--batch-size", 8, "--state-dict", path)
+        assert result.exit_code == 1
+        assert message in " ".join(result.stderr.split())
+    missing = call("measure", "laboratory:make_network", "--batch-size", 8, "--state-dict", tmp_path / "none")
+    assert "there is no file" in missing.stderr

@@ -84,8 +84,9 @@ def test_every_page_is_reached() -> None:
     "page", [page for page in SHOWING_CODE if page.name not in RUN_ELSEWHERE], ids=lambda page: page.stem
 )
 def test_python_on_a_page_runs_as_written(
-    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    page: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)  # pictures go there
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), flags=re.DOTALL)
     module = types.ModuleType("page")  # a dataclass looks for its own
     monkeypatch.setitem(sys.modules, "page", module)

@@ -10,6 +10,7 @@ import typer
 from noisescape.cli.app import app
 from noisescape.cli.options import Json, Quiet, Seed, device_named
 from noisescape.cli.output import console, deliver
+from noisescape.cli.parameters_file import parameters_from
 from noisescape.cli.user_function import call
 from noisescape.errors import InvalidTypeError, InvalidValueError
 
@@ -41,6 +42,11 @@ def measure(
             help="Relative standard error of the stochastic estimates; 0.01 by default.", show_default=False
         ),
     ] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="Also the traces of Σ and H of every layer.")] = False,
+    state_dict: Annotated[
+        Path | None,
+        typer.Option(help="A safetensors file of the parameters to measure at.", show_default=False),
+    ] = None,
     max_products: Annotated[
         int | None,
         typer.Option(help="Most products an estimate may take; 1000 by default.", show_default=False),
@@ -60,12 +66,15 @@ def measure(
     from noisescape.distributed.shard import end_together, is_first
     from noisescape.measurement.fast import measure_fast
     from noisescape.measurement.indicator import measure as measure_risk
+    from noisescape.measurement.layers import layer_traces
 
     if fast and (k, rtol, max_products) != (None, None, None):
         raise InvalidValueError(
             "--fast has an accuracy of its own and no eigenpairs: leave --k, --rtol and --max-products out"
         )
     risk, theta = _load(target)
+    if state_dict is not None:
+        theta = parameters_from(state_dict, risk)
     if device is not None:
         risk, theta = risk.to(device_named(device)), theta.to(device)
     replacement = not without_replacement
@@ -84,10 +93,15 @@ def measure(
             progress=not (quiet or as_json),
         )
     )
+    by_layer = (
+        layer_traces(risk, theta, batch_size=batch_size, replacement=replacement, seed=seed) if layers else None
+    )
     if is_first(risk.shard):
-        deliver(found.to_dict(), out, as_json)
+        deliver(found.to_dict() | ({"layers": by_layer.to_dict()["layers"]} if by_layer else {}), out, as_json)
         if not as_json and not quiet:
             console().print(found.table())
+            if by_layer:
+                console().print(by_layer.table())
     if risk.shard is not None:
         end_together(risk.shard)
 

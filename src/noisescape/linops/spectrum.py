@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -11,6 +12,9 @@ from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import rademacher
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,19 @@ class SpectralDensity:
     weights: Tensor
     bandwidth: float
     cost: int
+
+    def plot(self) -> Figure:
+        """The density, on a logarithmic scale, with one standard error about it."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        axis = figure.subplots()
+        least = float(self.density.max()) * 1e-8
+        low, high = ((self.density + sign * self.stderr).clamp_min(least) for sign in (-1, 1))
+        axis.fill_between(self.grid, low, high, alpha=0.3, color="#1b7837", linewidth=0)
+        axis.plot(self.grid, self.density.clamp_min(least), color="#1b7837", linewidth=1)
+        axis.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(least, None))
+        return figure
 
     def moment(self, power: int) -> tuple[float, float]:
         """Tr(A^power)/D and its standard error over probes; exact quadrature for power < 2·steps."""

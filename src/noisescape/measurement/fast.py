@@ -13,7 +13,7 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError, NonFiniteLossError
 from noisescape.linops import Estimate
 from noisescape.linops.probing import rademacher
-from noisescape.measurement.figures import as_text, estimates_of, figures_table
+from noisescape.measurement.figures import as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.risk.gradients import gradient_rows, per_sample_square_norms
@@ -69,6 +69,9 @@ class FastMeasurement:
 
     def __str__(self) -> str:
         return as_text(self.table())
+
+    def _repr_html_(self) -> str:
+        return as_html(self.table())
 
 
 def measure_fast(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+from html import escape
 from typing import Protocol
 
 from rich.console import Console
@@ -72,6 +73,17 @@ def figures_table(measured: Measured) -> Table:
         symbol, meaning = MEANING[name]
         table.add_row(symbol, str(found), interval, meaning)
     return table
+
+
+def as_html(table: Table) -> str:
+    """The table as a notebook shows it; whatever the cells hold is text."""
+    columns = [[escape(str(cell)) for cell in column.cells] for column in table.columns]
+    heads = "".join(f"<th>{escape(str(column.header))}</th>" for column in table.columns)
+    rows = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in zip(*columns, strict=True))
+    return (
+        f"<table><caption>{escape(str(table.title))}</caption>"
+        f"<thead><tr>{heads}</tr></thead><tbody>{rows}</tbody></table>"
+    )
 
 
 def as_text(table: Table) -> str:

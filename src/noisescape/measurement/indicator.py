@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.table import Table
@@ -25,10 +25,13 @@ from noisescape.linops import (
     trace_and_squared_norm,
 )
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
-from noisescape.measurement.figures import as_text, estimates_of, figures_table
+from noisescape.measurement.figures import MEANING, as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.runs.progress import steps_bar
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 SMALLEST_TOL = 3e-3
 SMALLEST_SUBSPACE = 20
@@ -112,10 +115,37 @@ class Measurement:
             table.add_row(symbol, leading, "", "leading eigenvalues")
         return table
 
+    def plot(self) -> Figure:
+        """Leading eigenvalues of H and Σ, and the ratios that say what the noise's shape does; 95 % intervals."""
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        left, right = figure.subplots(1, 2)
+        for symbol, pairs, colour in (("λ(H)", self.hessian, "#1b7837"), ("λ(Σ)", self.noise, "#762a83")):
+            positive = [(rank, value) for rank, value in enumerate(pairs.values.tolist(), 1) if value > 0]
+            if positive:
+                left.plot(*zip(*positive, strict=True), "o-", markersize=3, color=colour, label=symbol)
+        left.set(yscale="log", xlabel="rank", ylabel="eigenvalue")
+        left.legend()
+        for height, name in enumerate(reversed(_SHAPE)):
+            found = self.estimates()[name]
+            low, high = found.interval()
+            if found.value > 0:
+                right.plot([max(low, found.value / 1e3), high], [height, height], color="#444444", linewidth=1)
+                right.plot([found.value], [height], "o", color="#762a83")
+        right.axvline(1, color="#444444", linewidth=0.8, linestyle=":")
+        right.set_yticks(range(len(_SHAPE)), [MEANING[name][0] for name in reversed(_SHAPE)])
+        right.set(xscale="log", ylim=(-0.6, len(_SHAPE) - 0.4))
+        return figure
+
     def __str__(self) -> str:
         return as_text(self.table())
 
+    def _repr_html_(self) -> str:
+        return as_html(self.table())
 
+
+_SHAPE = ("anisotropy", "lower_bound", "upper_bound", "projection_coefficient", "alignment")
 _SETTINGS = ("dimension", "sample_count", "batch_size", "replacement", "k")
 
 

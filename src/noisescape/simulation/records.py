@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,12 @@ from noisescape.dynamics import Dynamics
 from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
 from noisescape.simulation.recorders import Recorder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+REPLICAS_SHOWN = 50
+"""Lines of a plot."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,27 @@ class Trajectory:
     def diverged(self) -> Tensor:
         """Whether each replica diverged, bool, (R,) or a scalar."""
         return self.diverged_at >= 0
+
+    def plot(self) -> Figure:
+        """Every record against the step; of replicas, thin lines, and their median."""
+        from matplotlib.figure import Figure
+
+        count = max(1, len(self.records))
+        figure = Figure(figsize=(4.2 * min(count, 3), 3.2 * math.ceil(count / 3)), layout="constrained")
+        panels = figure.subplots(math.ceil(count / 3), min(count, 3), squeeze=False).ravel()
+        for axis, (name, record) in zip(panels, self.records.items(), strict=False):
+            if record.values.ndim == 2:
+                axis.plot(
+                    record.steps, record.values[:, :REPLICAS_SHOWN], color="#762a83", alpha=0.2, linewidth=0.6
+                )
+                axis.plot(record.steps, record.values.nanmedian(1).values, color="#762a83")
+            else:
+                axis.plot(record.steps, record.values, color="#762a83")
+            axis.set(xlabel="step", title=name)
+        for axis in panels[len(self.records) :]:
+            axis.set_visible(False)
+        figure.suptitle(f"{self.dynamics.name}, {self.taken} steps", fontsize=10)
+        return figure
 
     def rows(self, **labels: Any) -> Iterable[dict[str, Any]]:
         """The records as tidy rows: dynamics, replica, step, metric, value, and the labels given."""
