@@ -11,6 +11,7 @@ from rich.console import Console
 from noisescape.experiments.protocols.toy_2d import BLOCK
 from noisescape.experiments.statistics import mean_over, wilson
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
+from noisescape.report.page import _plotlyjs
 from noisescape.runs.run import Run
 from run_files import ARMS, TINY, assert_same_results, check_report, files
 
@@ -121,6 +122,13 @@ def test_a_toy_report_is_self_contained(toy: Run) -> None:
         departs,
     ):
         assert text in page
+
+
+def test_a_page_one_can_play_is_small() -> None:
+    """Of the 4.8 MB of plotly.js a page holds the quarter that it needs."""
+    held = len(_plotlyjs())
+    assert 1e6 < held < 1.3e6
+    assert "MIT license" in _plotlyjs()[:300]
 
 
 def test_a_toy_table_names_every_dynamics_and_geometry(toy: Run) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
+import contourpy
 import numpy as np
 import plotly.graph_objects as go
 import torch
@@ -25,6 +26,7 @@ GEOMETRY_TITLES: dict[str, str] = {
     "rotated": "control: basin turned by 90°",
 }
 EXTENT = (-2.2, 2.2)
+FRAMES = 40
 
 
 def toy_2d_report(run: Run) -> tuple[str, list[Section]]:
@@ -137,12 +139,12 @@ def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplF
     for spare in grid.flat[len(names) :]:
         spare.set_axis_off()
     for axis, name in zip(grid.flat, in_order(names), strict=False):
-        axis.contour(x, y, np.log10(height + 1e-2), levels=14, colors="#9aa5b1", linewidths=0.6)
+        axis.contour(x, y, np.log10(height + 1e-2), levels=10, colors="#9aa5b1", linewidths=0.6)
         low = EXTENT[0]
         axis.fill_between([low, escaped_below], low, escaped_below, color="#5a9a3c", alpha=0.12, linewidth=0)
         path = paths[f"published/{name}"].numpy()
         for replica in range(min(3, path.shape[1])):
-            axis.plot(*path[:, replica].T, color=COLOURS[name], linewidth=0.8, alpha=0.8)
+            axis.plot(*path[::2, replica].T, color=COLOURS[name], linewidth=0.8, alpha=0.8)
             axis.plot(*path[-1, replica], "o", color=COLOURS[name], markersize=5)
         axis.plot(*SHARP_MINIMUM, "*", color="black", markersize=8)
         axis.plot(*FLAT_MINIMUM, "P", color="black", markersize=6)
@@ -163,16 +165,19 @@ def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
     chosen = _published(paths)
     names = in_order(key.removeprefix("published/") for key in chosen)
     length = len(next(iter(chosen.values())))
-    x, y, height = _landscape(points=90)
-    frame_numbers = list(range(0, length, max(1, length // 60)))
+    x, y, height = _landscape(points=71)
+    frame_numbers = list(range(0, length, max(1, length // FRAMES)))
     if frame_numbers[-1] != length - 1:
         frame_numbers.append(length - 1)
+
+    def rounded(places: Tensor) -> list[float]:
+        return [round(place, 3) for place in places.tolist()]  # of a page all digits would be half
 
     def markers(position: int) -> list[go.Scatter]:
         return [
             go.Scatter(
-                x=chosen[f"published/{name}"][position, :, 0].tolist(),
-                y=chosen[f"published/{name}"][position, :, 1].tolist(),
+                x=rounded(chosen[f"published/{name}"][position, :, 0]),
+                y=rounded(chosen[f"published/{name}"][position, :, 1]),
                 mode="markers",
                 name=LABELS[name],
                 marker={"color": COLOURS[name], "size": 10, "line": {"color": "white", "width": 1}},
@@ -180,15 +185,13 @@ def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
             for name in names
         ]
 
-    contour = go.Contour(
-        x=x[0].tolist(),
-        y=y[:, 0].tolist(),
-        z=np.round(np.log10(height + 1e-2), 3).tolist(),
-        colorscale=[[0, "#9aa5b1"], [1, "#9aa5b1"]],
-        showscale=False,
-        autocontour=False,
-        contours={"coloring": "lines", "start": -2, "end": 2, "size": 0.25},
-        line={"width": 1},
+    along, across = _contour_lines(x, y, np.log10(height + 1e-2), np.arange(-2, 2.01, 0.25))
+    contour = go.Scatter(
+        x=along,
+        y=across,
+        mode="lines",
+        line={"color": "#9aa5b1", "width": 1},
+        showlegend=False,
         hoverinfo="skip",
     )
     traced = list(range(1, len(names) + 1))
@@ -234,13 +237,27 @@ def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
     return figure
 
 
-def _landscape(points: int = 241) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _landscape(points: int = 101) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The published landscape for the single data point x = 0, on a grid."""
     line = torch.linspace(*EXTENT, points)
     first, second = torch.meshgrid(line, line, indexing="xy")
     risk = toy_2d(torch.zeros(1, 2), "published")
     height = risk.loss(torch.stack([first.flatten(), second.flatten()], dim=1))
     return first.numpy(), second.numpy(), height.view(points, points).numpy()
+
+
+def _contour_lines(
+    x: np.ndarray, y: np.ndarray, height: np.ndarray, levels: np.ndarray
+) -> tuple[list[float | None], list[float | None]]:
+    """All contours as one line with gaps."""
+    generator = contourpy.contour_generator(x, y, height)
+    along: list[float | None] = []
+    across: list[float | None] = []
+    for level in levels:
+        for line in map(np.asarray, generator.lines(float(level))):
+            along += [*(round(float(place), 3) for place in line[:, 0]), None]
+            across += [*(round(float(place), 3) for place in line[:, 1]), None]
+    return along, across
 
 
 def _published(paths: Mapping[str, Tensor]) -> dict[str, Tensor]:
