@@ -8,9 +8,10 @@ from collections.abc import Sequence
 
 from noisescape.experiments.claims import Finding
 from noisescape.experiments.claims.lab_catalogue import LAB_CLAIMS
-from noisescape.report.page import Section, Table
+from noisescape.report.page import Judged, Section, Table, Verdict, Verdicts
 
-COLUMNS = ("verdict", "claim", "case", "experiment", "effect [interval]", "n", "p", "standing", "note")
+TONES = {"supported": "good", "contradicted": "bad", "undecided": "care"}
+"""The colour of a verdict, beside its word."""
 LOOKS = ("claim", "experiment", "seeds", "effect [interval]", "p", "decides below", "crossed", "note")
 EXPLORATORY = (
     "Exploratory intervals are at 95 % and corrected neither for the other claims nor for looking again; p is that "
@@ -29,18 +30,21 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
     claims = [finding for finding in findings if not finding.claim.control]
     controls = [finding for finding in findings if finding.claim.control]
     counted = tally(claims, claimants(claims)) if claims else tally(controls, "controls")
-    items = [
-        _table(claims, f"{claimants(claims).capitalize()}."),
-        _looks(findings),
-        _table(controls, "Controls beside them."),
-    ]
+    scale = "Bars: intervals, on one scale for a claim; the dotted line is 0."
+    items: list[Table | Verdicts] = []
+    if claims:
+        items.append(_verdicts(claims, f"{claimants(claims).capitalize()}. {scale}"))
+    if (looks := _looks(findings)).rows:
+        items.append(looks)
+    if controls:
+        items.append(_verdicts(controls, f"Controls beside them. {scale}"))
     primary = any(not finding.claim.exploratory for finding in findings)
     return [
         Section(
             "What holds and what does not",
             f"{counted} Every rule was written down before the run; it is given at the end of this page. "
             f"n counts seeds, or replicas for escape rates. {f'{PRIMARY} ' if primary else ''}{EXPLORATORY}",
-            [item for item in items if item.rows],
+            items,
         )
     ]
 
@@ -88,26 +92,44 @@ def p_text(p: float) -> str:
     return "–" if math.isnan(p) else f"{p:.3g}"
 
 
-def _table(findings: Sequence[Finding], caption: str) -> Table:
-    rows, shown = [], None
+def _verdicts(findings: Sequence[Finding], caption: str) -> Verdicts:
+    """Grouped by claim; whose runs they are of, only where there are several."""
+    several = len({finding.source for finding in findings}) > 1
+    claims = []
+    for claim in dict.fromkeys(finding.claim for finding in findings):
+        own = [finding for finding in findings if finding.claim is claim]
+        claims.append(Judged(claim.statement, claim.standing, _shown(own, several=several)))
+    return Verdicts(claims, caption)
+
+
+def _shown(findings: Sequence[Finding], *, several: bool) -> list[Verdict]:
+    """The findings on one claim, on one scale."""
+    ends = [
+        value
+        for finding in findings
+        for value in (finding.result.low, finding.result.effect, finding.result.high)
+        if math.isfinite(value)
+    ]
+    low, high = min(ends, default=0.0), max(ends, default=0.0)
+    low, high = min(low, 0.0), max(high, 0.0)
+    shown = []
     for finding in findings:
         result = finding.result
-        statement = finding.claim.statement if finding.claim is not shown else ""
-        shown = finding.claim
-        rows.append(
-            [
+        places = (0.0, result.low, result.high, result.effect)
+        drawn = high > low and all(map(math.isfinite, places))
+        bar = [round(100 * (place - low) / (high - low), 1) for place in places] if drawn else None
+        details = [f"n = {result.n}", *([] if math.isnan(result.p) else [f"p = {p_text(result.p)}"])]
+        shown.append(
+            Verdict(
                 result.verdict,
-                statement,
-                result.case,
-                finding.source,
+                TONES[result.verdict],
+                ", ".join(filter(None, (result.case, finding.source if several else ""))),
                 finding.effect_text,
-                str(result.n),
-                p_text(result.p),
-                finding.claim.standing,
-                result.note,
-            ]
+                None if bar is None else (bar[0], bar[1], bar[2], bar[3]),
+                [*details, *filter(None, [result.note])],
+            )
         )
-    return Table(COLUMNS, rows, caption)
+    return shown
 
 
 def _looks(findings: Sequence[Finding]) -> Table:

@@ -176,6 +176,46 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class Verdict:
+    """One finding on a claim.
+
+    Attributes:
+        verdict: in words.
+        tone: as :class:`Answer`'s, its colour.
+        case: what it is of.
+        effect: with its interval, as text.
+        bar: where on a line 0, both ends and the effect lie, in per cent of it; None where an end is not finite.
+        details: n, p, a note: what there is.
+    """
+
+    verdict: str
+    tone: str
+    case: str
+    effect: str
+    bar: tuple[float, float, float, float] | None
+    details: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and what was found of it."""
+
+    statement: str
+    standing: str
+    verdicts: Sequence[Verdict]
+
+
+@dataclass(frozen=True)
+class Verdicts:
+    """Claims, each with its findings: a badge, the effect, and its interval drawn."""
+
+    claims: Sequence[Judged]
+    caption: str
+
+    kind: ClassVar[str] = "verdicts"
+
+
+@dataclass(frozen=True)
 class Control:
     """Something to set, as an HTML fragment with a script of its own. Both are trusted, not escaped."""
 
@@ -201,7 +241,7 @@ class Section:
 
     title: str
     text: str
-    items: Sequence[Table | Figure | Interactive | Answers | Control] = ()
+    items: Sequence[Table | Figure | Interactive | Answers | Verdicts | Control] = ()
     side_by_side: bool = False
 
 
