@@ -37,3 +37,9 @@ def test_laws(name: str, device: str, tmp_path: Path) -> None:
     config = replace(lab_runs.tiny(name), device=device)
     run = LABS[name].run(config, tmp_path / "run", progress=False)
     assert run.complete
+
+
+def test_a_run_names_its_gpu(device: str, tmp_path: Path) -> None:
+    run_it, config, _ = SMALL["one-hidden-layer"]
+    run = run_it(replace(config, device=device), tmp_path / "run", progress=False)
+    assert ("accelerator" in run.info) == (device == "cuda")

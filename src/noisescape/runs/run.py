@@ -91,6 +91,7 @@ class Run:
             "platform": platform.platform(),
             "cores": os.cpu_count(),
             "threads": torch.get_num_threads(),
+            **_accelerator(config),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
         text = strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
@@ -188,7 +189,7 @@ class Run:
 
     @property
     def info(self) -> dict[str, Any]:
-        """What ``run.json`` says: experiment, config, seed, data, versions, platform, threads, started."""
+        """What ``run.json`` says: experiment, config, seed, data, versions, platform, threads, a GPU, started."""
         info = _read_json(self.path / "run.json")
         if missing := {"experiment", "config", "seed"} - info.keys():
             raise InvalidValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
@@ -212,6 +213,7 @@ class Run:
             "configuration": json.dumps(info["config"], indent=2),
             "versions": ", ".join(f"{name} {version}" for name, version in info["versions"].items()),
             "platform": str(info["platform"]),
+            **({"accelerator": str(info["accelerator"])} if "accelerator" in info else {}),
             "started": str(info["started"]),
         }
 
@@ -359,6 +361,12 @@ def _column(key: str, values: list[Any]) -> pa.Array:
         return pa.array(values, arrow_type)
     names = sorted(kind.__name__ for kind in kinds)
     raise InvalidTypeError(f"column {key!r} holds {names}: a column holds numbers, or text, or true and false")
+
+
+def _accelerator(config: Mapping[str, Any]) -> dict[str, str]:
+    """The name of the GPU that a run is on."""
+    device = torch.device(str(config.get("device", "cpu")))
+    return {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
 
 
 def _versions() -> dict[str, str]:
