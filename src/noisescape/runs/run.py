@@ -366,7 +366,8 @@ def _column(key: str, values: list[Any]) -> pa.Array:
 def _accelerator(config: Mapping[str, Any]) -> dict[str, str]:
     """The name of the GPU that a run is on."""
     device = torch.device(str(config.get("device", "cpu")))
-    return {"accelerator": torch.cuda.get_device_name(device)} if device.type == "cuda" else {}
+    known = device.type == "cuda" and torch.cuda.is_available()
+    return {"accelerator": torch.cuda.get_device_name(device)} if known else {}
 
 
 def _versions() -> dict[str, str]:

@@ -23,6 +23,7 @@ from noisescape.experiments.claims import CLAIMS, Claim, Finding, Result, ledger
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import paper_suite
 from noisescape.report.ledger import ledger_sections, rules_section, tally
+from noisescape.report.page import Verdicts, render
 from noisescape.report.tables import ledger_text
 from noisescape.runs.run import Run, strict_json
 
@@ -158,20 +159,49 @@ def test_two_runs_of_one_experiment_are_named_apart(two_runs: list[Run], tmp_pat
     findings = ledger([two_runs[1], toy(tmp_path / "another", {**RATES, "gld-constant": 0.45}).pool.runs[0]])
     lines = [line for line in ledger_text(findings[:2]).plain.splitlines() if "n = " in line]
     assert ["another" in line for line in lines] == [False, True]
-    cells = [" ".join(row) for row in ledger_sections(findings)[0].items[0].rows]
-    assert sum("another" in row for row in cells) == 1
+    cases = [verdict.case for claim in shown(findings)[0].claims for verdict in claim.verdicts]
+    assert sum("another" in case for case in cases) == 1
+
+
+def shown(findings: list[Finding]) -> list[Verdicts]:
+    return [item for item in ledger_sections(findings)[0].items if isinstance(item, Verdicts)]
+
+
+def test_a_page_draws_intervals_on_one_scale_and_leaves_out_what_is_not_there() -> None:
+    def finding(low: float, effect: float, high: float, **changes: Any) -> Finding:
+        return replace(EXAMPLE, result=replace(EXAMPLE.result, low=low, effect=effect, high=high, **changes))
+
+    [found] = shown([finding(-1.0, 1.0, 3.0, p=float("nan")), finding(0.0, 0.5, 1.0, remark="told")])
+    [claim] = found.claims
+    assert [verdict.bar for verdict in claim.verdicts] == [(25.0, 0.0, 100.0, 50.0), (25.0, 25.0, 50.0, 37.5)]
+    assert not any(detail.startswith("p =") for detail in claim.verdicts[0].details)
+    assert claim.verdicts[1].details[-1] == "told"
+    [unknown] = shown([finding(float("-inf"), 1.0, float("inf"))])
+    assert unknown.claims[0].verdicts[0].bar is None
+
+
+@pytest.mark.parametrize(
+    ("verdict", "tone"), [("supported", "good"), ("contradicted", "bad"), ("undecided", "care")]
+)
+def test_a_badge_has_its_word_beside_its_colour_and_text_stays_text(verdict: str, tone: str) -> None:
+    hostile = "<script>alert(1)</script>"
+    found = replace(EXAMPLE, result=replace(EXAMPLE.result, verdict=verdict, case=hostile, remark=hostile))
+    page = render("t", "l", ledger_sections([found]), {})
+    assert f'<span class="badge {tone}">{verdict}</span>' in page
+    assert hostile not in page
+    assert page.count("&lt;script&gt;alert(1)") == 2
 
 
 def test_the_ledger_on_a_page_parts_claims_from_controls(two_runs: list[Run]) -> None:
     findings = ledger(two_runs)
     [section] = ledger_sections(findings)
-    tables = [item for item in section.items if item.kind == "table"]
-    assert [len(table.rows) for table in tables] == [
+    parts = shown(findings)
+    assert [sum(len(claim.verdicts) for claim in part.claims) for part in parts] == [
         sum(not finding.claim.control for finding in findings),
         sum(finding.claim.control for finding in findings),
     ]
     assert section.text.startswith(tally([f for f in findings if not f.claim.control]))
-    assert all(row[tables[0].columns.index("standing")] == "exploratory" for table in tables for row in table.rows)
+    assert {claim.standing for part in parts for claim in part.claims} == {"exploratory"}
     assert "Exploratory intervals are at 95 % and corrected neither for the other claims" in section.text
     assert "Primary" not in section.text, "there are none"
     [rules] = rules_section(findings)
