@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from benchmarks.harness import Outcome, Row, interleaved
-from benchmarks.measure import FAST, agree, fast, gpt2_small, images, vit, whole
+from benchmarks.measure import FAST, Residual, agree, fast, gpt2_small, images, vit, whole
 from benchmarks.problems import BATCH_SIZE, Problem
 from noisescape.experiments.models import digits_net, lenet, vgg11
 from noisescape.linops.precision import at_full_precision
@@ -33,8 +33,6 @@ STEPS = 300
 
 def run() -> Iterator[Outcome]:
     """What there is after each part."""
-    if not torch.cuda.is_available():
-        raise RuntimeError("no GPU: there is nothing to time")
     outcome = Outcome()
     for name, (risk, theta, dynamics) in loops().items():
         steps(outcome, name, risk, theta, dynamics)
@@ -58,12 +56,10 @@ Loop = tuple[ns.EmpiricalRisk, Tensor, ns.Dynamics]
 def loops() -> dict[str, Loop]:
     """Steps so small that a GPU waits for Python."""
     points = toy_points(1000, 100, torch.Generator().manual_seed(0), torch.float64).cuda()
-    toy, start = (
-        toy_2d(points),
-        torch.tensor(SHARP_MINIMUM, dtype=torch.float64).cuda().expand(1000, 2).contiguous(),
-    )
-    small = classifier(digits_net(0), images_of(500, 1, 8))
-    large = classifier(lenet(0), images_of(1200, 1, 28))
+    toy = toy_2d(points)
+    start = torch.tensor(SHARP_MINIMUM, dtype=torch.float64).cuda().expand(1000, 2).contiguous()
+    small = classifier(digits_net(0), images(500, 8, 1))
+    large = classifier(lenet(0), images(1200, 28, 1))
     return {
         "SGD, B = 20, LeNet": (large, large.parameters(), ns.SGD(BATCH_SIZE)),
         "SGD, B = 20, digits network": (small, small.parameters(), ns.SGD(BATCH_SIZE)),
@@ -82,13 +78,6 @@ def loops() -> dict[str, Loop]:
 def classifier(model: nn.Module, data: tuple[Tensor, Tensor]) -> ns.EmpiricalRisk:
     """On the GPU."""
     return ns.EmpiricalRisk(model.cuda(), nn.functional.cross_entropy, tuple(each.cuda() for each in data))
-
-
-def images_of(count: int, channels: int, side: int) -> tuple[Tensor, Tensor]:
-    """Noise, and ten classes."""
-    generator = torch.Generator().manual_seed(0)
-    inputs = torch.randn(count, channels, side, side, generator=generator)
-    return inputs, torch.randint(10, (count,), generator=generator)
 
 
 def steps(outcome: Outcome, name: str, risk: ns.EmpiricalRisk, theta: Tensor, dynamics: ns.Dynamics) -> None:
@@ -164,28 +153,20 @@ def there(make: Callable[[], Problem]) -> Callable[[], Problem]:
     return build
 
 
-class Bottleneck(nn.Module):
-    """Three convolutions with group normalisation, and what they leave out."""
-
-    def __init__(self, inputs: int, width: int, stride: int) -> None:
-        super().__init__()
-        outputs = 4 * width
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, width, 1, bias=False),
-            nn.GroupNorm(32, width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, stride, 1, bias=False),
-            nn.GroupNorm(32, width),
-            nn.ReLU(),
-            nn.Conv2d(width, outputs, 1, bias=False),
-            nn.GroupNorm(32, outputs),
-        )
-        same = inputs == outputs and stride == 1
-        self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(n, inputs, h, w) → (n, 4·width, h/stride, w/stride)."""
-        return torch.relu(self.body(x) + self.skip(x))
+def bottleneck(inputs: int, width: int, stride: int) -> Residual:
+    """A block of ResNet-50."""
+    outputs = 4 * width
+    body = nn.Sequential(
+        nn.Conv2d(inputs, width, 1, bias=False),
+        nn.GroupNorm(32, width),
+        nn.ReLU(),
+        nn.Conv2d(width, width, 3, stride, 1, bias=False),
+        nn.GroupNorm(32, width),
+        nn.ReLU(),
+        nn.Conv2d(width, outputs, 1, bias=False),
+        nn.GroupNorm(32, outputs),
+    )
+    return Residual(body, inputs, outputs, stride)
 
 
 def resnet50() -> Problem:
@@ -194,7 +175,7 @@ def resnet50() -> Problem:
     blocks, inputs = [], 64
     for width, count, first in ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)):
         for number in range(count):
-            blocks.append(Bottleneck(inputs, width, first if number == 0 else 1))
+            blocks.append(bottleneck(inputs, width, first if number == 0 else 1))
             inputs = 4 * width
     stem = [nn.Conv2d(3, 64, 7, 2, 3, bias=False), nn.GroupNorm(32, 64), nn.ReLU(), nn.MaxPool2d(3, 2, 1)]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2048, 10)]
@@ -202,8 +183,8 @@ def resnet50() -> Problem:
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
-    "LeNet": there(lambda: Problem(lenet(0), *images_of(1200, 1, 28))),
-    "VGG-11": there(lambda: Problem(vgg11(0), *images_of(1000, 3, 32))),
+    "LeNet": there(lambda: Problem(lenet(0), *images(1200, 28, 1))),
+    "VGG-11": there(lambda: Problem(vgg11(0), *images(1000, 32))),
     "ResNet-50": there(resnet50),
     "GPT-2 small": there(lambda: gpt2_small(32, 64)),
     "ViT-B": there(lambda: vit("base", 32)),

@@ -96,18 +96,12 @@ def gradients(problem: Problem) -> list[float]:
 # ---------------------------------------------------------------------- architectures
 
 
-class ResidualBlock(nn.Module):
-    """Two convolutions with group normalisation, and what they leave out."""
+class Residual(nn.Module):
+    """Convolutions with group normalisation, and what they leave out."""
 
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, body: nn.Module, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
-            nn.GroupNorm(32, outputs),
-            nn.ReLU(),
-            nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
-            nn.GroupNorm(32, outputs),
-        )
+        self.body = body
         same = inputs == outputs and stride == 1
         self.skip = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
@@ -116,11 +110,23 @@ class ResidualBlock(nn.Module):
         return torch.relu(self.body(x) + self.skip(x))
 
 
+def two_convolutions(inputs: int, outputs: int, stride: int) -> Residual:
+    """A block of ResNet-18."""
+    body = nn.Sequential(
+        nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False),
+        nn.GroupNorm(32, outputs),
+        nn.ReLU(),
+        nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False),
+        nn.GroupNorm(32, outputs),
+    )
+    return Residual(body, inputs, outputs, stride)
+
+
 def resnet18() -> Problem:
     """For 32 × 32 pixels, with group normalisation: 11 million parameters."""
     torch.manual_seed(0)
     blocks = [
-        ResidualBlock(inputs, outputs, stride)
+        two_convolutions(inputs, outputs, stride)
         for inputs, outputs, first in ((64, 64, 1), (64, 128, 2), (128, 256, 2), (256, 512, 2))
         for inputs, stride in ((inputs, first), (outputs, 1))
     ]
@@ -169,10 +175,12 @@ def gpt2_small(count: int, length: int) -> Problem:
     return Problem(Logits(model), tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous())
 
 
-def images(count: int, side: int) -> tuple[Tensor, Tensor]:
+def images(count: int, side: int, channels: int = 3) -> tuple[Tensor, Tensor]:
     """Noise, and ten classes."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randn(count, 3, side, side, generator=generator), torch.randint(10, (count,), generator=generator)
+    return torch.randn(count, channels, side, side, generator=generator), torch.randint(
+        10, (count,), generator=generator
+    )
 
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {

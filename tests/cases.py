@@ -196,12 +196,12 @@ class Case:
     def count(self) -> int:
         return len(self.targets)
 
-    def risk(self, dtype: torch.dtype = F64, **options: Any) -> EmpiricalRisk:
+    def risk(self, dtype: torch.dtype = F64, *, device: str = "cpu", **options: Any) -> EmpiricalRisk:
         def cast(tensor: Tensor) -> Tensor:
-            return tensor.to(dtype) if tensor.is_floating_point() else tensor
+            return tensor.to(device, dtype) if tensor.is_floating_point() else tensor.to(device)
 
         data = torch.utils._pytree.tree_map(cast, self.data)
-        return EmpiricalRisk(self.model(dtype), self.loss, data, **options)
+        return EmpiricalRisk(self.model(dtype).to(device), self.loss, data, **options)
 
     @functools.cached_property
     def theta(self) -> Tensor:

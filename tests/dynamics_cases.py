@@ -26,13 +26,15 @@ SAMPLES = _samples()
 THETA = torch.tensor([0.3, -0.5, 1.0], dtype=torch.float64)
 
 
-def regression() -> ns.EmpiricalRisk:
+def regression(device: str = "cpu") -> ns.EmpiricalRisk:
     """Linear regression in three parameters: correlated, anisotropic gradients; D small enough to enumerate."""
 
     def loss(theta: Tensor, sample: Tensor) -> Tensor:
         return 0.5 * ((theta * sample[..., :3]).sum(-1) - sample[..., 3]) ** 2
 
-    return ns.EmpiricalRisk.from_sample_loss(loss, SAMPLES, torch.zeros(3, dtype=torch.float64))
+    return ns.EmpiricalRisk.from_sample_loss(
+        loss, SAMPLES.to(device), torch.zeros(3, dtype=torch.float64, device=device)
+    )
 
 
 def regression_losses(theta: Tensor) -> Tensor:

@@ -139,13 +139,14 @@ CASES = {
 # ---------------------------------------------------------------------- three loops
 
 
-def plain(case: Case) -> Report:
-    model = case.model()
+def plain(case: Case, device: str = "cpu") -> Report:
+    model = case.model().to(device)
     optimizer = case.optimizer(model.parameters())
     monitor = ns.Monitor(model, optimizer, every=case.steps, measure_every=1)
     report: Report = {}
     for number, batch in enumerate(case.batches, 1):
-        (model(**batch)["loss"] / case.pieces).backward()
+        there = {key: value.to(device) for key, value in batch.items()}
+        (model(**there)["loss"] / case.pieces).backward()
         if number % case.pieces == 0:
             if case.clip:
                 nn.utils.clip_grad_norm_(model.parameters(), case.clip)

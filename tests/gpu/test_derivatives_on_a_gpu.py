@@ -6,27 +6,17 @@ import pytest
 import torch
 from torch import nn
 
-from cases import CASES, Case, close, normal
+from cases import CASES, close, normal
 from noisescape.linops.precision import at_full_precision
 from noisescape.risk import EmpiricalRisk
 
 each_case = pytest.mark.parametrize("name", CASES)
 
 
-def on(device: str, case: Case) -> EmpiricalRisk:
-    """Built there, as users do."""
-
-    def move(value):
-        return value.to(device)
-
-    inputs, targets = torch.utils._pytree.tree_map(move, case.data)
-    return EmpiricalRisk(case.model().to(device), case.loss, (inputs, targets))
-
-
 @each_case
 def test_derivatives(name: str, device: str) -> None:
     case = CASES[name]
-    risk, theta = on(device, case), case.theta.to(device)
+    risk, theta = case.risk(device=device), case.theta.to(device)
     directions, weights = normal(len(case.theta), 3, seed=8), normal(case.count, 3, seed=9)
     found = {
         "losses": (risk.losses(theta), case.losses(case.theta).detach()),
@@ -46,7 +36,7 @@ def test_derivatives(name: str, device: str) -> None:
 @each_case
 def test_covariance_and_its_norms(name: str, device: str) -> None:
     case = CASES[name]
-    risk, theta = on(device, case), case.theta.to(device)
+    risk, theta = case.risk(device=device), case.theta.to(device)
     sigma = risk.noise_covariance(theta, 3)
     dense = case.covariance() / 3
     close(sigma.dense().cpu(), dense, rtol=1e-7)
@@ -60,7 +50,7 @@ def test_covariance_and_its_norms(name: str, device: str) -> None:
 @each_case
 def test_replicas(name: str, device: str) -> None:
     case = CASES[name]
-    risk = on(device, case)
+    risk = case.risk(device=device)
     both = torch.stack([case.theta, risk.parameters().cpu()]).to(device)
     indices = torch.tensor([[0, 3, 3], [1, 2, 5]], device=device)
     one_by_one = [risk.minibatch_gradient(theta, row) for theta, row in zip(both, indices, strict=True)]

@@ -11,24 +11,13 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from cases import CASES, normal
-from dynamics_cases import ALL, AT, SAMPLES, TABLE, THETA, WANTED
+from dynamics_cases import ALL, AT, TABLE, THETA, WANTED, regression
 from noisescape.simulation import recorders
 from noisescape.simulation.captured import captured_step
 from resuming import Stop
 
 DRAWS = 20_000
 EAGER = {name for name, dynamics in ALL.items() if not dynamics.memoryless}
-
-
-def regression(device: str) -> ns.EmpiricalRisk:
-    """As in the table of dynamics, on the device."""
-
-    def loss(theta: Tensor, sample: Tensor) -> Tensor:
-        return 0.5 * ((theta * sample[..., :3]).sum(-1) - sample[..., 3]) ** 2
-
-    return ns.EmpiricalRisk.from_sample_loss(
-        loss, SAMPLES.to(device), torch.zeros(3, dtype=torch.float64, device=device)
-    )
 
 
 def there(name: str, device: str) -> ns.Dynamics:
@@ -54,8 +43,7 @@ def test_covariance_and_draws(name: str, device: str) -> None:
 
 def classifier(device: str) -> tuple[ns.EmpiricalRisk, Tensor]:
     case = CASES["conv"]
-    data = (case.inputs.to(device), case.targets.to(device))
-    return ns.EmpiricalRisk(case.model().to(device), case.loss, data), case.theta.to(device)
+    return case.risk(device=device), case.theta.to(device)
 
 
 WATCH = {"loss": recorders.loss, "first": lambda _risk, theta: theta[..., 0].clone()}

@@ -25,20 +25,7 @@ def same(found: dict[str, float], wanted: dict[str, float]) -> None:
 @each_case
 def test_plain_loop(name: str, device: str) -> None:
     case = CASES[name]
-    model = case.model().to(device)
-    optimizer = case.optimizer(model.parameters())
-    monitor = ns.Monitor(model, optimizer, every=case.steps, measure_every=1)
-    report: dict[str, float] = {}
-    for number, batch in enumerate(case.batches, 1):
-        batch = {key: value.to(device) for key, value in batch.items()}
-        (model(**batch)["loss"] / case.pieces).backward()
-        if number % case.pieces == 0:
-            if case.clip:
-                nn.utils.clip_grad_norm_(model.parameters(), case.clip)
-            optimizer.step()
-            optimizer.zero_grad()
-            report = monitor.step() or report
-    same(report, plain(case))
+    same(plain(case, device), plain(case))
 
 
 @each_case

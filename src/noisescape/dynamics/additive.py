@@ -39,6 +39,7 @@ class Additive(Dynamics):
     """
 
     name: ClassVar[str] = "additive"
+    memoryless: ClassVar[bool] = True
 
     covariance_operator: SymmetricOperator
 
@@ -68,11 +69,6 @@ class Additive(Dynamics):
         self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
     ) -> tuple[SymmetricOperator, Tensor | None]:
         return self.covariance_operator, None
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
 
     @override
     def noisy_gradient(

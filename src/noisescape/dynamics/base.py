@@ -46,19 +46,14 @@ class Dynamics(ABC):
     """
 
     name: ClassVar[str]
+    memoryless: ClassVar[bool] = False
+    """Whether every step of a trajectory is the same computation, whatever the steps before it found. Only then can
+    a GPU replay it."""
 
     @property
     def refresh(self) -> int:
         """Steps between two computations of Σ; in between the noise keeps the old one, as in the published code."""
         return 1
-
-    @property
-    def memoryless(self) -> bool:
-        """Whether every step of a trajectory is the same computation, whatever the steps before it found.
-
-        Only then can a GPU replay it. False unless a dynamics says otherwise.
-        """
-        return False
 
     @property
     def longest(self) -> int | None:

@@ -19,11 +19,7 @@ class GD(Dynamics):
     """θ ← θ − η∇L(θ). Covariance 0."""
 
     name: ClassVar[str] = "gd"
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
+    memoryless: ClassVar[bool] = True
 
     @override
     def noise(

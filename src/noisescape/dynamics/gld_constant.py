@@ -24,11 +24,7 @@ class GLDConstant(Dynamics):
 
     rho: float
     name: ClassVar[str] = "gld-constant"
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
+    memoryless: ClassVar[bool] = True
 
     @override
     def check(self, risk: EmpiricalRisk) -> None:

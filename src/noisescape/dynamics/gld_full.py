@@ -27,11 +27,7 @@ class GLDFull(DrawnNoise):
     """
 
     name: ClassVar[str] = "gld-full"
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
+    memoryless: ClassVar[bool] = True
 
     @override
     def noisy_gradient(

@@ -40,6 +40,7 @@ class LabelNoise(Dynamics):
     batch_size: int
     perturbed: EmpiricalRisk
     name: ClassVar[str] = "label-noise"
+    memoryless: ClassVar[bool] = True
 
     def __repr__(self) -> str:
         # a checkpoint goes by it: other labels are another dynamics
@@ -77,11 +78,6 @@ class LabelNoise(Dynamics):
         self, risk: EmpiricalRisk, theta: Tensor, previous: SymmetricOperator | None, generator: torch.Generator
     ) -> tuple[SymmetricOperator, Tensor | None]:
         return self.perturbed.noise_covariance(theta, self.batch_size), None
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
 
     @override
     def noisy_gradient(

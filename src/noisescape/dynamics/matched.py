@@ -54,8 +54,8 @@ class MatchedTrace(Dynamics):
         return self.inner.refresh
 
     @property
-    @override
-    def memoryless(self) -> bool:
+    def memoryless(self) -> bool:  # type: ignore[override]
+        """As its constants have it."""
         return self.inner.memoryless
 
     @override

@@ -48,8 +48,8 @@ class SGD(DrawnNoise):
             object.__setattr__(self, "replacement", False)
 
     @property
-    @override
-    def memoryless(self) -> bool:
+    def memoryless(self) -> bool:  # type: ignore[override]
+        """As its constants have it."""
         return self.sampling == "independent"
 
     @override

@@ -34,13 +34,9 @@ class SVAG(DrawnNoise):
     """
 
     name: ClassVar[str] = "svag"
+    memoryless: ClassVar[bool] = True
 
     ell: int = 1
-
-    @property
-    @override
-    def memoryless(self) -> bool:
-        return True
 
     @override
     def check(self, risk: EmpiricalRisk) -> None:

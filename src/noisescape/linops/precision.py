@@ -30,7 +30,8 @@ def at_full_precision() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         if not _TF32.get():
-            stack.enter_context(_whole_float32())
+            by_operation = hasattr(torch.backends.cudnn, "conv")  # since PyTorch 2.9
+            stack.enter_context(_whole_float32() if by_operation else _tf32(allowed=False))
         yield
 
 
@@ -41,23 +42,15 @@ def in_tf32() -> Iterator[None]:
     For trajectories, which are of the same kind either way, not for what is measured along them.
     """
     token = _TF32.set(True)
-    backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
-    before = [backend.allow_tf32 for backend in backends]
     try:
-        for backend in backends:
-            backend.allow_tf32 = True
-        yield
+        with _tf32(allowed=True):
+            yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
         _TF32.reset(token)
 
 
 @contextlib.contextmanager
 def _whole_float32() -> Iterator[None]:
-    if not hasattr(torch.backends.cudnn, "conv"):  # before PyTorch 2.9
-        yield from _without_tf32()
-        return
     before = [(each, each.fp32_precision) for each in _operations()]
     coarse = [each for each, precision in before if precision in ("tf32", "bf16")]
     products = None
@@ -74,7 +67,7 @@ def _whole_float32() -> Iterator[None]:
         if products is not None:
             torch.set_float32_matmul_precision(products)
         for operation, precision in before:
-            if operation.fp32_precision != precision:
+            if products is not None or operation in coarse:
                 operation.fp32_precision = precision
 
 
@@ -91,16 +84,18 @@ def _matrix_products() -> tuple[Any, Any]:
     return torch.backends.cuda.matmul, cpu.matmul
 
 
-def _without_tf32() -> Iterator[None]:
+@contextlib.contextmanager
+def _tf32(*, allowed: bool) -> Iterator[None]:
+    """Of products and convolutions on a GPU."""
     backends: tuple[Any, ...] = (torch.backends.cuda.matmul, torch.backends.cudnn)
     before = [backend.allow_tf32 for backend in backends]
     try:
         for backend in backends:
-            backend.allow_tf32 = False
+            backend.allow_tf32 = allowed
         yield
     finally:
-        for backend, allowed in zip(backends, before, strict=True):
-            backend.allow_tf32 = allowed
+        for backend, was in zip(backends, before, strict=True):
+            backend.allow_tf32 = was
 
 
 def full_precision(function: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

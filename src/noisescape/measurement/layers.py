@@ -72,11 +72,7 @@ class LayerTraces:
         places = range(len(self.names))
         left.barh(places, self.trace_sigma, color="#762a83")
         values = [found.value for found in self.trace_h]
-        ends = [found.interval() for found in self.trace_h]
-        errors = [
-            [value - low for value, (low, _) in zip(values, ends, strict=True)],
-            [high - value for value, (_, high) in zip(values, ends, strict=True)],
-        ]
+        errors = [found.interval()[1] - found.value for found in self.trace_h]
         right.barh(places, values, xerr=errors, color="#1b7837", ecolor="#444444")
         left.set_yticks(places, self.names)
         left.invert_yaxis()
@@ -138,7 +134,7 @@ def layer_traces(
     hessian = risk.hessian(theta)
     generator = torch.Generator(theta.device).manual_seed(seed)
     found: dict[str, list[Tensor]] = {name: [] for name in spans}
-    at_once = max(1, hessian.column_bytes // (len(theta) * theta.element_size()))
+    at_once = max(1, hessian.columns_that_fit(probes))
     for start in range(0, probes, at_once):
         signs = rademacher(len(theta), min(at_once, probes - start), theta, generator)
         products = signs * (hessian @ signs)

@@ -6,7 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 
-from noisescape.experiments.claims import Finding
+from noisescape.experiments.claims import Finding, Result
 from noisescape.experiments.claims.lab_catalogue import LAB_CLAIMS
 from noisescape.report.page import Judged, Section, Table, Verdict, Verdicts
 
@@ -110,14 +110,10 @@ def _shown(findings: Sequence[Finding], *, several: bool) -> list[Verdict]:
         for value in (finding.result.low, finding.result.effect, finding.result.high)
         if math.isfinite(value)
     ]
-    low, high = min(ends, default=0.0), max(ends, default=0.0)
-    low, high = min(low, 0.0), max(high, 0.0)
+    low, high = min([0.0, *ends]), max([0.0, *ends])
     shown = []
     for finding in findings:
         result = finding.result
-        places = (0.0, result.low, result.high, result.effect)
-        drawn = high > low and all(map(math.isfinite, places))
-        bar = [round(100 * (place - low) / (high - low), 1) for place in places] if drawn else None
         details = [f"n = {result.n}", *([] if math.isnan(result.p) else [f"p = {p_text(result.p)}"])]
         shown.append(
             Verdict(
@@ -125,11 +121,21 @@ def _shown(findings: Sequence[Finding], *, several: bool) -> list[Verdict]:
                 TONES[result.verdict],
                 ", ".join(filter(None, (result.case, finding.source if several else ""))),
                 finding.effect_text,
-                None if bar is None else (bar[0], bar[1], bar[2], bar[3]),
+                _bar(result, low, high),
                 [*details, *filter(None, [result.note])],
             )
         )
     return shown
+
+
+def _bar(result: Result, low: float, high: float) -> tuple[float, float, float, float] | None:
+    """Where 0, the interval's ends and the effect lie between the ends of a line, in per cent."""
+    if high <= low or not all(map(math.isfinite, (result.low, result.high, result.effect))):
+        return None
+    zero, left, right, effect = (
+        round(100 * (place - low) / (high - low), 1) for place in (0.0, result.low, result.high, result.effect)
+    )
+    return zero, left, right, effect
 
 
 def _looks(findings: Sequence[Finding]) -> Table:

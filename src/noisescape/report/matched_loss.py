@@ -196,7 +196,7 @@ def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
     across = min(PANELS, len(arms))
     bands = math.ceil(len(arms) / across)
     figure = new_figure(1.2 + 2.3 * across, 0.6 + 3.4 * bands)
-    panels = figure.subplots(2 * bands, across, sharex=True, sharey=False, squeeze=False)
+    panels = figure.subplots(2 * bands, across, sharex=True, squeeze=False)
     losses, accuracies = panels[::2].ravel(), panels[1::2].ravel()
     for above, below, name in zip(losses, accuracies, arms, strict=False):
         _draw_curves(above, curves, "gd", "loss")

@@ -27,6 +27,7 @@ GEOMETRY_TITLES: dict[str, str] = {
 }
 EXTENT = (-2.2, 2.2)
 FRAMES = 40
+"""Of the moving picture. A page of 60 would be over 2 MB."""
 
 
 def toy_2d_report(run: Run) -> tuple[str, list[Section]]:

@@ -112,7 +112,9 @@ class EmpiricalRisk:
         function = ModelLoss(model, loss, normalisation)
         budget = memory_budget or default_memory_budget(function.device)
         opened = open_data(function, data, function.flat_parameters, budget, chunk_size, shard)
-        self._assemble(opened.function, opened.samples, opened.tried, function.flat_parameters, budget, chunk_size)
+        self._assemble(
+            opened.function, opened.samples, opened.tried, function.flat_parameters, memory_budget, chunk_size
+        )
 
     @staticmethod
     def from_losses(
@@ -167,7 +169,7 @@ class EmpiricalRisk:
         samples: Samples,
         tried: Sequence[Batch],
         parameters: Callable[[], Tensor],
-        budget: int,
+        memory_budget: int | None,
         chunk_size: int | None,
     ) -> None:
         self._function = function
@@ -175,7 +177,7 @@ class EmpiricalRisk:
         self._tried = list(tried)
         self._largest_tried = max(batch.size for batch in tried)
         self._parameters = parameters
-        self._budget = budget
+        self._asked_budget = memory_budget
         self._chunk_size = chunk_size
         self._capabilities = Capabilities(function, samples, self._tried, self._point)
         self._last_copy: weakref.ref[Tensor] | None = None
@@ -188,9 +190,7 @@ class EmpiricalRisk:
         self, function: ModelLoss, samples: Samples, parameters: Callable[[], Tensor], tried: Sequence[Batch]
     ) -> EmpiricalRisk:
         other = type(self).__new__(type(self))
-        by_default = self._budget == default_memory_budget(self.device)
-        budget = default_memory_budget(function.device) if by_default else self._budget
-        other._assemble(function, samples, tried, parameters, budget, self._chunk_size)
+        other._assemble(function, samples, tried, parameters, self._asked_budget, self._chunk_size)
         return other
 
     # ------------------------------------------------------------------ what it is made of
@@ -497,6 +497,11 @@ class EmpiricalRisk:
 
     # ------------------------------------------------------------------ how it is evaluated
 
+    @property
+    def _budget(self) -> int:
+        """Bytes for the temporaries of one evaluation."""
+        return self._asked_budget or default_memory_budget(self.device)
+
     @functools.cached_property
     def _chunking(self) -> Chunking:
         function = self._function
@@ -550,11 +555,11 @@ class EmpiricalRisk:
 def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> EmpiricalRisk:
     """The risk of a closed form: what :meth:`EmpiricalRisk.from_losses` and ``from_sample_loss`` return."""
     samples = function.samples()
-    budget = check_positive("memory_budget", memory_budget) or default_memory_budget(function.device)
+    check_positive("memory_budget", memory_budget)
     chunk_size = samples.count if function.whole else None
     risk = EmpiricalRisk.__new__(EmpiricalRisk)
     tried = [samples.between(0, samples.count)]
-    risk._assemble(function, samples, tried, function.flat_parameters, budget, chunk_size)
+    risk._assemble(function, samples, tried, function.flat_parameters, memory_budget, chunk_size)
     return risk
 
 

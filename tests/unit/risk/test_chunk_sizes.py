@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import noisescape as ns
 from cases import CASES, F64, Batches, Case, close, normal
 from internals import chunk_size, sample_bytes
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import DEFAULT_MEMORY_BUDGET, EmpiricalRisk
 from noisescape.risk.gradients import row_chunks
 from noisescape.risk.passes import hvp_by_forward_mode
 
@@ -60,3 +61,12 @@ def test_replicas_share_the_memory_budget() -> None:
     sizes = {rows.shape[-2] for rows in row_chunks(risk, torch.zeros(20, 50))}
     assert max(sizes) * 20 * 50 * 4 <= 2**20
     assert len(sizes) >= 1
+
+
+def test_a_budget_asked_for_stays_and_the_default_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for or not, it was the same number where the risk was built."""
+    case = CASES["mlp cross-entropy"]
+    plain, asked = case.risk(), case.risk(memory_budget=DEFAULT_MEMORY_BUDGET)
+    monkeypatch.setattr("noisescape.risk.empirical_risk.default_memory_budget", lambda device: 12_345)
+    moved = [risk.to(torch.float32)._chunking.budget for risk in (plain, asked)]
+    assert moved == [12_345, DEFAULT_MEMORY_BUDGET]
