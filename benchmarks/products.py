@@ -7,6 +7,7 @@ model, data, number of threads and one chunk of all samples.
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -59,7 +60,7 @@ def run() -> Outcome:
             for side, found in results.items():
                 outcome.agree(f"{label}: {side}", found, results[OURS], 1e-3)
             slow = of_text or any("exact" in side for side in sides)
-            timed = interleaved({**sides, "gradient": problem.step_cost}, 5 if slow else 9)
+            timed = interleaved({**sides, "gradient": problem.step_cost}, 5 if slow else 9, clock=time.process_time)
             outcome.seconds |= {f"{label}: {side}": each for side, each in timed.items()}
             medians = {side: sorted(each)[len(each) // 2] for side, each in timed.items()}
             best = min((side for side in sides if side != OURS), key=lambda side: medians[side])
