@@ -41,9 +41,9 @@ class SpectralDensity:
 
     def plot(self) -> Figure:
         """The density, on a logarithmic scale, with one standard error about it."""
-        from matplotlib.figure import Figure
+        from noisescape.pictures import Picture  # matplotlib is slow to import
 
-        figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+        figure = Picture(6.4, 3.6)
         axis = figure.subplots()
         least = float(self.density.max()) * 1e-8
         low, high = ((self.density + sign * self.stderr).clamp_min(least) for sign in (-1, 1))

@@ -117,9 +117,9 @@ class Measurement:
 
     def plot(self) -> Figure:
         """Leading eigenvalues of H and Σ, and the ratios that say what the noise's shape does; 95 % intervals."""
-        from matplotlib.figure import Figure
+        from noisescape.pictures import Picture  # matplotlib is slow to import
 
-        figure = Figure(figsize=(9, 3.6), layout="constrained")
+        figure = Picture(9, 3.6)
         left, right = figure.subplots(1, 2)
         for symbol, pairs, colour in (("λ(H)", self.hessian, "#1b7837"), ("λ(Σ)", self.noise, "#762a83")):
             positive = [(rank, value) for rank, value in enumerate(pairs.values.tolist(), 1) if value > 0]

@@ -65,9 +65,9 @@ class LayerTraces:
 
     def plot(self) -> Figure:
         """TrΣ and TrH of every layer, with 95 % intervals."""
-        from matplotlib.figure import Figure
+        from noisescape.pictures import Picture  # matplotlib is slow to import
 
-        figure = Figure(figsize=(8, 1.2 + 0.3 * len(self.names)), layout="constrained")
+        figure = Picture(8, 1.2 + 0.3 * len(self.names))
         left, right = figure.subplots(1, 2, sharey=True)
         places = range(len(self.names))
         left.barh(places, self.trace_sigma, color="#762a83")

@@ -66,10 +66,10 @@ class Trajectory:
 
     def plot(self) -> Figure:
         """Every record against the step; of replicas, thin lines, and their median."""
-        from matplotlib.figure import Figure
+        from noisescape.pictures import Picture  # matplotlib is slow to import
 
         count = max(1, len(self.records))
-        figure = Figure(figsize=(4.2 * min(count, 3), 3.2 * math.ceil(count / 3)), layout="constrained")
+        figure = Picture(4.2 * min(count, 3), 3.2 * math.ceil(count / 3))
         panels = figure.subplots(math.ceil(count / 3), min(count, 3), squeeze=False).ravel()
         for axis, (name, record) in zip(panels, self.records.items(), strict=False):
             if record.values.ndim == 2:

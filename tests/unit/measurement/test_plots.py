@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
+
 import pytest
 import torch
+from PIL import Image
 from rich.table import Table
 
 import noisescape as ns
@@ -40,6 +43,18 @@ def test_a_trajectorys_records_are_drawn(replicas: int | None) -> None:
     assert len(figure.axes[0].lines) == (1 if replicas is None else replicas + 1)
     alone = ns.simulate(RISK, ns.GD(), RISK.parameters(), lr=0.1, steps=3, record={}, progress=False)
     assert not alone.plot().axes[0].get_visible()
+
+
+def test_a_notebook_shows_what_is_drawn_as_a_picture() -> None:
+    """Also where nothing has imported pyplot, without which it shows matplotlib's own figures as text."""
+    density = ns.spectral_density(RISK.hessian(RISK.parameters()), steps=10, probes=3)
+    layers = ns.layer_traces(RISK, RISK.parameters(), batch_size=5, probes=2)
+    run = ns.simulate(RISK, ns.GD(), RISK.parameters(), lr=0.1, steps=3, progress=False)
+    for drawn in (MEASURED.plot(), density.plot(), layers.plot(), run.plot()):
+        with Image.open(io.BytesIO(drawn._repr_png_())) as picture:
+            width, height = drawn.get_size_inches() * drawn.dpi
+            assert picture.size == (pytest.approx(width, abs=1), pytest.approx(height, abs=1))
+            assert len(picture.convert("RGB").getcolors(picture.width * picture.height)) > 2
 
 
 def test_notebooks_show_text_as_text() -> None:
