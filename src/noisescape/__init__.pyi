@@ -56,6 +56,7 @@ from .measurement import (
 from .risk import Columns, DifferenceHessian, EmpiricalRisk
 from .simulation import Trajectory, recorders, simulate
 from .theory import landscapes
+from .theory.basin import LossAlong, loss_along
 from .training import BatchSizeAdvice, BranchedCheck, Monitor, as_if_batch, batch_size_advice, branched_check
 
 __version__: str
@@ -90,6 +91,7 @@ __all__ = [
     "GLDTopEigenvector",
     "LabelNoise",
     "LayerTraces",
+    "LossAlong",
     "LossBudget",
     "MatchedTrace",
     "Measurement",
@@ -119,6 +121,7 @@ __all__ = [
     "layer_relative_sharpness",
     "layer_traces",
     "linops",
+    "loss_along",
     "loss_budget",
     "measure",
     "measure_fast",

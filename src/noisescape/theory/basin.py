@@ -9,18 +9,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError, NonFiniteLossError
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.arguments import check_theta
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.risk.passes import loss_and_gradient, unchecked_losses
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 RECENT = 10
 """Steps of a quench within which the loss must come to a new least value, and above whose highest none may end. One
@@ -204,39 +208,84 @@ class LossAlong:
     Attributes:
         position: share of the path's length, from 0 to 1, (P,).
         loss: L there, float64, (P,); infinite values as they are.
+        distance: length of the path from the knot expanded about, else from its start, in units of θ, (P,);
+            negative before that knot.
+        quadratic: L(θ₀) + ḡᵀv + ½vᵀHv for v = θ − θ₀ there, θ₀ that knot, (P,); None where none was asked for.
     """
 
     position: Tensor
     loss: Tensor
+    distance: Tensor
+    quadratic: Tensor | None = None
+
+    def plot(self) -> Figure:
+        """The loss against the distance, and the quadratic, dashed, as far as the loss goes."""
+        from noisescape.pictures import Picture  # matplotlib is slow to import
+
+        figure = Picture(6.4, 3.6)
+        axis = figure.subplots()
+        axis.plot(self.distance, self.loss, color="#762a83", label="L")
+        axis.set(xlabel="distance along the path", ylabel="L")
+        if self.quadratic is not None:
+            seen = self.loss[self.loss.isfinite()]
+            if len(seen) and seen.min() < seen.max():  # far from θ₀ the quadratic may be beyond all measure
+                margin = 0.05 * float(seen.max() - seen.min())
+                axis.set_ylim(float(seen.min()) - margin, float(seen.max()) + margin)
+            axis.plot(self.distance, self.quadratic, "--", color="#1b7837", label="L(θ₀) + ḡᵀv + ½vᵀHv")
+            axis.axvline(0, color="#444444", linewidth=0.8, linestyle=":")
+            axis.legend()
+        return figure
 
 
-def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41) -> LossAlong:
-    """L at evenly spaced points of every segment of a path.
+def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41, about: int | None = None) -> LossAlong:
+    """L at evenly spaced points of every segment of a path, and its second-order expansion about a knot.
+
+    From one iterate to another the path is ``torch.stack([start, end])``; through a minimum θ₀ along a unit vector
+    u it is ``torch.stack([θ₀ - r*u, θ₀, θ₀ + r*u])`` with ``about=1``.
 
     Args:
         risk: L.
         path: its knots, (K, D), K ≥ 2.
         points: of a segment, its ends included.
+        about: index of the knot θ₀ to expand L about, L(θ₀) + ḡᵀv + ½vᵀHv; it costs a gradient and K products Hv.
 
     Raises:
-        ValueError: fewer than two knots or points; knots that are no θ of the risk.
+        ValueError: fewer than two knots or points; knots that are no θ of the risk; no such knot to expand about.
+        NonFiniteLossError: the loss is not finite at the knot expanded about.
+        FailedError: the model has no second derivative, and an expansion was asked for.
+
+    >>> import noisescape as ns
+    >>> wells = ns.EmpiricalRisk.from_losses(lambda x: (x.square() - 1).square(), torch.ones(1))
+    >>> found = loss_along(wells, torch.tensor([[0.5], [1.0], [1.5]]), points=2, about=1)
+    >>> found.distance.tolist(), found.loss.tolist(), found.quadratic.tolist()
+    ([-0.5, 0.0, 0.5], [0.5625, 0.0, 1.5625], [1.0, 0.0, 1.0])
     """
     if path.ndim != 2 or len(path) < 2:
         raise InvalidValueError(f"a path has at least two knots, (K, D), not shape {tuple(path.shape)}")
     if points < 2:
         raise InvalidValueError(f"points must be at least 2, the ends of a segment, not {points}")
+    if about is not None and not -len(path) <= about < len(path):
+        raise InvalidValueError(f"about = {about}, but the path has knots 0 to {len(path) - 1}")
     _check_theta(risk, path[0], "each knot")
-    lengths = (path[1:] - path[:-1]).double().norm(dim=1)
+    expansion = None if about is None else _expansion(risk, path, about)
+    lengths = (path[1:] - path[:-1]).double().norm(dim=1).cpu()
     before = torch.cat([lengths.new_zeros(1), lengths.cumsum(0)])
     shares = torch.linspace(0, 1, points, dtype=torch.float64)
-    positions, losses = [], []
+    distances, losses, quadratic = [], [], []
     for knot, (start, end) in enumerate(pairwise(path)):
         for share in shares[min(knot, 1) :].tolist():  # a knot is the end of one segment and the start of the next
-            positions.append(float(before[knot] + share * lengths[knot]))
+            distances.append(float(before[knot] + share * lengths[knot]))
             losses.append(_loss(risk, torch.lerp(start, end, share)))
-    position = torch.tensor(positions, dtype=torch.float64)
+            if expansion is not None:
+                quadratic.append(expansion(knot, share))
+    distance = torch.tensor(distances, dtype=torch.float64)
     whole = float(before[-1])
-    return LossAlong(position / whole if whole else position, torch.tensor(losses, dtype=torch.float64))
+    return LossAlong(
+        distance / whole if whole else distance,
+        torch.tensor(losses, dtype=torch.float64),
+        distance if about is None else distance - before[about],
+        None if expansion is None else torch.tensor(quadratic, dtype=torch.float64),
+    )
 
 
 def barrier(risk: EmpiricalRisk, start: Tensor, end: Tensor, *, points: int = 41) -> float:
@@ -290,6 +339,23 @@ def _on_segment(risk: EmpiricalRisk, above: Tensor, below: Tensor, level: float)
             break
         low, high = (middle, high) if loss > level else (low, middle)
     return theta, loss
+
+
+def _expansion(risk: EmpiricalRisk, path: Tensor, about: int) -> Callable[[int, float], float]:
+    """L to second order about a knot: of a segment's number, and the share of it that is behind, its value."""
+    risk, centre = in_operator_precision(risk, path[about])
+    loss, gradient = risk.loss(centre).double().cpu(), risk.gradient(centre)
+    away = path.to(centre.dtype) - centre
+    # v is linear along a segment, so that the knots' own products say all
+    slopes = (away @ gradient).double().cpu()
+    forms = (away @ (risk.hessian(centre) @ away.T)).double().cpu()
+
+    def value(segment: int, share: float) -> float:
+        weights = torch.tensor([1 - share, share], dtype=torch.float64)
+        ends = slice(segment, segment + 2)
+        return float(loss + weights @ slopes[ends] + 0.5 * weights @ forms[ends, ends] @ weights)
+
+    return value
 
 
 def _loss(risk: EmpiricalRisk, theta: Tensor) -> float:

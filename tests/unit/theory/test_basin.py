@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 import noisescape as ns
+from cases import Case
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.theory.basin import at_matched_loss, barrier, loss_along, quench, settle
 from noisescape.theory.landscapes import quadratic
@@ -185,8 +186,69 @@ def test_the_loss_along_a_path_is_that_of_its_points() -> None:
 
 def test_a_path_of_no_length_is_at_its_start() -> None:
     found = loss_along(bowl(2.0), torch.ones(2, 1, dtype=F64), points=2)
-    assert found.position.tolist() == [0.0, 0.0]
+    assert found.position.tolist() == found.distance.tolist() == [0.0, 0.0]
     assert found.loss.tolist() == [1.0, 1.0]
+
+
+BENT = torch.tensor([[0.5, -1.0], [2.0, 1.0], [2.0, 0.5], [-1.0, 0.0]], dtype=F64)
+
+
+@pytest.mark.parametrize("about", [0, 1, 3, -2])
+def test_a_quadratic_is_its_own_expansion_about_any_knot(about: int) -> None:
+    found = loss_along(bowl(3.0, 0.5), BENT, points=7, about=about)
+    torch.testing.assert_close(found.quadratic, found.loss)
+    steps = BENT.diff(dim=0).norm(dim=1)
+    assert float(found.distance[0]) == pytest.approx(-float(steps[: about % 4].sum()))
+    torch.testing.assert_close(found.distance.diff(), found.position.diff() * steps.sum())
+
+
+def test_the_expansion_of_a_network_is_that_of_its_gradient_and_dense_hessian(mlp: Case) -> None:
+    risk, theta = mlp.risk(), mlp.theta
+    generator = torch.Generator().manual_seed(0)
+    path = theta + 0.3 * torch.randn(3, len(theta), generator=generator, dtype=theta.dtype)
+    found = loss_along(risk, path, points=3, about=1)
+    offsets = [path[0], path[:2].mean(0), path[1], path[1:].mean(0), path[2]]
+    hessian, gradient = risk.hessian(path[1]).dense(), risk.gradient(path[1])
+    for place, point_ in enumerate(offsets):
+        away = point_ - path[1]
+        expected = risk.loss(path[1]) + gradient @ away + 0.5 * away @ hessian @ away
+        assert float(found.quadratic[place]) == pytest.approx(float(expected), rel=1e-10)
+        assert float(found.loss[place]) == pytest.approx(float(risk.loss(point_)), rel=1e-12)
+
+
+def test_near_a_minimum_the_loss_departs_from_its_expansion_at_third_order() -> None:
+    """(x² − 1)² = 4s² + 4s³ + s⁴ at x = 1 + s."""
+    found = loss_along(WELLS, torch.tensor([[0.9], [1.0], [1.1]], dtype=F64), points=5, about=1)
+    s = found.distance
+    torch.testing.assert_close(found.quadratic, 4 * s**2)
+    torch.testing.assert_close(found.loss - found.quadratic, 4 * s**3 + s**4)
+
+
+def test_half_precision_is_expanded_in_single() -> None:
+    model = torch.nn.Linear(3, 2).to(torch.bfloat16)
+    data = torch.randn(20, 3).bfloat16(), torch.arange(20) % 2
+    risk = ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, data)
+    theta = risk.parameters()
+    found = loss_along(risk, torch.stack([theta, theta + 0.5]), points=3, about=0)
+    assert found.quadratic.dtype == F64
+    assert float(found.quadratic[0]) == pytest.approx(float(found.loss[0]), rel=0.01)
+
+
+def test_what_is_drawn_is_the_loss_and_its_expansion_no_further_than_the_loss() -> None:
+    path = torch.tensor([[-2.0], [1.0], [1.5]], dtype=F64)
+    found = loss_along(WELLS, path, points=9, about=1)
+    (axis,) = found.plot().axes
+    drawn, expansion, centre = axis.lines
+    assert list(drawn.get_xdata()) == found.distance.tolist()
+    assert list(drawn.get_ydata()) == found.loss.tolist()
+    assert list(expansion.get_ydata()) == found.quadratic.tolist()
+    assert set(centre.get_xdata()) == {0}
+    assert float(found.quadratic.max()) > axis.get_ylim()[1] > float(found.loss.max())
+    (axis,) = loss_along(WELLS, path, points=9).plot().axes
+    assert len(axis.lines) == 1
+    assert axis.get_legend() is None
+    (level,) = loss_along(bowl(2.0), torch.ones(2, 1, dtype=F64), about=0).plot().axes
+    assert level.get_ylim()[0] < 1 < level.get_ylim()[1]
 
 
 @pytest.mark.parametrize(("start", "end"), [(-1.0, 1.0), (-1.05, 0.9), (-0.7, 1.3), (1.3, -0.9)])
@@ -228,6 +290,14 @@ def test_a_barrier_where_the_loss_overflows_is_infinite() -> None:
         (lambda: loss_along(WELLS, point(1.0)), "a path has at least two knots"),
         (lambda: barrier(WELLS, point(1.0), point(2.0), points=2), "points must be at least 3"),
         (lambda: loss_along(WELLS, torch.zeros(2, 1, dtype=F64), points=1), "points must be at least 2"),
+        (
+            lambda: loss_along(WELLS, torch.zeros(2, 1, dtype=F64), about=2),
+            "about = 2, but the path has knots 0 to 1",
+        ),
+        (
+            lambda: loss_along(WELLS, torch.tensor([[math.nan], [1.0]], dtype=F64), about=0),
+            "not finite",
+        ),
         (lambda: quench(WELLS, point(math.nan), level=0, lr=0.1, steps=1), "not finite"),
         (lambda: quench(WELLS, point(1.0), level=math.nan, lr=0.1, steps=1), "level must be a finite loss"),
         (lambda: quench(WELLS, point(1.0), level=math.inf, lr=0.1, steps=1), "level must be a finite loss"),
