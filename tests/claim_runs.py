@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console, RenderableType
 from scipy import stats
 
 from noisescape.experiments.claims import CLAIMS, Claim, Evidence, Result
@@ -526,3 +528,10 @@ def newcombe(one: tuple[int, int], other: tuple[int, int], level: float) -> tupl
         p1 - p2 - math.sqrt((p1 - low1) ** 2 + (high2 - p2) ** 2),
         p1 - p2 + math.sqrt((high1 - p1) ** 2 + (p2 - low2) ** 2),
     )
+
+
+def in_terminal(shown: RenderableType, width: int = 300) -> str:
+    """As printed in a terminal of so many columns, without the blanks at the ends of lines."""
+    printed = io.StringIO()
+    Console(width=width, file=printed, color_system=None).print(shown)
+    return "".join(f"{line.rstrip()}\n" for line in printed.getvalue().splitlines())

@@ -54,7 +54,7 @@ def findings_of(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def print_ledger(runs: Sequence[Run], *, verbose: bool = False) -> None:
     """The ledger of runs, where they bear on any claim."""
     from noisescape.experiments.claims import ledger
-    from noisescape.report.tables import ledger_text
+    from noisescape.report.ledger_terminal import ledger_text
 
     if findings := ledger(runs):
         console().print(ledger_text(findings, verbose=verbose))

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, Literal
 
 from typing_extensions import override
 
-from noisescape.errors import InvalidValueError, unknown
+from noisescape.errors import InvalidTypeError, InvalidValueError, unknown
+from noisescape.scalars import check_positive, check_whole
 
 COMPARED = (
     "gd",
@@ -41,25 +42,23 @@ INITS: tuple[Init, ...] = ("fan-in", "fan-out")
 
 
 def require_at_least(config: object, **least: int) -> None:
-    """Refuse a constant below its least value.
+    """Refuse a constant that is no int, or below its least value.
 
     Raises:
         ValueError: the message names it.
     """
     for name, bound in least.items():
-        if getattr(config, name) < bound:
-            raise InvalidValueError(f"{name} must be at least {bound}, not {getattr(config, name)}")
+        check_whole(name, getattr(config, name), bound)
 
 
 def require_positive(config: object, *names: str) -> None:
-    """Refuse a constant that is 0, negative or NaN.
+    """Refuse a constant that is no number, 0, negative, NaN or infinite.
 
     Raises:
         ValueError: the message names it.
     """
     for name in names:
-        if not getattr(config, name) > 0:
-            raise InvalidValueError(f"{name} must be positive, not {getattr(config, name)}")
+        check_positive(name, getattr(config, name))
 
 
 SMALL_IMAGES = ("digits", "fashion_mnist")
@@ -87,6 +86,8 @@ def require_dynamics(names: Iterable[str]) -> None:
     Raises:
         ValueError: the message has the nearest ones.
     """
+    if isinstance(names, str):
+        raise InvalidTypeError(f"dynamics are several names, ('{names}',), not text")
     for name in names:
         if name not in DYNAMICS:
             raise unknown("dynamics", name, DYNAMICS)

@@ -43,6 +43,7 @@ def digits_problem(config: DigitsConfig, repetition: int) -> Problem:
 DIGITS = Experiment(
     config=DigitsConfig,
     title="Escape from a sharp minimum: a small network on digits",
+    question="Which noise leaves a sharp minimum for flatter ground?",
     help="Escape from a sharp minimum of a small network on real images that need no download.",
     presets={"quick": DigitsConfig()},
     options=(

@@ -71,6 +71,7 @@ class Experiment:
     Attributes:
         config: the class of its constants; its ``experiment`` is the experiment's name.
         title: of its report.
+        question: what its report answers, a sentence.
         help: of its command, a line.
         presets: constants by name: ``quick``, which is taken where none is chosen, ``paper``, what the paper
             describes, and ``as-published``, what its published code does. The name is the constant ``preset`` of
@@ -80,7 +81,8 @@ class Experiment:
         table: summary ↦ its `noisescape.report.Table`.
         report: run ↦ what its page says first, and the page's sections; saves the figures.
         problem: (config, repetition) ↦ what a repetition trains on, for the protocols that take any.
-        figures: (name, caption) of those that stand for it in a report on several experiments.
+        figures: (name, caption) of those that stand for it in a report on several experiments; its own begins with
+            the first.
         of_paper: whether it is part of ``reproduce all``; then it has all three presets.
         methods: where paper, published code and this package differ other than by a constant.
         in_code: constants of the published code that no preset takes.
@@ -88,6 +90,7 @@ class Experiment:
 
     config: type[Any]
     title: str
+    question: str
     help: str
     presets: dict[str, Any]
     options: tuple[Option, ...]
@@ -113,6 +116,10 @@ class Experiment:
         """
         if preset not in self.presets:
             raise unknown("preset", preset, self.presets)
+        known = [field.name for field in dataclasses.fields(self.config)]
+        for name in changes:
+            if name not in known:
+                raise unknown("constant", name, known)
         given = {key: value for key, value in changes.items() if value is not None}
         return dataclasses.replace(self.presets[preset], **given)
 

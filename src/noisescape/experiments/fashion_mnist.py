@@ -54,6 +54,7 @@ _PAPER = FashionMNISTConfig()
 FASHION_MNIST = Experiment(
     config=FashionMNISTConfig,
     title="Escape from a sharp minimum: a LeNet on FashionMNIST",
+    question="Which noise leaves a sharp minimum for flatter ground?",
     help="To a sharp minimum of a LeNet and out of it again, under every noise.",
     presets={
         "quick": replace(
@@ -93,8 +94,8 @@ FASHION_MNIST = Experiment(
     table="noisescape.report.tables:escape_table",
     report="noisescape.report.escape:escape_report",
     figures=(
-        ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
         ("sharpness", "Expected sharpness under every noise from the same minimum."),
+        ("indicator", "Tr(HΣ) and its isotropic reference, decay exponent and projection coefficient."),
     ),
     methods=(
         Method("leading noise is injected", "on every step", "on refresh steps only"),

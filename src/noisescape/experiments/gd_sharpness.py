@@ -109,6 +109,7 @@ _POSTER = GDSharpnessConfig()
 GD_SHARPNESS = Experiment(
     config=GDSharpnessConfig,
     title="Where gradient descent settles: sharpness against the learning rate",
+    question="How sharp is the minimum where gradient descent settles?",
     help="Sharpness where gradient descent settles, against 2/η and others' figures; quick without a download.",
     presets={
         "quick": replace(

@@ -153,6 +153,7 @@ _PAPER = MatchedLossConfig()
 MATCHED_LOSS = Experiment(
     config=MatchedLossConfig,
     title="Does the noise of SGD lead to flatter minima? At the same training loss",
+    question="Which noise ends at flatter ground, and does it generalise better?",
     help="Flatter, and better, at the same training loss? From settled minima; quick without a download.",
     presets={
         "quick": replace(

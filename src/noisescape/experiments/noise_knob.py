@@ -94,6 +94,7 @@ def noise_knob_problem(config: NoiseKnobConfig, repetition: int) -> Problem:
 NOISE_KNOB = Experiment(
     config=NoiseKnobConfig,
     title="The noise knob: a large batch as if it were small",
+    question="Does a large batch given the noise of a small one generalise as the small one does?",
     help="A large batch with a small one's noise beside both, isotropic noise and a gradient penalty; no download.",
     presets={"quick": NoiseKnobConfig()},
     options=(

@@ -87,6 +87,7 @@ _PAPER = OneHiddenLayerConfig()
 ONE_HIDDEN_LAYER = Experiment(
     config=OneHiddenLayerConfig,
     title="Tr(HΣ) while one-hidden-layer networks train",
+    question="Does the noise of SGD lie where the loss curves, while a network trains?",
     help="Tr(HΣ) against its isotropic reference while one-hidden-layer networks train.",
     presets={
         "quick": replace(_PAPER, preset="quick", seeds=3),

@@ -124,6 +124,7 @@ def quantities_problem(config: QuantitiesConfig, repetition: int) -> Problem:
 QUANTITIES = Experiment(
     config=QuantitiesConfig,
     title="What the loss is made of along SGD from a minimum",
+    question="What does the noise of SGD do to the loss, and how alike are C, F and H?",
     help="The loss budget, A against a shuffled control, and C, F and H, along SGD from a minimum; no download.",
     presets={"quick": QuantitiesConfig()},
     options=(

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-from noisescape.errors import InvalidValueError, unknown
-from noisescape.experiments.constants import require_at_least
+from noisescape.errors import unknown
+from noisescape.experiments.constants import require_at_least, require_positive
 from noisescape.experiments.experiment import Experiment, Method, Option
+from noisescape.scalars import check_real
 
 
 @dataclass(frozen=True)
@@ -45,10 +46,8 @@ class Toy2DConfig:
         if self.preset not in (known := ("quick", "paper", "as-published")):
             raise unknown("preset", self.preset, known)
         require_at_least(self, replicas=1, control_replicas=0, points=2, steps=1, seed=0)
-        if not (self.lr > 0 and self.update_trace >= 0):
-            raise InvalidValueError(
-                f"lr must be positive and update_trace not negative: {self.lr}, {self.update_trace}"
-            )
+        require_positive(self, "lr")
+        check_real("update_trace", self.update_trace, 0)
 
     @property
     def gradient_trace(self) -> float:
@@ -61,6 +60,7 @@ _QUICK = Toy2DConfig()
 TOY_2D = Experiment(
     config=Toy2DConfig,
     title="Escape from a sharp minimum: the 2-D toy",
+    question="Which noise escapes from a sharp minimum?",
     help="The paper's 2-D toy: which noise escapes the sharp basin, at equal trace.",
     presets={
         "quick": _QUICK,

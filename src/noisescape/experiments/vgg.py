@@ -55,6 +55,7 @@ def vgg_experiment(
     return Experiment(
         config=config,
         title=f"Training under noise: VGG-11 on {data}",
+        question="Does the shape of the noise decide how well a network generalises?",
         help=f"VGG-11 on {data} under every noise: test accuracy, and sharpness against it.",
         presets={
             # At the published rate, with black at 0, a network this deep takes thousands of steps to leave the

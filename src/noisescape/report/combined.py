@@ -21,7 +21,7 @@ def write_combined_report(root: Path, runs: Sequence[Run], title: str) -> Path:
     counted = tally(claims, claimants(claims))
     page = render(
         title=title,
-        lead=f"{counted} Each verdict stands with its effect, interval and number of seeds.",
+        opening=f"{counted} Each verdict stands with its effect, interval and number of seeds.",
         sections=[
             *ledger_sections(findings),
             *(_section(root, run) for run in runs),

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from noisescape.experiments.claims import Finding, Result
 from noisescape.experiments.claims.lab_catalogue import LAB_CLAIMS
-from noisescape.report.page import Judged, Section, Table, Verdict, Verdicts
+from noisescape.report.page import Judged, Section, Table, Tone, Verdict, Verdicts
 
-TONES = {"supported": "good", "contradicted": "bad", "undecided": "care"}
+TONES: dict[str, Tone] = {"supported": "good", "contradicted": "bad", "undecided": "care"}
 """The colour of a verdict, beside its word."""
 LOOKS = ("claim", "experiment", "seeds", "effect [interval]", "p", "decides below", "crossed", "note")
 EXPLORATORY = (
@@ -29,7 +29,7 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
         return []
     claims = [finding for finding in findings if not finding.claim.control]
     controls = [finding for finding in findings if finding.claim.control]
-    counted = tally(claims, claimants(claims)) if claims else tally(controls, "controls")
+    counted = tally(*judged_on(findings))
     scale = "Bars: intervals, on one scale for a claim; the dotted line is 0."
     items: list[Table | Verdicts] = []
     if claims:
@@ -47,6 +47,12 @@ def ledger_sections(findings: Sequence[Finding]) -> list[Section]:
             items,
         )
     ]
+
+
+def judged_on(findings: Sequence[Finding]) -> tuple[Sequence[Finding], str]:
+    """The findings that count, and what they are on: claims where there are any, or else controls."""
+    claims = [finding for finding in findings if not finding.claim.control]
+    return (claims, claimants(claims)) if claims else (findings, "controls")
 
 
 def claimants(findings: Sequence[Finding]) -> str:
@@ -79,7 +85,8 @@ def tally(findings: Sequence[Finding], on: str = "the paper's claims") -> str:
             if counts[verdict]
         ]
         if verdicts:
-            parts.append(f"Of {counts.total()} {standing} findings on {on}: {', '.join(verdicts)}.")
+            total = counts.total()
+            parts.append(f"Of {total} {standing} finding{'s' * (total != 1)} on {on}: {', '.join(verdicts)}.")
     return " ".join(parts) or "No claim was judged."
 
 
@@ -98,12 +105,14 @@ def _verdicts(findings: Sequence[Finding], caption: str) -> Verdicts:
     claims = []
     for claim in dict.fromkeys(finding.claim for finding in findings):
         own = [finding for finding in findings if finding.claim is claim]
-        claims.append(Judged(claim.statement, claim.standing, _shown(own, several=several)))
+        counts = {finding.result.n for finding in own}
+        standing = f"{claim.standing}, n = {counts.pop()}" if len(counts) == 1 else claim.standing
+        claims.append(Judged(claim.statement, standing, _shown(own, several=several)))
     return Verdicts(claims, caption)
 
 
 def _shown(findings: Sequence[Finding], *, several: bool) -> list[Verdict]:
-    """The findings on one claim, on one scale."""
+    """The findings on one claim, on one scale; how many they are of, where that is not the same for all."""
     ends = [
         value
         for finding in findings
@@ -111,10 +120,12 @@ def _shown(findings: Sequence[Finding], *, several: bool) -> list[Verdict]:
         if math.isfinite(value)
     ]
     low, high = min([0.0, *ends]), max([0.0, *ends])
+    same = len({finding.result.n for finding in findings}) == 1
     shown = []
     for finding in findings:
         result = finding.result
-        details = [f"n = {result.n}", *([] if math.isnan(result.p) else [f"p = {p_text(result.p)}"])]
+        details = [*([] if same else [f"n = {result.n}"])]
+        details += [] if math.isnan(result.p) else [f"p = {p_text(result.p)}"]
         shown.append(
             Verdict(
                 result.verdict,

@@ -38,7 +38,7 @@ def noise_page(log: NoiseLog) -> str:
     sections.append(Section("The latest figures", "", [latest_table(log)]))
     return render(
         title=f"Gradient noise in {printable(log.path.name or log.path)}",
-        lead=_lead(log),
+        opening=_lead(log),
         sections=sections,
         facts={
             "log": printable(log.path, 400),

@@ -29,6 +29,7 @@ Tone = Literal["good", "care", "bad", "open", "plain"]
 _NUMBER = re.compile(
     r"[-−+±<>≤≥≈~]?\s?[(\[]?[-−+]?[.\d∞][\d\s.,eE^+\-−–±×·/()\[\]⁰¹²³⁴⁵⁶⁷⁸⁹⁻]*([a-zµ%]{1,3})?", re.ASCII
 )
+_NOTHING = {"", "–"}
 _NO_NUMBER = {"", "-", "−", "–", "—", "nan", "inf", "-inf", "n/a", "diverged"}
 # a link may lead elsewhere; nothing else may
 _EXTERNAL = re.compile(r"""<(?!a\s)[^>]*\b(?:src|href)\s*=\s*["']?\s*(?:https?:)?//""", re.IGNORECASE)
@@ -59,6 +60,36 @@ class Table:
                     f"row {index} has {len(row)} cells for {len(self.columns)} columns: {row!r}"
                 )
 
+    def condensed(self) -> Table:
+        """Without what repeats: no column that is empty, or the same in every row: the caption says that."""
+        kept, same = [], []
+        for index, column in enumerate(self.columns):
+            cells = {row[index] for row in self.rows}
+            if self.rows and cells <= _NOTHING:
+                continue
+            if len(self.rows) > 1 and len(cells) == 1 and not self.numeric[index]:
+                same.append(f"{column} is {cells.pop()}")
+            else:
+                kept.append(index)
+        if not kept:
+            return self
+        columns = [self.columns[index] for index in kept]
+        rows = [[row[index] for index in kept] for row in self.rows]
+        caption = f"{self.caption} In every row {'; '.join(same)}." if same else self.caption
+        return replace(self, columns=columns, rows=rows, caption=caption)
+
+    @property
+    def groups(self) -> Sequence[int]:
+        """For each row, how many from it on begin with the same cell; 0 where the row before has it too."""
+        first = [row[0] for row in self.rows]
+        spans = [0] * len(first)
+        start = 0
+        for index, cell in enumerate(first):
+            if cell != first[start]:
+                start = index
+            spans[start] += 1
+        return spans
+
     @property
     def numeric(self) -> tuple[bool, ...]:
         """For each column, whether its cells are numbers."""
@@ -70,13 +101,14 @@ class Table:
         return replace(self, rows=rows)
 
     def to_rich(self, heading: str) -> rich.table.Table:
-        """For a terminal; rows that share their first cell stand together."""
+        """For a terminal; rows that share their first cell stand together under it."""
         from rich import box, table
 
-        shown = [index for index, column in enumerate(self.columns) if column not in self.wide]
+        said = self.condensed()
+        shown = [index for index, column in enumerate(said.columns) if column not in said.wide]
         made = table.Table(
             title=heading,
-            caption=self.caption,
+            caption=said.caption,
             title_justify="left",
             caption_justify="left",
             box=box.SIMPLE_HEAD,
@@ -85,14 +117,15 @@ class Table:
             collapse_padding=True,
         )
         for index in shown:  # no wider than its cells, so that all fit beside each other
-            numeric = self.numeric[index]
-            width = max(10, *(len(row[index]) for row in self.rows))
-            title = textwrap.fill(self.columns[index], width, break_long_words=False)
+            numeric = said.numeric[index]
+            width = max(10, *(len(row[index]) for row in said.rows))
+            title = textwrap.fill(said.columns[index], width, break_long_words=False)
             made.add_column(title, justify="right" if numeric else "left", no_wrap=not numeric)
-        first = [row[0] for row in self.rows]
-        grouped = len(set(first)) < len(first)
-        for row, following in zip(self.rows, [*first[1:], ""], strict=False):
-            made.add_row(*(row[index] for index in shown), end_section=grouped and following != row[0])
+        groups = said.groups
+        grouped = len(groups) > sum(map(bool, groups))
+        for row, span, following in zip(said.rows, groups, [*groups[1:], 1], strict=True):
+            cells = [row[index] if index or span else "" for index in shown]
+            made.add_row(*cells, end_section=grouped and bool(following))
         return made
 
 
@@ -109,6 +142,11 @@ class Figure:
     def drawn(cls, run: Run, name: str, figure: matplotlib.figure.Figure, caption: str) -> Figure:
         """A figure of Matplotlib, saved among those of a run."""
         return cls(run.save_figure(name, figure), caption)
+
+    @property
+    def name(self) -> str:
+        """What a picture from a file is called; empty where it is none."""
+        return self.svg.stem if isinstance(self.svg, Path) else ""
 
     @property
     def data_uri(self) -> str:
@@ -173,6 +211,21 @@ class Answers:
     caption: str
 
     kind: ClassVar[str] = "answers"
+
+
+@dataclass(frozen=True)
+class Story:
+    """What fits on the first screen: a question with its answer, and the picture that shows it.
+
+    Attributes:
+        answer: question, answer and how sure that is.
+        about: what there is to say to the picture.
+        picture: where there is one.
+    """
+
+    answer: Answer
+    about: str = ""
+    picture: Figure | None = None
 
 
 @dataclass(frozen=True)
@@ -245,7 +298,7 @@ class Section:
     side_by_side: bool = False
 
 
-def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
+def render(title: str, opening: str | Story, sections: Sequence[Section], facts: Mapping[str, str]) -> str:
     """The page. ``facts`` say how it came about (experiment, seed, versions) and fold away at its end."""
     items = [item for section in sections for item in section.items]
     interactive = any(item.kind == "interactive" for item in items)
@@ -255,7 +308,8 @@ def render(title: str, lead: str, sections: Sequence[Section], facts: Mapping[st
     source = resources.files("noisescape.report").joinpath("page.html.jinja").read_text(encoding="utf-8")
     return environment.from_string(source).render(
         title=title,
-        lead=lead,
+        lead=opening if isinstance(opening, str) else "",
+        story=opening if isinstance(opening, Story) else None,
         sections=sections,
         facts=facts,
         plotlyjs=_plotlyjs() if interactive else None,

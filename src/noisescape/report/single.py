@@ -10,6 +10,7 @@ from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.report.departures import departures
 from noisescape.report.ledger import ledger_sections, rules_section
 from noisescape.report.page import render
+from noisescape.report.story import story
 from noisescape.report.style import figure_style
 from noisescape.runs.run import Run
 
@@ -30,9 +31,10 @@ def write_report(run: Run) -> Path:
     if experiment.of_paper:
         sections = [*sections, departures(experiment, run.info["config"])]
     findings = ledger([run])
+    begins, sections = story(experiment, lead, sections, findings)
     page = render(
         title=experiment.title,
-        lead=lead,
+        opening=begins,
         sections=[*ledger_sections(findings), *sections, *rules_section(findings)],
         facts=run.facts(),
     )

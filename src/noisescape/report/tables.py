@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from rich.text import Text
 
-from noisescape.experiments.claims import Claim, Finding
 from noisescape.experiments.gd_sharpness import POSTER
 from noisescape.report.page import Table
 
@@ -368,41 +367,6 @@ def _with_ends(found: Mapping[str, Any]) -> list[str]:
 def _or_infinite(value: float | None) -> str:
     """A number, infinite where JSON had none for it."""
     return "∞" if value is None or math.isinf(value) else f"{value:.4g}"
-
-
-UNCORRECTED = "Exploratory: 95 % intervals, corrected neither for the other claims nor for looking again."
-STYLES = {"supported": "green", "contradicted": "red", "undecided": "yellow"}
-"""The colour of a verdict in the terminal."""
-
-
-def ledger_text(findings: Sequence[Finding], *, verbose: bool = False) -> Text:
-    """The ledger: each claim, then a line a finding and its looks; ``verbose`` adds statistic and rule."""
-    several = len({finding.source for finding in findings}) > 1
-    labels = [
-        " ".join(filter(None, (finding.source if several else "", finding.result.case))) for finding in findings
-    ]
-    width = min(40, max(map(len, labels), default=0))
-    text = Text()
-    shown: Claim | None = None
-    for finding, label in zip(findings, labels, strict=True):
-        claim, result = finding.claim, finding.result
-        if claim is not shown:
-            text.append(f"\n{'Control: ' if claim.control else ''}{claim.statement}", style="bold")
-            text.append(f" ({claim.standing})\n", style="dim")
-            if verbose:
-                text.append(f"  {claim.statistic}\n  {claim.rule}\n", style="dim")
-            shown = claim
-        text.append(f"  {result.verdict:<13}", style=STYLES[result.verdict])
-        text.append(f"{label:<{width}} {finding.effect_text}, n = {result.n}\n")
-        if result.note:
-            text.append(f"{'':15}{result.note}\n", style="dim")
-        for look in result.looks:
-            decides = "crossed" if look.crossed else "not crossed"
-            said = f"look at {look.n} seeds: p = {look.p:.2g}, decides below {look.boundary:.2g}: {decides}"
-            text.append(f"{'':15}{said}\n", style="dim")
-    if any(finding.claim.exploratory for finding in findings):
-        text.append(f"\n{UNCORRECTED}\n", style="dim")
-    return text
 
 
 def quantities_table(summary: Mapping[str, Any]) -> Table:

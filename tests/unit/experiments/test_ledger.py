@@ -15,6 +15,7 @@ from claim_runs import (
     GD_STEPS,
     RATES,
     STEPS,
+    in_terminal,
     minimum,
     toy,
     written,
@@ -23,8 +24,8 @@ from noisescape.experiments.claims import CLAIMS, Claim, Finding, Result, ledger
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import paper_suite
 from noisescape.report.ledger import ledger_sections, rules_section, tally
+from noisescape.report.ledger_terminal import ledger_text
 from noisescape.report.page import Verdicts, render
-from noisescape.report.tables import ledger_text
 from noisescape.runs.run import Run, strict_json
 
 
@@ -140,7 +141,7 @@ def test_a_run_that_bears_on_no_claim_has_no_findings(tmp_path: Path) -> None:
 
 def test_the_ledger_in_a_terminal_names_each_claim_once(two_runs: list[Run]) -> None:
     findings = ledger(two_runs)
-    text = ledger_text(findings).plain
+    text = in_terminal(ledger_text(findings))
     for claim in {finding.claim for finding in findings}:
         assert text.count(f"{'Control: ' if claim.control else ''}{claim.statement} (exploratory)\n") == 1
         assert claim.rule not in text
@@ -148,16 +149,27 @@ def test_the_ledger_in_a_terminal_names_each_claim_once(two_runs: list[Run]) -> 
         assert f"{finding.effect_text}, n = {finding.result.n}\n" in text
     assert text.count("toy-2d") == sum(finding.experiment == "toy-2d" for finding in findings)
     assert text.endswith("corrected neither for the other claims nor for looking again.\n")
-    verbose = ledger_text(findings, verbose=True).plain
+    verbose = in_terminal(ledger_text(findings, verbose=True))
     for claim in {finding.claim for finding in findings}:
         assert f"  {claim.statistic}\n  {claim.rule}\n" in verbose
-    alone = ledger_text(ledger(two_runs[:1])).plain
+    alone = in_terminal(ledger_text(ledger(two_runs[:1])))
     assert "digits" not in alone, "one run need not be named"
+
+
+def test_numbers_stay_whole_in_a_terminal_of_80_columns(two_runs: list[Run]) -> None:
+    found = ledger(two_runs)
+    long = replace(
+        found[0], result=replace(found[0].result, case="a case of many words " * 5, remark="a note " * 30)
+    )
+    lines = in_terminal(ledger_text([long, *found]), width=80).splitlines()
+    assert max(map(len, lines)) <= 80
+    for finding in [long, *found]:
+        assert any(line.endswith(f"{finding.effect_text}, n = {finding.result.n}") for line in lines)
 
 
 def test_two_runs_of_one_experiment_are_named_apart(two_runs: list[Run], tmp_path: Path) -> None:
     findings = ledger([two_runs[1], toy(tmp_path / "another", {**RATES, "gld-constant": 0.45}).pool.runs[0]])
-    lines = [line for line in ledger_text(findings[:2]).plain.splitlines() if "n = " in line]
+    lines = [line for line in in_terminal(ledger_text(findings[:2])).splitlines() if "n = " in line]
     assert ["another" in line for line in lines] == [False, True]
     cases = [verdict.case for claim in shown(findings)[0].claims for verdict in claim.verdicts]
     assert sum("another" in case for case in cases) == 1
@@ -201,7 +213,9 @@ def test_the_ledger_on_a_page_parts_claims_from_controls(two_runs: list[Run]) ->
         sum(finding.claim.control for finding in findings),
     ]
     assert section.text.startswith(tally([f for f in findings if not f.claim.control]))
-    assert {claim.standing for part in parts for claim in part.claims} == {"exploratory"}
+    for claim in (claim for part in parts for claim in part.claims):
+        counts = {f.result.n for f in findings if f.claim.statement == claim.statement}
+        assert claim.standing == (f"exploratory, n = {counts.pop()}" if len(counts) == 1 else "exploratory")
     assert "Exploratory intervals are at 95 % and corrected neither for the other claims" in section.text
     assert "Primary" not in section.text, "there are none"
     [rules] = rules_section(findings)
@@ -219,6 +233,6 @@ def test_verdicts_are_counted_in_a_sentence() -> None:
     )
     primary = replace(EXAMPLE, claim=CLAIM["leaves-the-basin"])
     assert tally([*verdicts("undecided"), primary]) == (
-        "Of 1 primary findings on the paper's claims: 1 supported. "
-        "Of 1 exploratory findings on the paper's claims: 1 undecided."
+        "Of 1 primary finding on the paper's claims: 1 supported. "
+        "Of 1 exploratory finding on the paper's claims: 1 undecided."
     )

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from claim_runs import CLAIM, STEPS, matched, written
+from claim_runs import CLAIM, STEPS, in_terminal, matched, written
 from noisescape.experiments.claims import CLAIMS, Evidence, Finding, Result, exceeds, ledger
 from noisescape.experiments.claims.claim import Judge
 from noisescape.experiments.claims.primary import primary_results
 from noisescape.experiments.group_sequential import boundaries
 from noisescape.report.ledger import ledger_sections, tally
-from noisescape.report.tables import ledger_text
+from noisescape.report.ledger_terminal import ledger_text
 from noisescape.runs.run import Run, strict_json
 
 FLATTER, LEAVES, GENERALISES = PRIMARY = (
@@ -282,7 +282,7 @@ def test_what_the_looks_found_is_in_json_terminal_and_page(tmp_path: Path) -> No
     assert (plain["family"], plain["exploratory"], plain["veto"]) == ("primary", False, None)
     assert [(look["n"], look["crossed"]) for look in plain["looks"]] == [(12, True), (20, True)]
     assert plain["looks"][0].keys() == {"n", "effect", "low", "high", "p", "boundary", "crossed", "veto"}
-    text = ledger_text(findings).plain
+    text = in_terminal(ledger_text(findings))
     assert f"{entry.claim.statement} (primary)\n" in text
     assert text.count("look at 12 seeds: p = ") == 3
     assert ": crossed\n" in text

@@ -60,7 +60,7 @@ def interactive():
 
 
 def page_with(*items, **changes):
-    arguments = {"title": "T", "lead": "L", "sections": [Section("S", "text", items)], "facts": {"seed": "0"}}
+    arguments = {"title": "T", "opening": "L", "sections": [Section("S", "text", items)], "facts": {"seed": "0"}}
     return render(**arguments | changes)
 
 
@@ -187,7 +187,7 @@ def test_contents_lead_to_the_sections():
 
 
 def test_blank_lines_part_paragraphs():
-    page = Page(page_with(lead="", sections=[Section("S", "one\nstill one\n\n two \n")]))
+    page = Page(page_with(opening="", sections=[Section("S", "one\nstill one\n\n two \n")]))
     assert len(page.all("p")) == 2
 
 
@@ -243,5 +243,38 @@ def test_a_terminal_gets_the_table_but_for_its_wide_columns() -> None:
     with console.capture() as capture:
         console.print(TWO.to_rich("heading"))
     lines = [line.split() for line in capture.get().splitlines()]
-    assert lines[:2] == [["heading"], ["kind", "name", "loss"]]
-    assert lines[3:] == [["a", "gd", "1.5"], ["a", "sgd", "diverged"], ["c"]]
+    assert lines[:2] == [["heading"], ["name", "loss"]]
+    assert lines[3:] == [["gd", "1.5"], ["sgd", "diverged"], ["c", "In", "every", "row"], ["kind", "is", "a."]]
+
+
+REPEATING = Table(
+    ["geometry", "dynamics", "data", "n", "note"],
+    [["flat", "gd", "digits", "5", ""], ["flat", "sgd", "digits", "5", "–"], ["steep", "gd", "digits", "5", ""]],
+    "Rates.",
+)
+
+
+def test_what_all_rows_say_is_said_once() -> None:
+    condensed = REPEATING.condensed()
+    assert condensed.columns == ["geometry", "dynamics", "n"]
+    assert condensed.rows == [["flat", "gd", "5"], ["flat", "sgd", "5"], ["steep", "gd", "5"]]
+    assert condensed.caption == "Rates. In every row data is digits."
+    assert condensed.condensed() == condensed
+    alone = Table(["a", "b"], [["x", "y"]], "One row has nothing to repeat.")
+    assert alone.condensed() == alone
+    blank = Table(["a"], [["–"], [""]], "Nothing at all.")
+    assert blank.condensed() == blank
+
+
+def test_rows_of_one_group_share_its_name() -> None:
+    assert REPEATING.groups == [2, 0, 1]
+    rows = Page(page_with(REPEATING)).all("th")
+    assert [row for row in rows if row.get("scope") != "col"] == [
+        {"scope": "rowgroup", "rowspan": "2"},
+        {"scope": "row"},
+    ]
+    console = Console(width=60)
+    with console.capture() as capture:
+        console.print(REPEATING.to_rich("heading"))
+    lines = [line.split() for line in capture.get().splitlines()]
+    assert [line[0] for line in lines if "5" in line] == ["flat", "sgd", "steep"]

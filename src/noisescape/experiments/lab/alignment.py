@@ -39,6 +39,7 @@ class AlignmentConfig(NetworkConfig):
 ALIGNMENT = law(
     AlignmentConfig,
     title="Alignment: C_ii ∝ H_ii^γ, and μ",
+    question="Is there more noise where the loss curves more, coordinate by coordinate?",
     help="The exponent γ of noise against curvature in every weight tensor, beside pairs at random; μ.",
     figure="γ of every weight tensor, beside that of pairs at random.",
     options=(Option("per_layer", "Coordinates of each tensor that are looked at."),),

@@ -53,6 +53,7 @@ class BudgetConfig(LawConfig):
 BUDGET = law(
     BudgetConfig,
     title="The edge of stochastic stability: batch sharpness against 2/η",
+    question="Does SGD train at the edge of its own stability, the sharpness of its batches at 2/η?",
     help="Batch sharpness along SGD from the initialisation, with and without momentum, against 2/η.",
     figure="Batch sharpness over its level, along training.",
     options=(Option("steps", "Steps of each run."),),

@@ -55,6 +55,7 @@ class ExitsConfig(NetworkConfig):
 EXITS = law(
     ExitsConfig,
     title="Exit times: exponential in the barrier, or a power of it?",
+    question="Is the time to leave a basin exponential in the barrier, or a power of it?",
     help="First passages over barriers: Kramers' exponential against a power law, in wells and on a network.",
     figure="Mean time of passage against the rise of the loss.",
     options=(Option("steps", "Steps of each run on the network."),),

@@ -50,6 +50,7 @@ class ImplicitBiasConfig(LawConfig):
 IMPLICIT_BIAS = law(
     ImplicitBiasConfig,
     title="Implicit bias: label noise, spherical noise, and a penalty without noise",
+    question="Which noise finds the sparse solution, and does it take noise at all?",
     help="Who recovers a sparse truth: gradient descent, SGD, label noise, spherical noise, a penalty.",
     figure="Relative error of what each arm comes to.",
     options=(Option("steps", "Steps of every arm."), Option("dimension", "d."), Option("samples", "N.")),

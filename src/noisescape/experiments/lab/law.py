@@ -69,13 +69,14 @@ class NetworkConfig(LawConfig):
 
 
 def law(
-    config: type[LawConfig], *, title: str, help: str, figure: str, options: tuple[Option, ...] = ()
+    config: type[LawConfig], *, title: str, question: str, help: str, figure: str, options: tuple[Option, ...] = ()
 ) -> Experiment:
     """A law's experiment; its protocol and report are in the files of its name.
 
     Args:
         config: the class of its constants, whose defaults are the quick preset.
         title: of the report.
+        question: what the report answers.
         help: of the command, a line.
         figure: caption of the figure that stands for it, which is called as the law is.
         options: constants that its command has an option for, beside the seeds, and the data of a network's.
@@ -87,6 +88,7 @@ def law(
     return Experiment(
         config=config,
         title=title,
+        question=question,
         help=help,
         presets=presets,
         options=(SEEDS, *options, *data),

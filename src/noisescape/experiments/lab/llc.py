@@ -46,6 +46,7 @@ class LLCConfig(NetworkConfig):
 LLC = law(
     LLCConfig,
     title="The local learning coefficient, with its error",
+    question="Can the local learning coefficient be measured, with an error that is honest?",
     help="The local learning coefficient by SGLD, with R̂ and effective sample size: known models, a network.",
     figure="Estimates beside what they should be.",
     options=(Option("network_steps", "Steps of each chain on the network."),),

@@ -54,6 +54,7 @@ class NoiseLawConfig(NetworkConfig):
 NOISE_LAW = law(
     NoiseLawConfig,
     title="The law of minibatch noise: tails, and epochs",
+    question="Is minibatch noise Gaussian, and what do epochs take from it?",
     help="Tails of the noise over iterations and coordinates beside Gaussian nulls; variance under epoch sampling.",
     figure="Tails beside their Gaussian nulls, and the variance that epochs leave.",
     options=(Option("draws", "Iterations of a tail test."), Option("runs", "Runs with epochs, and without.")),

@@ -45,6 +45,7 @@ class StabilityConfig(NetworkConfig):
 STABILITY = law(
     StabilityConfig,
     title="Diffusing or unstable: SGD at the minimum of gradient descent",
+    question="At what learning rate does SGD leave a minimum that gradient descent keeps?",
     help="The threshold of mean-square stability beside who leaves a minimum: SGD, and noise kept fixed.",
     figure="Runs that left the minimum, against the learning rate over its threshold.",
     options=(Option("steps", "Steps of each run from the minimum."),),

@@ -44,6 +44,7 @@ class SVAGConfig(NetworkConfig):
 SVAG_LAW = law(
     SVAGConfig,
     title="SGD and its stochastic differential equation",
+    question="Is SGD where its stochastic differential equation says?",
     help="SVAG at ℓ = 1, 2, 4, 8 from a settled minimum: is SGD where its SDE is?",
     figure="Training loss of SVAG at the same times.",
     options=(Option("steps", "Steps of SGD."), Option("batch_size", "B.")),
