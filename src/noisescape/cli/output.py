@@ -62,9 +62,12 @@ def print_ledger(runs: Sequence[Run], *, verbose: bool = False) -> None:
 
 def show_run(run: Run, report_path: Path, quiet: bool) -> None:
     """A complete run's tables, unless they are not wanted, and where its report is."""
+    from noisescape.runs.understood import understood
+
     terminal = console()
     if not quiet:
-        terminal.print(EXPERIMENTS[run.info["experiment"]].summary_table(run.summary()))
+        with understood(run):
+            terminal.print(EXPERIMENTS[run.info["experiment"]].summary_table(run.summary()))
         print_ledger([run])
         if seconds := run.timing().get("seconds"):
             terminal.print(f"{seconds / 60:.1f} minutes")

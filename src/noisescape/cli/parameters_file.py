@@ -30,7 +30,7 @@ def parameters_from(path: Path, risk: EmpiricalRisk) -> Tensor:
     from safetensors.torch import load_file
 
     if not path.is_file():
-        raise MissingPathError(f"there is no file {path}")
+        raise MissingPathError(f"there is no file {path}; give a safetensors file of the parameters")
     try:
         held = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

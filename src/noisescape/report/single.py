@@ -13,6 +13,7 @@ from noisescape.report.page import render
 from noisescape.report.story import story
 from noisescape.report.style import figure_style
 from noisescape.runs.run import Run
+from noisescape.runs.understood import understood
 
 
 def write_report(run: Run) -> Path:
@@ -26,16 +27,18 @@ def write_report(run: Run) -> Path:
     if name not in EXPERIMENTS:
         raise InvalidValueError(f"no report for experiment '{name}'; known: {', '.join(EXPERIMENTS)}")
     experiment = EXPERIMENTS[name]
-    with figure_style():
-        lead, sections = experiment.report_parts(run)
-    if experiment.of_paper:
-        sections = [*sections, departures(experiment, run.info["config"])]
-    findings = ledger([run])
-    begins, sections = story(experiment, lead, sections, findings)
+    run.timing()  # which is shown in the end: damage is found out before anything is drawn
+    with understood(run):
+        findings, facts = ledger([run]), run.facts()
+        with figure_style():
+            lead, sections = experiment.report_parts(run)
+        if experiment.of_paper:
+            sections = [*sections, departures(experiment, run.info["config"])]
+        begins, sections = story(experiment, lead, sections, findings)
     page = render(
         title=experiment.title,
         opening=begins,
         sections=[*ledger_sections(findings), *sections, *rules_section(findings)],
-        facts=run.facts(),
+        facts=facts,
     )
     return run.write_report(page)

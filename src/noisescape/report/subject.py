@@ -17,7 +17,7 @@ def open_subject(path: Path, *, prefix: str | None = None) -> Run | NoiseLog:
         MissingPathError: neither is there.
         DataError: the log cannot be read.
     """
-    if not path.exists() or (path / "run.json").is_file():
+    if not path.exists() or (path / "run.json").exists():
         return Run.open(path)
     try:
         find_log(path)

@@ -32,9 +32,11 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
     Raises:
         FileNotFoundError: a path without any run, or a run that is not complete.
     """
+    if not paths:
+        raise MissingPathError("there is no run: give the directory of one, or of several")
     found: list[Run] = []
     for path in paths:
-        if (path / "run.json").is_file() or not path.is_dir():
+        if (path / "run.json").exists() or not path.is_dir():
             run = Run.open(path)
             run.summary()
             found.append(run)
@@ -42,6 +44,6 @@ def open_runs(paths: Sequence[Path]) -> list[Run]:
         inside = [Run.open(entry) for entry in sorted(path.iterdir()) if (entry / "run.json").is_file()]
         complete = [run for run in inside if run.complete]
         if not complete:
-            raise MissingPathError(f"{path} holds no complete run")
+            raise MissingPathError(f"{path} holds no complete run: give the directory of one, or of several")
         found += complete
     return found

@@ -17,7 +17,6 @@ Every file appears whole or not at all, so a run that was killed can always be r
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import importlib.metadata
@@ -36,13 +35,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from filelock import FileLock, Timeout
 from torch import Tensor
 
 from noisescape.errors import InvalidTypeError, InvalidValueError, MissingPathError, OccupiedPathError
+from noisescape.runs.checksums import KEY, read_json, read_table, signed_json, write_json, write_table
 from noisescape.runs.storage import atomic_path, read_bundle, sweep, write_bundle, write_text
+from noisescape.runs.strict_json import strict_json as strict_json
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -51,6 +51,17 @@ if TYPE_CHECKING:
 LOCK = ".lock"
 _HALF_BEGUN = ".noisescape-run-*.json"
 """What a process that was killed while it wrote run.json leaves; only right in a directory that is no run yet."""
+_MEND = "restore it, or run the experiment again"
+_DESCRIPTION: dict[str, tuple[type, Any]] = {
+    "experiment": (str, None),
+    "config": (dict, None),
+    "seed": (int, None),
+    "versions": (dict, {}),
+    "data": (dict, {}),
+}
+"""What ``run.json`` holds: of what kind, and what is taken where it is missing."""
+_FILES = ("run.json", "metrics.parquet", "timing.json", "summary.json", "report.html")
+_FOLDERS = ("tasks", "checkpoints", "figures")
 _CREATING = threading.Lock()
 """The lock in a directory keeps other processes out, this one other threads."""
 
@@ -94,7 +105,7 @@ class Run:
             **_accelerator(config),
             "started": datetime.now(UTC).isoformat(timespec="seconds"),
         }
-        text = strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
+        strict_json(info)  # before the directory is made: a bad configuration leaves nothing behind
         try:
             run._require(info, resume)  # before the lock: what is refused for what it is stays untouched
             if not run._hold():
@@ -106,7 +117,7 @@ class Run:
                 if run._begun:
                     run._tidy()
                 else:
-                    run._begin(text)
+                    run._begin(info)
         except (OccupiedPathError, MissingPathError):
             raise
         except OSError as error:
@@ -122,6 +133,8 @@ class Run:
             require_vacant(self.path)
             return
         there = type(self).open(self.path).info
+        if self.complete:
+            self.summary()
         if there["experiment"] != info["experiment"]:
             raise InvalidValueError(
                 f"{self.path} is a run of '{there['experiment']}', not of '{info['experiment']}'"
@@ -151,12 +164,12 @@ class Run:
         object.__setattr__(self, "_lock", lock)  # it lets go when it is collected
         return True
 
-    def _begin(self, text: str) -> None:
+    def _begin(self, info: Mapping[str, Any]) -> None:
         """Write ``run.json``, with which a run is there."""
         for leftover in self.path.glob(_HALF_BEGUN):
             leftover.unlink()
         try:
-            write_text(self.path / "run.json", text)
+            write_json(self.path / "run.json", info)
         except OSError:
             (self.path / LOCK).unlink()
             self.path.rmdir()
@@ -166,7 +179,7 @@ class Run:
         """Remove what a process that was killed left behind, and warn of other versions."""
         if self.complete:
             shutil.rmtree(self.path / "tasks", ignore_errors=True)
-        for directory in (self.path, *(self.path / name for name in ("tasks", "checkpoints", "figures"))):
+        for directory in (self.path, *(self.path / name for name in _FOLDERS)):
             sweep(directory)
         changed = [f"{name} {was}" for name, was in self.info["versions"].items() if _versions().get(name) != was]
         if changed and not self.complete:
@@ -182,22 +195,38 @@ class Run:
         run = cls(Path(path))
         if not run.path.is_dir():
             raise MissingPathError(f"no such directory: {path}")
+        run._check_places()
         if not run._begun:
             raise MissingPathError(f"{path} is not a run's directory: it holds no run.json")
         _ = run.info
         return run
 
+    def _check_places(self) -> None:
+        """Refuse a folder, a pipe or the like where a file of the run's goes, and a file where a folder does."""
+        for name in (*_FILES, *_FOLDERS):
+            path, folder = self.path / name, name in _FOLDERS
+            if path.exists() and not (path.is_dir() if folder else path.is_file()):
+                kind = "folder" if folder else "file"
+                raise OccupiedPathError(f"{path} is in the way of the run's {kind} of that name: move it elsewhere")
+
     @property
     def info(self) -> dict[str, Any]:
         """What ``run.json`` says: experiment, config, seed, data, versions, platform, threads, a GPU, started."""
-        info = _read_json(self.path / "run.json")
-        if missing := {"experiment", "config", "seed"} - info.keys():
-            raise InvalidValueError(f"{self.path / 'run.json'} is not a run's description: no {sorted(missing)}")
+        info = read_json(self.path / "run.json", _MEND)
+        for name, (kind, otherwise) in _DESCRIPTION.items():
+            if not isinstance(info.get(name, otherwise), kind):
+                what = f"its {name} is no {kind.__name__}" if name in info else f"no {name}"
+                raise InvalidValueError(f"{self.path / 'run.json'} is not a run's description ({what}): {_MEND}")
         return info
 
     @property
     def _begun(self) -> bool:
         return (self.path / "run.json").is_file()
+
+    @property
+    def signed(self) -> bool:
+        """Whether its files hold checksums, which those of earlier versions do not."""
+        return KEY in signed_json(self.path / "run.json", _MEND)
 
     @property
     def complete(self) -> bool:
@@ -219,32 +248,30 @@ class Run:
 
     def write_metrics(self, table: pa.Table) -> None:
         """Write the table of metrics, in place of an earlier one."""
-        with atomic_path(self.path / "metrics.parquet") as temporary:
-            pq.write_table(table, temporary, compression="zstd")
+        write_table(self.path / "metrics.parquet", table)
 
     def metrics(self) -> pa.Table:
         """The table of metrics."""
-        path = self._existing("metrics.parquet", "it wrote no metrics before it stopped")
-        # not read_table, which takes a parent directory named "lr=0.1" for a partition and adds a column
-        with pq.ParquetFile(path) as file:
-            return file.read()
+        path = self._existing("metrics.parquet", f"it stopped before it wrote any; {_MEND}")
+        return read_table(path, _MEND, signed=self.signed)
 
     def write_timing(self, timing: Mapping[str, Any]) -> None:
         """Write what the run took; apart from the summary, which two equal runs share."""
-        write_text(self.path / "timing.json", strict_json(timing))
+        write_json(self.path / "timing.json", timing)
 
     def timing(self) -> dict[str, Any]:
         """What the run took; empty if nothing was noted."""
         path = self.path / "timing.json"
-        return _read_json(path) if path.is_file() else {}
+        return read_json(path, _MEND, signed=self.signed) if path.exists() else {}
 
     def write_summary(self, summary: Mapping[str, Any]) -> None:
         """Write the summary, which marks the run complete: call this last."""
-        write_text(self.path / "summary.json", strict_json(summary))
+        write_json(self.path / "summary.json", summary)
 
     def summary(self) -> dict[str, Any]:
         """The summary of a complete run; a number that was not finite is None."""
-        return _read_json(self._existing("summary.json", "it did not finish"))
+        path = self._existing("summary.json", "it did not finish; --resume goes on with it")
+        return read_json(path, _MEND, signed=self.signed)
 
     def write_tensors(self, name: str, tensors: Mapping[str, Tensor]) -> Path:
         """Write tensors to ``checkpoints/NAME.safetensors``."""
@@ -388,41 +415,3 @@ def source_checksum() -> str:
     for path in sorted(package.rglob("*.py")):
         content.update(path.relative_to(package).as_posix().encode() + b"\0" + path.read_bytes())
     return content.hexdigest()[:16]
-
-
-def strict_json(value: Mapping[str, Any]) -> str:
-    """``value`` as JSON text; numbers that are not finite become null, for strict JSON has none."""
-    return json.dumps(_plain(value, "value"), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-
-
-def _plain(value: Any, where: str) -> Any:
-    """``value`` in JSON's own types; what is not finite becomes None, for strict JSON has no NaN."""
-    if isinstance(value, Tensor | np.ndarray | np.generic):
-        value = value.tolist()
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path | torch.device | torch.dtype):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item, f"{where}[{key!r}]") for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item, f"{where}[{index}]") for index, item in enumerate(value)]
-    raise InvalidTypeError(
-        f"{where} is a {type(value).__name__}, which JSON cannot hold: give numbers, text, lists or dicts"
-    )
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InvalidValueError(
-            f"{path} cannot be read as JSON ({error}): restore it, or run the experiment again"
-        ) from error
-    if not isinstance(value, dict):
-        raise InvalidValueError(f"{path} holds a {type(value).__name__}, not an object: run the experiment again")
-    return value

@@ -109,6 +109,8 @@ def read_bundle(path: Path) -> Bundle:
         FileNotFoundError: there is none.
     """
     try:
+        if path.exists() and not path.is_file():  # a pipe would be waited for
+            raise InvalidValueError("it is no regular file")
         with safe_open(path, framework="pt") as file:
             # clones: products of matrices round otherwise where memory is not aligned as fresh tensors are
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  (no mapping)

@@ -74,13 +74,15 @@ def perform(
     """
     folder = run.path / "tasks"
     folder.mkdir(exist_ok=True)
-    missing = [task for task in tasks if not file_of(folder, task).exists()]
+    present = {task.key: _read(file) for task in tasks if (file := file_of(folder, task)).exists()}
+    missing = [task for task in tasks if task.key not in present]
     with steps_bar(title, len(tasks), shown=progress) as advance:
         advance(len(tasks) - len(missing))
         for _ in engine.perform(folder, missing, device):
             advance(1)
     # what is on disk is what counts, whether it was done now or before
-    return [_read(file_of(folder, task)) for task in tasks]
+    present |= {task.key: _read(file_of(folder, task)) for task in missing}
+    return [present[task.key] for task in tasks]
 
 
 def perform_one(folder: Path, task: Task, device: str) -> None:

@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from noisescape.errors import CorruptFileError, InvalidValueError
-from noisescape.runs.run import require_vacant, strict_json
-from noisescape.runs.storage import sweep, write_text
+from noisescape.runs.checksums import read_json, write_json
+from noisescape.runs.run import require_vacant
+from noisescape.runs.storage import sweep
+from noisescape.runs.strict_json import strict_json
 
+_MEND = "remove it, and that part is done again"
 SAME_LOSS = 1e-5
 """Relative difference of two evaluations that are the same: another number of threads changes the last digits."""
 
@@ -48,9 +51,9 @@ class BranchFiles:
         if not description.is_file():
             require_vacant(path)
             path.mkdir(parents=True, exist_ok=True)
-            write_text(description, strict_json({**identity, "start": start}))
+            write_json(description, {**identity, "start": start})
             return cls(path)
-        there = _read(description)
+        there = read_json(description, _MEND)
         differing = [
             f"{name} {there.get(name)} there, {value} now"
             for name, value in json.loads(strict_json(identity)).items()
@@ -69,16 +72,16 @@ class BranchFiles:
     def read(self, multiple: int, seed: int) -> list[float] | None:
         """Evaluations of a branch, infinite where it had diverged; None if it is not finished."""
         path = self._file(multiple, seed)
-        if not path.is_file():
+        if not path.exists():
             return None
-        losses = _read(path).get("losses")
+        losses = read_json(path, _MEND).get("losses")
         if not isinstance(losses, list) or not all(isinstance(each, float | None) for each in losses):
             raise CorruptFileError(f"{path} holds no losses: remove it, and that branch is trained again")
         return [math.inf if each is None else each for each in losses]
 
     def write(self, multiple: int, seed: int, losses: list[float]) -> None:
         """Keep the evaluations of a finished branch."""
-        write_text(self._file(multiple, seed), strict_json({"losses": [float(each) for each in losses]}))
+        write_json(self._file(multiple, seed), {"losses": [float(each) for each in losses]})
 
     def _file(self, multiple: int, seed: int) -> Path:
         return self.path / f"branch-x{multiple}-seed{seed}.json"
@@ -86,13 +89,3 @@ class BranchFiles:
 
 def _same(one: Any, other: float) -> bool:
     return isinstance(one, float | int) and math.isclose(one, other, rel_tol=SAME_LOSS, abs_tol=1e-12)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CorruptFileError(f"{path} is damaged ({error}): remove it, and that part is done again") from error
-    if not isinstance(found, dict):
-        raise CorruptFileError(f"{path} holds a {type(found).__name__}, not an object: remove it")
-    return found

@@ -105,7 +105,9 @@ def read_log(path: str | Path, *, prefix: str | None = None) -> NoiseLog:
     except FileNotFoundError as error:  # it was replaced meanwhile
         raise MissingPathError(f"no such log: {error.filename}") from None
     except OSError as error:
-        raise DataError(f"{files.path} cannot be read: {error.strerror or error}") from error
+        raise DataError(
+            f"{files.path} cannot be read: {error.strerror or error}; restore it, or give another"
+        ) from error
     lead = _lead(rows, files, prefix)
     return _tabulated([_renamed(row, lead) for row in rows], files, written)
 

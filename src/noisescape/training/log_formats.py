@@ -69,6 +69,8 @@ def find_log(path: str | Path) -> LogFiles:
         return LogFiles(path, (path,))
     if not path.exists():
         raise MissingPathError(f"no such log: {path}")
+    if not path.is_dir():  # a pipe, which would be waited for
+        raise DataError(f"{path} is neither a file nor a directory; a log is {FORMATS}")
     if state := _trainer_state(path):
         return LogFiles(state, (state,))
     found = _candidates(path)
@@ -173,6 +175,8 @@ def _json_rows(text: str, file: Path) -> Iterator[Mapping[str, Any]]:
     except ValueError:
         yield from _json_lines(text, file)
         return
+    except RecursionError:
+        raise DataError(f"{file} nests too deeply for a log; a log is {FORMATS}") from None
     rows = whole.get("log_history", [whole]) if isinstance(whole, dict) else whole
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise DataError(f"{file} is JSON, but neither a list of flat objects nor transformers' {TRAINER_STATE}")
@@ -186,10 +190,12 @@ def _json_lines(text: str, file: Path) -> Iterator[Mapping[str, Any]]:
             continue
         try:
             row = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             if number == len(lines):  # no line break after it: still being written
                 return
-            raise CorruptFileError(f"line {number} of {file} is not JSON") from None
+            raise CorruptFileError(
+                f"line {number} of {file} is not JSON: remove that line, or restore the file"
+            ) from None
         if not isinstance(row, dict):
             raise DataError(f"line {number} of {file} is {type(row).__name__}, not an object")
         yield row
@@ -212,7 +218,7 @@ def _csv_rows(text: str, file: Path) -> Iterator[Row]:
 def _json(text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

@@ -47,7 +47,9 @@ def records(path: Path) -> Iterator[bytes]:
     if not content.startswith(MAGIC):
         if MAGIC.startswith(content):  # the run has just begun
             return
-        raise CorruptFileError(f"{path} is not a W&B run file: it begins with {content[:7]!r}")
+        raise CorruptFileError(
+            f"{path} is not a W&B run file (it begins with {content[:7]!r}): restore it, or read another log"
+        )
     position, record = len(MAGIC), b""
     while True:
         left = BLOCK - position % BLOCK
@@ -61,7 +63,9 @@ def records(path: Path) -> Iterator[bytes]:
         if len(fragment) < length:
             return
         if zlib.crc32(fragment, zlib.crc32(bytes([kind]))) != checksum:
-            raise CorruptFileError(f"{path} is damaged at byte {position}: the checksum does not match")
+            raise CorruptFileError(
+                f"{path} is damaged at byte {position}, the checksum does not match: restore it, or give another"
+            )
         position += length
         record = fragment if kind in (WHOLE, FIRST) else record + fragment
         if kind in (WHOLE, LAST):

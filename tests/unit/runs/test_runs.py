@@ -191,7 +191,9 @@ def test_json_is_strict_and_holds_tensors_scalars_and_dataclasses(run):
         }
     )
     text = (run.path / "summary.json").read_text()
-    assert json.loads(text, parse_constant=refuse_constant) == {
+    found = json.loads(text, parse_constant=refuse_constant)
+    assert list(found)[-1] == "sha256"
+    expected = {
         "nan": None,
         "nested": [{"inf": [None, None, 1.5]}],
         "tensor": [[1.0, None]],
@@ -203,6 +205,8 @@ def test_json_is_strict_and_holds_tensors_scalars_and_dataclasses(run):
         "path": str(Path("a") / "b"),
         "4": "key",
     }
+    assert run.summary() == expected
+    assert found == {**expected, "sha256": found["sha256"]}
 
 
 class TestMetrics:

@@ -11,6 +11,7 @@ from noisescape.experiments.claims.evidence import Evidence
 from noisescape.experiments.claims.pool import Pool, pooled
 from noisescape.experiments.claims.primary import primary_results
 from noisescape.runs.run import Run
+from noisescape.runs.understood import understood
 
 
 def ledger(runs: Sequence[Run]) -> list[Finding]:
@@ -21,9 +22,10 @@ def ledger(runs: Sequence[Run]) -> list[Finding]:
     Raises:
         ValueError: two runs hold the same seed.
     """
-    pools = pooled(runs)
+    with understood(*runs):
+        pools = pooled(runs)
+        results = [_results(Evidence.whole(pool), _experiment(pool)) for pool in pools]
     counts = Counter(map(_experiment, pools))
-    results = [_results(Evidence.whole(pool), _experiment(pool)) for pool in pools]
     return [
         Finding(
             claim, _experiment(pool), ", ".join(run.path.name for run in pool.runs), _source(pool, counts), result
