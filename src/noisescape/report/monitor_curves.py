@@ -63,7 +63,7 @@ class Panel:
 def curves(log: NoiseLog) -> list[Figure]:
     """A figure for each of the main figures that the log has."""
     with figure_style(), rc_context({"svg.hashsalt": "noisescape"}):
-        return [_figure(panel) for panel in panels(log)]
+        return [Figure(_svg(drawing(panel)), _caption(panel)) for panel in panels(log)]
 
 
 def panels(log: NoiseLog) -> list[Panel]:
@@ -110,7 +110,8 @@ def _level(log: NoiseLog, key: str, label: str) -> tuple[np.ndarray, np.ndarray,
     return log.steps[there], column[there], label
 
 
-def _figure(panel: Panel) -> Figure:
+def drawing(panel: Panel) -> MplFigure:
+    """One of them, drawn."""
     figure = new_figure(5.0, 2.7)
     axis = figure.add_subplot()
     if panel.log:
@@ -132,7 +133,7 @@ def _figure(panel: Panel) -> Figure:
     axis.locator_params(axis="x", nbins=6)
     if axis.get_legend_handles_labels()[1]:
         axis.legend(fontsize=8.5, loc="best")
-    return Figure(_svg(figure), _caption(panel))
+    return figure
 
 
 def _draw(axis: Axes, drawn: Series, index: int, top: float, *, named: bool, log: bool) -> None:
@@ -205,4 +206,4 @@ def _svg(figure: MplFigure) -> str:
     return text.getvalue()
 
 
-__all__ = ["Kind", "Panel", "curves", "panels"]
+__all__ = ["Kind", "Panel", "curves", "drawing", "panels"]
