@@ -13,6 +13,7 @@ from torch import Tensor
 
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.experiment import seeds_text
+from noisescape.report.learning_curves import draw_curves
 from noisescape.report.page import Figure, Section, Table
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
 from noisescape.report.tables import escape_table, number, trace_table
@@ -47,11 +48,12 @@ def escape_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section(
             "Learning curves",
-            "Training loss rises where noise keeps the iterate off the floor of a narrow valley.",
+            "Training loss rises where noise keeps the iterate off the floor of a narrow valley. Thin lines are "
+            "seeds, thick ones their mean; grey are the means of the others.",
             [
                 saved(
                     "learning_curves",
-                    draw_curves(curves, names),
+                    draw_curves(curves, names, "escape"),
                     "Training loss and test accuracy along the trajectories.",
                 )
             ],
@@ -84,19 +86,6 @@ def escape_report(run: Run) -> tuple[str, list[Section]]:
             ],
         ),
     ]
-
-
-def draw_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
-    """Training loss and test accuracy of every dynamics."""
-    figure = new_figure(9.6, 3.8)
-    left, right = figure.subplots(1, 2)
-    for name in names:
-        _band(left, curves, name, "loss")
-        _band(right, curves, name, "test_accuracy")
-    left.set(xlabel="step", ylabel="training loss")
-    right.set(xlabel="step", ylabel="test accuracy")
-    legend_outside(figure, left)
-    return figure
 
 
 def draw_sharpness(curves: Curves, names: Sequence[str], delta: float) -> MplFigure:

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure as MplFigure
-from matplotlib.ticker import PercentFormatter
 
 from noisescape.experiments.claims.pool import Pool
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.matched_ends import COLUMNS, End, ends, of_reached, seed_means
 from noisescape.experiments.statistics import mean_over
+from noisescape.report.learning_curves import panels
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, new_figure
 from noisescape.report.tables import matched_loss_table, minima_table, ratio_text
@@ -33,8 +33,6 @@ ARMS = LABELS | {
     "gld-top-eigenvector": "1st eigenvector, SGD's trace",
 }
 """What the arms are called here, where most noises are yoked to SGD's."""
-PANELS = 4
-"""Learning curves beside each other."""
 SHOWN = 200
 """Points of a curve that are drawn."""
 
@@ -191,35 +189,16 @@ def _name_rows(axis: Axes, arms: Arms) -> None:
 
 
 def draw_learning_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
-    """Training loss above test accuracy, a pair of panels for each arm: its first run in every seed."""
+    """Training loss above test accuracy, a column for each arm: its first run in every seed."""
     arms = [name for name in names if name != "gd"]
-    across = min(PANELS, len(arms))
-    bands = math.ceil(len(arms) / across)
-    figure = new_figure(1.2 + 2.3 * across, 0.6 + 3.4 * bands)
-    panels = figure.subplots(2 * bands, across, sharex=True, squeeze=False)
-    losses, accuracies = panels[::2].ravel(), panels[1::2].ravel()
-    for above, below, name in zip(losses, accuracies, arms, strict=False):
-        _draw_curves(above, curves, "gd", "loss")
-        for axis, metric in ((above, "loss"), (below, "test_accuracy")):
-            _draw_curves(axis, curves, name, metric)
-        above.set_title(ARMS[name], fontsize=9)
-    for axis in (*losses[len(arms) :], *accuracies[len(arms) :]):
-        axis.set_visible(False)
-    for shared in (losses[: len(arms)], accuracies[: len(arms)]):
-        for axis in shared[1:]:
-            axis.sharey(shared[0])
-        shared[0].autoscale(axis="y")  # now that it is all of them
-    losses[0].set_yscale("log")
-    accuracies[0].yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    for band in range(bands):
-        panels[2 * band, 0].set_ylabel("training loss")
-        panels[2 * band + 1, 0].set_ylabel("test accuracy")
-    for axis in panels[:, 1:].ravel():
-        axis.tick_params(labelleft=False)
-    for axis in accuracies[max(0, len(arms) - across) : len(arms)]:
-        axis.tick_params(labelbottom=True)
-        axis.set_xlabel("step from the minimum", fontsize=8)
-    return figure
+
+    def draw(axis: Axes, column: int, metric: str) -> None:
+        if metric == "loss":
+            _draw_curves(axis, curves, "gd", metric)
+            axis.set_yscale("log")
+        _draw_curves(axis, curves, arms[column], metric)
+
+    return panels([ARMS[name] for name in arms], draw)
 
 
 def _draw_curves(axis: Axes, curves: Curves, name: str, metric: str) -> None:

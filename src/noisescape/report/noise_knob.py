@@ -9,10 +9,11 @@ from typing import Any
 
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.experiment import seeds_text
+from noisescape.report.learning_curves import draw_curves
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import LABELS, in_order
 from noisescape.report.tables import noise_knob_table, trace_table
-from noisescape.report.training import draw_curves, draw_scatter
+from noisescape.report.training import draw_scatter
 from noisescape.runs.run import Run
 
 
@@ -30,8 +31,9 @@ def noise_knob_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section(
             "Learning curves",
-            f"Thin lines are seeds, thick ones their mean. {_on_the_way(curves, names)}",
-            [saved("learning_curves", draw_curves(curves, names), "Training loss and test accuracy.")],
+            "Thin lines are seeds, thick ones their mean; grey are the means of the others. "
+            f"{_on_the_way(curves, names)}",
+            [saved("learning_curves", draw_curves(curves, names, "training"), "Training loss and test accuracy.")],
         ),
         Section(
             "Sharpness against test accuracy",

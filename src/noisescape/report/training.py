@@ -14,6 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.protocols.comparison import LOOK_EVERY
+from noisescape.report.learning_curves import draw_curves
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
 from noisescape.report.tables import trace_table, training_table
@@ -31,8 +32,8 @@ def training_report(run: Run) -> tuple[str, list[Section]]:
     saved = partial(Figure.drawn, run)
     learning = Section(
         "Learning curves",
-        "Thin lines are seeds, thick ones their mean.",
-        [saved("learning_curves", draw_curves(curves, names), "Training loss and test accuracy.")],
+        "Thin lines are seeds, thick ones their mean; grey are the means of the others.",
+        [saved("learning_curves", draw_curves(curves, names, "training"), "Training loss and test accuracy.")],
     )
     if config.get("level") is not None:  # earlier runs know of none
         return _lead_at_one_loss(summary), [*_at_one_loss(run, curves, names), learning]
@@ -127,19 +128,6 @@ def about(summary: Mapping[str, Any], config: Mapping[str, Any]) -> str:
         "The paper has the full width, 25,000 (SVHN) or 50,000 (CIFAR-10) images of 32 × 32 in [0, 1], "
         "learning rate 0.05 and batch size 100."
     )
-
-
-def draw_curves(curves: Curves, names: Sequence[str]) -> MplFigure:
-    """Training loss and test accuracy, every seed and their mean."""
-    figure = new_figure(9.6, 3.8)
-    axes = figure.subplots(1, 2)
-    for axis, metric in zip(axes, ("loss", "test_accuracy"), strict=True):
-        _lines(axis, curves, names, metric)
-    axes[0].set_ylabel("training loss")
-    axes[1].set_ylabel("test accuracy")
-    axes[1].yaxis.set_major_formatter(PercentFormatter(1))
-    legend_outside(figure, axes[0])
-    return figure
 
 
 def draw_along(curves: Curves, names: Sequence[str]) -> MplFigure:
