@@ -78,14 +78,25 @@ class DataChangedError(DataError):
     """A later pass over the data brought other samples than the first."""
 
 
+def kind_of(value: object) -> str:
+    """What kind of thing was given in place of another.
+
+    >>> kind_of(3), kind_of(int)
+    ('int', 'the class int')
+    """
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def unknown(
-    kind: str, name: str, known: Collection[str], error: type[InvalidValueError] = InvalidValueError
+    kind: str, name: object, known: Collection[str], error: type[InvalidValueError] = InvalidValueError
 ) -> InvalidValueError:
     """The error for a name that is none of the known ones; it has the nearest of them, and all.
 
     >>> print(unknown("preset", "papr", ["quick", "paper"]))
     unknown preset 'papr'; did you mean paper? known: quick, paper
     """
+    if not isinstance(name, str):
+        return error(f"a {kind} goes by its name, not by {kind_of(name)}; known: {', '.join(known)}")
     near = difflib.get_close_matches(name, known, n=2, cutoff=0.4)
     hint = f" did you mean {' or '.join(near)}?" if near else ""
     return error(f"unknown {kind} '{name}';{hint} known: {', '.join(known)}")

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.utils.data import Subset
 
 from noisescape.errors import FailedError, InvalidTypeError, InvalidValueError, LostRankError
+from noisescape.scalars import check_whole
 
 if dist.is_available():
     # Its functions hold, as their default, the group there is when they are imported, as forward mode comes to do.
@@ -49,6 +50,10 @@ class Shard:
     ranks: int
     group: dist.ProcessGroup | None = None
 
+    def __post_init__(self) -> None:
+        check_whole("ranks", self.ranks)
+        check_whole("rank", self.rank, 0, self.ranks - 1)
+
     @classmethod
     def of_process_group(cls, group: dist.ProcessGroup | None = None) -> Shard:
         """Of this process in a group that runs; by default the one ``torch.distributed.init_process_group`` began.
@@ -72,6 +77,7 @@ class Shard:
 
     def positions(self, count: int) -> range:
         """Which of ``count`` samples are this rank's: consecutive ones, as many on every rank but for one."""
+        check_whole("count", count, 0)
         each, more = divmod(count, self.ranks)
         start = self.rank * each + min(self.rank, more)
         return range(start, start + each + (self.rank < more))

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 from noisescape.linops import SymmetricOperator
 from noisescape.linops.structured import HeldOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_whole
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ class Dynamics(ABC):
         Raises:
             ValueError: B > N without replacement, k > D, and the like.
         """
-        check_at_least("refresh", self.refresh, 1, self.name)
+        check_whole(f"{self.name}: refresh", self.refresh)
 
     def init(self, risk: EmpiricalRisk) -> NoiseState:
         """The state before the first step, once :meth:`check` has passed."""
@@ -117,13 +118,16 @@ class Dynamics(ABC):
         return self.noise(risk, theta, None, torch.Generator(theta.device))[0]
 
 
-def check_at_least(name: str, value: float, least: float, dynamics: str) -> None:
-    """Refuse a constant below its least sensible value."""
-    if not value >= least:
-        raise InvalidValueError(f"{dynamics}: {name} must be at least {least:g}, not {value:g}")
+def check_dynamics(dynamics: object) -> None:
+    """Refuse what is no dynamics, such as the class of one."""
+    if not isinstance(dynamics, Dynamics):
+        raise InvalidTypeError(
+            f"dynamics must be one with its constants, such as SGD(batch_size), not {kind_of(dynamics)}"
+        )
 
 
 def check_rank(k: int, risk: EmpiricalRisk, dynamics: str) -> None:
     """Refuse a number of directions that θ does not have."""
+    check_whole(f"{dynamics}: k", k)
     if not 1 <= k <= risk.dimension:
         raise InvalidValueError(f"{dynamics}: k = {k} directions, but k must lie in 1..D = {risk.dimension}")

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from noisescape.dynamics.base import NoiseState, check_at_least
+from noisescape.dynamics.base import NoiseState
 from noisescape.dynamics.gd import GD
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_real
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class GDGradientPenalty(GD):
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)
-        check_at_least("strength", self.strength, 0.0, self.name)
+        check_real(f"{self.name}: strength", self.strength, 0)
 
     @override
     def noisy_gradient(

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from noisescape.dynamics.base import Dynamics, check_at_least
+from noisescape.dynamics.base import Dynamics
 from noisescape.linops import DeviationsOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_real
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class GLDConstant(Dynamics):
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)
-        check_at_least("rho", self.rho, 0.0, self.name)
+        check_real(f"{self.name}: rho", self.rho, 0)
 
     @override
     def noise(

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from noisescape.dynamics.base import check_at_least
 from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.linops import DeviationsOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_whole
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class GLDDiagonal(MinibatchNoise):
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)
         if self.batches is not None:
-            check_at_least("batches", self.batches, 2, self.name)
+            check_whole(f"{self.name}: batches", self.batches, 2)
 
     @override
     def noise(

@@ -17,6 +17,7 @@ from noisescape.linops.gram import leading_pairs, sketched_pairs
 from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradients import factored_gradients, fits_gradients
+from noisescape.scalars import check_flag
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,7 @@ class GLDLeading(MinibatchNoise):
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)
         check_rank(self.k, risk, self.name)
+        check_flag(f"{self.name}: rescale", self.rescale)
 
     @override
     def noise(

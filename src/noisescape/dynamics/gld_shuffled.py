@@ -13,6 +13,7 @@ from noisescape.dynamics.base import NoiseState
 from noisescape.dynamics.gld_full import GLDFull
 from noisescape.linops import FunctionOperator, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_seed
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,11 @@ class GLDShuffled(GLDFull):
 
     shuffle_seed: int = field(default=0, kw_only=True)
     name: ClassVar[str] = "gld-shuffled"
+
+    @override
+    def check(self, risk: EmpiricalRisk) -> None:
+        super().check(risk)
+        check_seed(self.shuffle_seed, f"{self.name}: shuffle_seed")
 
     @override
     def noise(

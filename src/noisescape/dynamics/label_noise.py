@@ -11,7 +11,7 @@ from typing_extensions import override
 
 from noisescape.dynamics.base import Dynamics, NoiseState
 from noisescape.dynamics.sgd import SGD
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk, fingerprint
 
@@ -55,6 +55,8 @@ class LabelNoise(Dynamics):
                 in another order, by which ½(ℓ(y + δ) + ℓ(y − δ)) − ℓ(y) is not the same for all.
         """
         super().check(risk)
+        if not isinstance(self.perturbed, EmpiricalRisk):
+            raise InvalidTypeError(f"{self.name}: perturbed must be a risk, not {type(self.perturbed).__name__}")
         SGD(self.batch_size).check(self.perturbed)
         count = risk.sample_count
         if (self.perturbed.sample_count, self.perturbed.dimension) != (2 * count, risk.dimension):

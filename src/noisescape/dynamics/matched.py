@@ -8,13 +8,14 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from noisescape.dynamics.base import Dynamics, check_at_least
+from noisescape.dynamics.base import Dynamics
 from noisescape.dynamics.gd import GD
 from noisescape.dynamics.minibatch import MinibatchNoise
 from noisescape.errors import InvalidTypeError
 from noisescape.linops import SymmetricOperator
 from noisescape.linops.structured import with_trace
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_real
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class MatchedTrace(Dynamics):
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         self.inner.check(risk)
-        check_at_least("trace_target", self.trace_target, 0.0, self.name)
+        check_real(f"{self.name}: trace_target", self.trace_target, 0)
 
     @override
     def noise(

@@ -18,7 +18,7 @@ from noisescape.dynamics.gld_shuffled import GLDShuffled
 from noisescape.dynamics.gld_shuffled_within_layers import GLDShuffledWithinLayers
 from noisescape.dynamics.gld_top_eigenvector import GLDTopEigenvector
 from noisescape.dynamics.sgd import SGD
-from noisescape.errors import InvalidValueError, unknown
+from noisescape.errors import InvalidTypeError, InvalidValueError, unknown
 
 DYNAMICS: dict[str, type[Dynamics]] = {
     kind.name: kind
@@ -54,6 +54,8 @@ def dynamics_by_name(name: str, **constants: Any) -> Dynamics:
     >>> dynamics_by_name("sgd", batch_size=20, k=20)
     SGD(batch_size=20, replacement=True, sampling='independent')
     """
+    if not isinstance(name, str):
+        raise InvalidTypeError(f"a dynamics' name is text, such as 'sgd', not {type(name).__name__}")
     if name not in DYNAMICS:
         raise unknown("dynamics", name, DYNAMICS)
     kind = DYNAMICS[name]

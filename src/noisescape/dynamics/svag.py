@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 from typing_extensions import override
 
-from noisescape.dynamics.base import NoiseState, check_at_least
+from noisescape.dynamics.base import NoiseState
 from noisescape.dynamics.minibatch import DrawnNoise
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.passes import drawn_gradient
+from noisescape.scalars import check_whole
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class SVAG(DrawnNoise):
     @override
     def check(self, risk: EmpiricalRisk) -> None:
         super().check(risk)
-        check_at_least("ell", self.ell, 1, self.name)
+        check_whole(f"{self.name}: ell", self.ell)
 
     @override
     def noise(

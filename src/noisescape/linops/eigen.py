@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +15,7 @@ from torch import Tensor
 from noisescape.errors import FailedError, InvalidValueError
 from noisescape.linops.operator import SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
+from noisescape.scalars import check_real, check_seed, check_whole
 
 Which = Literal["largest", "smallest", "magnitude"]
 _ARPACK = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
@@ -83,13 +85,20 @@ def eigenpairs(
     >>> eigenpairs(DenseOperator(torch.diag(torch.tensor([1.0, 5.0, -7.0]))), 2).values
     tensor([5., 1.])
     """
+    check_operand(operator)
     if which not in _ARPACK:
         raise InvalidValueError(f"which must be one of {sorted(_ARPACK)}, not {which!r}")
+    check_whole("k", k, -sys.maxsize)
+    check_whole("max_products", max_products)
+    check_seed(seed)
+    if tol is not None:
+        check_real("tol", tol, 0)
     if not 1 <= k <= operator.size:
         raise InvalidValueError(f"k = {k} eigenpairs asked of {operator!r}; k must lie in 1..{operator.size}")
-    if subspace is not None and subspace < k + 2:
-        raise InvalidValueError(f"subspace = {subspace} must be at least k + 2 = {k + 2}")
-    check_operand(operator)
+    if subspace is not None:
+        check_whole("subspace", subspace)
+        if subspace < k + 2:
+            raise InvalidValueError(f"subspace = {subspace} must be at least k + 2 = {k + 2}")
     start = operator.products
     left = max_products - k  # the residuals take k
     if which == "largest" and left >= 0:

@@ -9,7 +9,7 @@ import torch
 from scipy.special import ndtri, stdtrit
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.scalars import check_level
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,6 @@ def square_root(squared: Estimate) -> Estimate:
 
 
 def _quantile(level: float, dof: float) -> float:
-    if not 0 < level < 1:
-        raise InvalidValueError(f"an interval's level lies strictly between 0 and 1, not {level}")
+    check_level("an interval's level", level)
     tail = 0.5 + level / 2
     return float(ndtri(tail) if math.isinf(dof) else stdtrit(dof, tail))

@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
 import torch
+from torch import Tensor
 
-from noisescape.errors import InvalidTypeError
+from noisescape.errors import InvalidTypeError, kind_of
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -107,6 +108,17 @@ def full_precision(function: Callable[Arguments, Result]) -> Callable[Arguments,
             return function(*args, **kwargs)
 
     return call
+
+
+def check_tensor(given: object, name: str) -> None:
+    """Refuse what an operator cannot be made of.
+
+    Raises:
+        TypeError: no floating-point tensor.
+    """
+    if not isinstance(given, Tensor) or not given.is_floating_point():
+        found = given.dtype if isinstance(given, Tensor) else kind_of(given)
+        raise InvalidTypeError(f"{name} must be a floating-point torch.Tensor, not {found}")
 
 
 def check_dtype(dtype: torch.dtype, name: str) -> None:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
+from noisescape.scalars import check_positive, check_seed, check_whole
 
 FIRST_STAGE = 8
 """Probes of the pilot, and of the first that are averaged."""
@@ -166,12 +167,14 @@ def _rounded(count: float, limit: int) -> int:
     return limit if count >= limit else min(limit, max(BLOCK, BLOCK * math.ceil(count / BLOCK)))
 
 
-def check_tolerance(rtol: float, max_products: int, deflate: int = 0) -> None:
-    """Refuse a tolerance, a budget or a number of deflated directions that makes no sense."""
-    if deflate < 0:
-        raise InvalidValueError(f"deflate counts directions and cannot be {deflate}")
-    if not 0 < rtol < math.inf:
-        raise InvalidValueError(f"rtol is a relative standard error and must be positive, not {rtol}")
+def check_tolerance(rtol: float, max_products: int, seed: int, deflate: int = 0, *, name: str = "rtol") -> None:
+    """Refuse a tolerance, a budget, a seed or a number of deflated directions that makes no sense."""
+    check_positive(name, rtol)
+    if rtol > 1:
+        raise InvalidValueError(f"{name} is a standard error as a share of the value, at most 1, not {rtol}")
+    check_whole("max_products", max_products)
+    check_seed(seed)
+    check_whole("deflate", deflate, 0)
     if max_products < 2:
         raise InvalidValueError(
             f"max_products must allow at least 2 probes for a standard error, not {max_products}"

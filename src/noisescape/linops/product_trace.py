@@ -88,7 +88,7 @@ def product_trace(
     >>> product_trace(A, A).value
     6.0
     """
-    check_tolerance(rtol, max_products, deflate)
+    check_tolerance(rtol, max_products, seed, deflate)
     operators = [left, right] if control is None else [left, right, control]
     for operator in operators:
         check_operand(operator)

@@ -12,6 +12,7 @@ from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import rademacher
+from noisescape.scalars import check_positive, check_seed, check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -90,13 +91,15 @@ def spectral_density(
 
     Source: Ubaru, Chen & Saad (2017); for networks, Ghorbani, Krishnan & Xiao (2019).
     """
+    check_operand(operator)
+    check_whole("probes", probes)
+    check_whole("steps", steps)
+    check_whole("points", points, 2)
+    check_seed(seed)
     if probes < 2:
         raise InvalidValueError(f"probes = {probes}, but a standard error needs at least 2")
-    if steps < 1:
-        raise InvalidValueError(f"steps = {steps}, but a quadrature needs at least 1")
-    if bandwidth is not None and not bandwidth > 0:
-        raise InvalidValueError(f"bandwidth must be positive, not {bandwidth}")
-    check_operand(operator)
+    if bandwidth is not None:
+        check_positive("bandwidth", bandwidth)
     count = ProductCount(operator)
     steps = min(steps, operator.size)
     generator = torch.Generator(operator.device).manual_seed(seed)

@@ -15,7 +15,7 @@ from typing_extensions import override
 
 from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import Split, SymmetricOperator
-from noisescape.linops.precision import check_dtype
+from noisescape.linops.precision import check_dtype, check_tensor
 
 
 class HeldOperator(SymmetricOperator):
@@ -40,6 +40,7 @@ class DiagonalOperator(HeldOperator):
     """diag(d), from d of shape (D,), or (R, D) for R replicas."""
 
     def __init__(self, values: Tensor, *, name: str = "diagonal") -> None:
+        check_tensor(values, name)
         super().__init__(
             values.shape[-1],
             dtype=values.dtype,
@@ -82,6 +83,7 @@ class IsotropicOperator(DiagonalOperator):
     """s·I, from s of shape () or (R,)."""
 
     def __init__(self, variance: Tensor, size: int, *, name: str = "isotropic") -> None:
+        check_tensor(variance, name)
         super().__init__(variance[..., None].expand(*variance.shape, size), name=name)
         self.variance = variance
 
@@ -98,6 +100,7 @@ class DeviationsOperator(HeldOperator):
     """diag(σ²), from standard deviations σ of shape (D,) or (R, D): draws and scaling take them as they are."""
 
     def __init__(self, deviations: Tensor, *, name: str = "diagonal") -> None:
+        check_tensor(deviations, name)
         super().__init__(
             deviations.shape[-1], dtype=deviations.dtype, device=deviations.device, psd=True, name=name
         )
@@ -134,6 +137,7 @@ class LowRankOperator(HeldOperator):
     """F Fᵀ, from a factor F of shape (D, k), or (R, D, k) for R replicas."""
 
     def __init__(self, factor: Tensor, *, name: str = "low-rank") -> None:
+        check_tensor(factor, name)
         super().__init__(factor.shape[-2], dtype=factor.dtype, device=factor.device, psd=True, name=name)
         self.tensor = self.factor = factor
         self.replicas = tuple(factor.shape[:-2])
@@ -186,8 +190,11 @@ class DenseOperator(SymmetricOperator):
     """A symmetric matrix that is at hand."""
 
     def __init__(self, matrix: Tensor, *, psd: bool = False, name: str = "matrix") -> None:
+        check_tensor(matrix, name)
         if matrix.ndim != 2 or matrix.shape[0] != matrix.shape[1]:
             raise InvalidValueError(f"{name} must be square, not of shape {tuple(matrix.shape)}")
+        if not bool(torch.isfinite(matrix).all()):
+            raise InvalidValueError(f"{name} has entries that are not finite")
         if not torch.allclose(matrix, matrix.T, rtol=1e-4, atol=1e-6 * float(matrix.abs().max())):
             raise InvalidValueError(f"{name} is not symmetric; pass (M + M.T) / 2 if that is what is meant")
         super().__init__(matrix.shape[0], dtype=matrix.dtype, device=matrix.device, psd=psd, name=name)

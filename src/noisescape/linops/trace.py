@@ -9,6 +9,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidValueError
 from noisescape.linops.estimate import Estimate, VectorEstimate
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
@@ -64,7 +65,7 @@ def trace(
     >>> trace(DenseOperator(torch.diag(torch.tensor([3.0, 2.0, 1.0])))).value
     6.0
     """
-    check_tolerance(rtol, max_products, _columns(deflate))
+    check_tolerance(rtol, max_products, seed, _columns(deflate))
     return _ProbedSums(operator, [_quadratic_forms], deflate, max_products, seed).estimate(0, rtol, "trace")
 
 
@@ -81,7 +82,7 @@ def squared_norm(
 
     ‖AU‖²_F + E‖A(I−UUᵀ)z‖² over Rademacher z; arguments as for :func:`trace`.
     """
-    check_tolerance(rtol, max_products, _columns(deflate))
+    check_tolerance(rtol, max_products, seed, _columns(deflate))
     return _ProbedSums(operator, [_squared_lengths], deflate, max_products, seed).estimate(0, rtol, "squared norm")
 
 
@@ -100,8 +101,8 @@ def trace_and_squared_norm(
     Each is unbiased and to a tolerance of its own, as by :func:`trace` and :func:`squared_norm`; they are not
     independent of each other. The cost of each is what both took. Arguments and errors as for those.
     """
-    check_tolerance(rtol, max_products, _columns(deflate))
-    check_tolerance(norm_rtol, max_products, _columns(deflate))
+    check_tolerance(rtol, max_products, seed, _columns(deflate))
+    check_tolerance(norm_rtol, max_products, seed, _columns(deflate), name="norm_rtol")
     sums = _ProbedSums(operator, [_quadratic_forms, _squared_lengths], deflate, max_products, seed)
     found = sums.estimate(0, rtol, "trace"), sums.estimate(1, norm_rtol, "squared norm")
     return replace(found[0], cost=sums.cost), replace(found[1], cost=sums.cost)
@@ -118,7 +119,11 @@ def _squared_lengths(_vectors: Tensor, products: Tensor) -> Tensor:
 
 
 def _columns(deflate: int | Tensor) -> int:
-    return deflate if isinstance(deflate, int) else deflate.shape[1]
+    if not isinstance(deflate, Tensor):
+        return deflate
+    if deflate.ndim != 2:
+        raise InvalidValueError(f"deflate must be columns (D, K), not of shape {tuple(deflate.shape)}")
+    return deflate.shape[1]
 
 
 class _ProbedSums:
@@ -136,6 +141,10 @@ class _ProbedSums:
         seed: int,
     ) -> None:
         check_operand(operator)
+        if isinstance(deflate, Tensor) and deflate.shape[0] != operator.size:
+            raise InvalidValueError(
+                f"deflate must be columns (D, K) with D = {operator.size}, not of shape {tuple(deflate.shape)}"
+            )
         self._operator = operator
         self._forms = forms
         self._most = max_products
@@ -230,7 +239,7 @@ def diagonal(
     Source: Bekas, Kokiopoulou & Saad (2007).
     """
     check_operand(operator)
-    check_tolerance(rtol, max_products)
+    check_tolerance(rtol, max_products, seed)
     count = ProductCount(operator)
 
     def entries() -> Tensor:

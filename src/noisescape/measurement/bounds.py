@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from noisescape.scalars import check_number, check_whole
+
 
 def projection_coefficient(top_noise: float, top_curvature: float, trace_h: float, trace_sigma: float) -> float:
     """a = u₁ᵀΣu₁·TrH/(λ₁·TrΣ): the noise along the top eigenvector, in units of its share of curvature.
@@ -12,6 +14,14 @@ def projection_coefficient(top_noise: float, top_curvature: float, trace_h: floa
 
     Source: condition (2) of Zhu, Wu, Yu, Wu & Ma (2019).
     """
+    figures = {
+        "top_noise": top_noise,
+        "top_curvature": top_curvature,
+        "trace_h": trace_h,
+        "trace_sigma": trace_sigma,
+    }
+    for name, value in figures.items():
+        check_number(name, value)
     scale = top_curvature * trace_sigma
     return top_noise * trace_h / scale if scale else math.nan
 
@@ -26,6 +36,9 @@ def indicator_bounds(
     >>> indicator_bounds(1.0, 2.0, 3.0, 2)
     (0.8888888888888888, 1.3333333333333333)
     """
+    for name, value in (("coefficient", coefficient), ("top_curvature", top_curvature), ("trace_h", trace_h)):
+        check_number(name, value)
+    check_whole("dimension", dimension)
     if trace_h == 0:
         return math.nan, math.nan
     return coefficient * top_curvature**2 * dimension / trace_h**2, dimension * top_curvature / trace_h
@@ -41,6 +54,9 @@ def decay_exponent(top: float, next_after_k: float, dimension: int) -> float:
     >>> decay_exponent(100.0, 1.0, 10_000)
     0.5
     """
+    for name, value in (("top", top), ("next_after_k", next_after_k)):
+        check_number(name, value)
+    check_whole("dimension", dimension)
     if dimension == 1 or not top > 0:
         return math.nan
     if next_after_k <= 0:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 from noisescape.linops import (
     Eigenpairs,
     Estimate,
@@ -23,7 +23,9 @@ from noisescape.linops import (
     trace,
 )
 from noisescape.linops.operator import check_operand
+from noisescape.linops.probing import check_tolerance
 from noisescape.risk import EmpiricalRisk, in_operator_precision
+from noisescape.scalars import check_whole
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,10 @@ def compare_operators(
         TypeError: something that is no operator, or k that is no whole number.
         ValueError: k < 1, fewer than two operators, or operators that do not go together.
     """
-    if not isinstance(k, int):
-        raise InvalidTypeError(f"k must be a whole number, not {k!r}")
-    if k < 1:
-        raise InvalidValueError(f"k must be at least 1, not {k}")
+    check_whole("k", k)
+    check_tolerance(rtol, max_products, seed)
+    if not isinstance(operators, Mapping):
+        raise InvalidTypeError(f"operators must go by names, {{'H': hessian}}, not {kind_of(operators)}")
     if len(operators) < 2:
         raise InvalidValueError(f"a comparison takes two operators or more, not {len(operators)}")
     for each in operators.values():
@@ -140,6 +142,8 @@ def compare_noise_and_curvature(
     Source: that the three differ, Thomas et al. (2020), arXiv 1906.07774.
     """
     risk, theta = in_operator_precision(risk, theta)
+    check_whole("k", k)
+    check_tolerance(rtol, max_products, seed)
     risk.loss(theta)  # refuses what is not finite: no derivative there means anything
     matrices = {
         "C": risk.noise_covariance(theta, 1),

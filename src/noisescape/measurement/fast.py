@@ -19,6 +19,7 @@ from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.risk.gradients import gradient_rows, per_sample_square_norms
 from noisescape.risk.passes import loss_and_gradient
 from noisescape.risk.subsets import restricted
+from noisescape.scalars import check_seed
 
 GROUPS = 8
 """Of samples: independent answers, whose spread is the standard error."""
@@ -110,12 +111,13 @@ def measure_fast(
     >>> measure_fast(risk, risk.parameters(), batch_size=20).trace_h_sigma.dof
     7
     """
+    risk, theta = in_operator_precision(risk, theta)
+    check_seed(seed)
     factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
     if risk.sample_count < GROUPS:
         raise InvalidValueError(
             f"measure_fast makes {GROUPS} groups of samples, and there are {risk.sample_count}; use measure"
         )
-    risk, theta = in_operator_precision(risk, theta)
     generator = torch.Generator().manual_seed(seed)
     groups = _groups(risk, generator)
     total, gradient = loss_and_gradient(risk, theta)

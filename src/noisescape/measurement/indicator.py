@@ -11,7 +11,6 @@ from rich.table import Table
 from torch import Tensor
 
 from noisescape.distributed.shard import is_first
-from noisescape.errors import InvalidValueError
 from noisescape.linops import (
     Eigenpairs,
     Estimate,
@@ -24,11 +23,14 @@ from noisescape.linops import (
     squared_norm,
     trace_and_squared_norm,
 )
+from noisescape.linops.probing import check_tolerance
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.measurement.figures import MEANING, as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
+from noisescape.risk.arguments import check_hessian
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.runs.progress import steps_bar
+from noisescape.scalars import check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -190,10 +192,12 @@ def measure(
     >>> round(measure(bowl, torch.zeros(3), batch_size=5).trace_h.value, 3)
     6.0
     """
-    if k < 1:
-        raise InvalidValueError(f"k must be at least 1, not {k}")
-    factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
     risk, theta = in_operator_precision(risk, theta)
+    check_whole("k", k)
+    check_tolerance(rtol, max_products, seed)
+    factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+    if hessian is not None:
+        check_hessian(hessian, risk)
     # all shapes are those of C, so that figures free of scale exist even where B = N leaves no noise
     population = risk.noise_covariance(theta, 1)
     loss = float(risk.loss(theta))
@@ -209,7 +213,7 @@ def measure(
         trace_h, norm_h = trace_and_squared_norm(
             hessian,
             rtol=rtol,
-            norm_rtol=2 * rtol,
+            norm_rtol=min(2 * rtol, 1),
             deflate=curvature.vectors,
             max_products=max_products,
             seed=seed,
@@ -233,7 +237,7 @@ def measure(
     relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
 
     norm_c = squared_norm(
-        population, rtol=2 * rtol, deflate=noise.vectors, max_products=max_products, seed=seed + 3
+        population, rtol=min(2 * rtol, 1), deflate=noise.vectors, max_products=max_products, seed=seed + 3
     )
     # in double precision, or by pairwise sums: products of 10⁸ numbers in a row lose half a per cent
     squared_gradient = float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2

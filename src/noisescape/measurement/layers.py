@@ -15,6 +15,7 @@ from noisescape.linops.probing import rademacher
 from noisescape.measurement.figures import as_html, as_text
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor, gradient_moments
+from noisescape.scalars import check_seed, check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -125,11 +126,13 @@ def layer_traces(
     >>> found.names, found.sizes
     (('0', '2'), (16, 10))
     """
+    risk, theta = in_operator_precision(risk, theta)
+    check_whole("probes", probes)
+    check_seed(seed)
     if probes < 2:
         raise InvalidValueError(f"probes = {probes}, but a standard error needs at least 2")
     factor = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
     spans = _spans(risk.state_dict(theta))
-    risk, theta = in_operator_precision(risk, theta)
     variances = gradient_moments(risk, theta)[1].double()
     hessian = risk.hessian(theta)
     generator = torch.Generator(theta.device).manual_seed(seed)

@@ -11,9 +11,11 @@ from torch import Tensor
 from noisescape.dynamics import SGD
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, SymmetricOperator, product_trace
-from noisescape.linops.operator import check_operand
+from noisescape.linops.probing import check_tolerance
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
+from noisescape.risk.arguments import check_hessian, check_point
 from noisescape.risk.passes import unchecked_losses
+from noisescape.scalars import check_positive, check_seed, check_whole
 
 
 @dataclass(frozen=True)
@@ -95,12 +97,13 @@ def loss_budget(
     >>> [round(term.value, 4) for term in (budget.descent, budget.curvature, budget.noise, budget.change)]
     [-0.1, 0.005, 0.005, -0.09]
     """
-    _check_rate(lr)
     risk, theta = in_operator_precision(risk, theta)
+    check_positive("lr", lr)
+    check_tolerance(rtol, max_products, seed)
     risk.loss(theta)  # refuses what is not finite: no derivative there means anything
     covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
     hessian = risk.hessian(theta) if hessian is None else hessian
-    check_operand(hessian)
+    check_hessian(hessian, risk)
     squared_norm, curvature = gradient_forms(risk, theta, hessian)
     control = gauss_newton_control(risk, theta)
     trace = product_trace(hessian, covariance, control=control, rtol=rtol, max_products=max_products, seed=seed)
@@ -143,7 +146,10 @@ def drawn_loss_change(
         NonFiniteLossError: the loss at θ is not finite.
         ValueError: lr ≤ 0, fewer than 2 draws, B out of range, or several θ.
     """
-    _check_rate(lr)
+    check_point(risk, theta)
+    check_positive("lr", lr)
+    check_whole("draws", draws)
+    check_seed(seed)
     if theta.ndim != 1:
         raise InvalidValueError(f"the change is that of one θ (D,), not of shape {tuple(theta.shape)}")
     if draws < 2:
@@ -159,8 +165,3 @@ def drawn_loss_change(
         by_chance = lr * (mean.double() @ (gradient - mean).double())
         changes[draw] = (after - before + by_chance).cpu()
     return Estimate(float(changes.mean()), float(changes.std() / draws**0.5), draws + 1, draws - 1)
-
-
-def _check_rate(lr: float) -> None:
-    if not lr > 0:
-        raise InvalidValueError(f"lr must be positive, not {lr}")

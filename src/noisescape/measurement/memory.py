@@ -12,8 +12,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk import EmpiricalRisk, rehearsal
+from noisescape.risk.arguments import check_risk
 
 
 def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, Tensor], Any]) -> int:
@@ -40,6 +41,12 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
     >>> held >= 400 * 3010 * 4
     True
     """
+    check_risk(risk)
+    if not callable(computation):
+        raise InvalidTypeError(
+            f"computation must be a function (risk, theta), not {type(computation).__name__}: "
+            "lambda risk, theta: risk.gradient(theta)"
+        )
     rehearsed = rehearsal(risk)  # decided on real numbers, so that it goes the way the computation will
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     tracker = AllocationTracker(without_storage=True)

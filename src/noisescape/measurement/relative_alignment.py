@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from noisescape.linops import Estimate, SymmetricOperator, product_trace, ratio, squared_norm, trace
+from noisescape.linops.probing import check_tolerance
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision, shuffled_covariance
+from noisescape.risk.arguments import check_hessian
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,9 @@ def relative_alignment(
     True
     """
     risk, theta = in_operator_precision(risk, theta)
+    check_tolerance(rtol, max_products, seed)
+    if hessian is not None:
+        check_hessian(hessian, risk)
     risk.loss(theta)  # refuses what is not finite: no derivative there means anything
     hessian = risk.hessian(theta) if hessian is None else hessian
     control = gauss_newton_control(risk, theta)

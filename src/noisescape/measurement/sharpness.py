@@ -10,8 +10,10 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.arguments import check_point
 from noisescape.risk.empirical_risk import layer_sizes
 from noisescape.risk.passes import unchecked_losses
+from noisescape.scalars import check_positive, check_seed, check_whole
 
 RELATIVE_DELTA = 0.1
 """δ of the layer-relative sharpness, a share of the weights."""
@@ -53,6 +55,8 @@ def expected_sharpness(
         NonFiniteLossError: the loss at θ is not finite.
         ValueError: draws < 2, δ ≤ 0, or several θ.
     """
+    check_point(risk, theta)
+    check_positive("delta", delta)
     return _sharpness(risk, theta, delta, delta, draws, seed)
 
 
@@ -76,6 +80,8 @@ def layer_relative_sharpness(
         NonFiniteLossError: the loss at θ is not finite.
         ValueError: draws < 2, δ ≤ 0, or several θ.
     """
+    check_point(risk, theta)
+    check_positive("delta", delta)
     parts = theta.split(layer_sizes(risk), -1) if theta.ndim == 1 else (theta,)
     scale = torch.cat([part.square().mean().sqrt().expand(part.shape) for part in parts])
     return _sharpness(risk, theta, delta, delta * scale, draws, seed)
@@ -85,12 +91,12 @@ def _sharpness(
     risk: EmpiricalRisk, theta: Tensor, delta: float, spread: float | Tensor, draws: int, seed: int
 ) -> Sharpness:
     """Both figures for perturbations of this standard deviation, one or (D,)."""
+    check_whole("draws", draws)
+    check_seed(seed)
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
     if theta.ndim != 1:
         raise InvalidValueError(f"expected sharpness is that of one θ (D,), not of shape {tuple(theta.shape)}")
-    if not delta > 0:
-        raise InvalidValueError(f"delta must be positive, not {delta}")
     generator = torch.Generator(theta.device).manual_seed(seed)
     base = risk.loss(theta).double()
     rises = torch.empty(draws, dtype=torch.float64)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vmap
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk.samples import Batch, TensorSamples, digest
 
 
@@ -25,6 +25,8 @@ class ClosedForm(ABC):
     """Whether all samples must be evaluated together."""
 
     def __init__(self, start: Tensor) -> None:
+        if not isinstance(start, Tensor):
+            raise InvalidTypeError(f"parameters must be a flat torch.Tensor (D,), not {type(start).__name__}")
         if start.ndim != 1 or not start.is_floating_point():
             raise InvalidValueError(
                 f"parameters must be a flat floating-point vector (D,), not {start.dtype} of shape "
@@ -100,6 +102,8 @@ class LossVector(ClosedForm):
 
     def __init__(self, losses: Callable[[Tensor], Tensor], start: Tensor) -> None:
         super().__init__(start)
+        if not callable(losses):
+            raise InvalidTypeError(f"losses must be a function of θ, not {type(losses).__name__}")
         self._losses = losses
         with torch.no_grad():
             values = losses(self.start)
@@ -152,6 +156,10 @@ class SampleLoss(ClosedForm):
 
     def __init__(self, loss: Callable[[Tensor, Tensor], Tensor], data: Tensor, start: Tensor) -> None:
         super().__init__(start)
+        if not callable(loss):
+            raise InvalidTypeError(f"loss must be a function (θ, x), not {type(loss).__name__}")
+        if not isinstance(data, Tensor):
+            raise InvalidTypeError(f"data must be a torch.Tensor (N, ...), not {type(data).__name__}")
         if data.device != self.device:
             raise InvalidValueError(
                 f"mixed devices: parameters are on {self.device}, data on {data.device}; move one with .to()"
@@ -160,6 +168,8 @@ class SampleLoss(ClosedForm):
         self._data = data
         with torch.no_grad():
             values = loss(self.start[None], data)
+        if not isinstance(values, Tensor):
+            raise InvalidTypeError(f"loss returned {type(values).__name__}, not a tensor")
         if values.ndim not in (1, 2) or values.shape != data.shape[: values.ndim]:
             raise InvalidValueError(
                 f"loss of θ (1, {self.dimension}) and data {tuple(data.shape)} has shape "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noisescape.distributed import Shard
 from noisescape.errors import InvalidTypeError, InvalidValueError, unknown
+from noisescape.scalars import check_whole
 
 Inputs = Tensor | dict[str, Tensor]
 
@@ -52,8 +53,7 @@ class Columns:
                 f"a {type(dataset).__name__} has no columns to read: pass a datasets.Dataset or IterableDataset, "
                 'one split of it (load_dataset(…, split="train"))'
             )
-        if batch_size < 1:
-            raise InvalidValueError(f"batch_size must be at least 1, not {batch_size}")
+        check_whole("batch_size", batch_size)
         names = [*([inputs] if isinstance(inputs, str) else inputs), targets]
         known = dataset.column_names
         if known is not None:  # a stream whose first row nobody has seen does not know them

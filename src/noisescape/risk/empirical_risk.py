@@ -15,10 +15,10 @@ import xxhash
 from torch import Tensor, nn
 
 from noisescape.distributed import Shard
-from noisescape.errors import InvalidValueError, NonFiniteLossError
+from noisescape.errors import InvalidTypeError, InvalidValueError, NonFiniteLossError, kind_of
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import gradients, passes
-from noisescape.risk.arguments import check_positive, check_theta
+from noisescape.risk.arguments import check_risk, check_size, check_theta, checked_device
 from noisescape.risk.capabilities import Capabilities
 from noisescape.risk.chunking import Chunking, default_memory_budget
 from noisescape.risk.closed_form import ClosedForm, LossVector, SampleLoss
@@ -31,6 +31,7 @@ from noisescape.risk.model_loss import ModelLoss, logits
 from noisescape.risk.opening import open_data
 from noisescape.risk.samples import Batch, StreamedSamples
 from noisescape.risk.sharded_samples import Samples, ShardedSamples
+from noisescape.scalars import check_seed, check_whole
 
 HALF = (torch.float16, torch.bfloat16)
 RENAMED = {
@@ -107,8 +108,8 @@ class EmpiricalRisk:
         chunk_size: int | None = None,
         shard: Shard | None = None,
     ) -> None:
-        check_positive("chunk_size", chunk_size)
-        check_positive("memory_budget", memory_budget)
+        check_size("chunk_size", chunk_size)
+        check_size("memory_budget", memory_budget)
         function = ModelLoss(model, loss, normalisation)
         budget = memory_budget or default_memory_budget(function.device)
         opened = open_data(function, data, function.flat_parameters, budget, chunk_size, shard)
@@ -256,9 +257,18 @@ class EmpiricalRisk:
         return self._like(opened.function, opened.samples, self._parameters, opened.tried)
 
     def to(self, target: torch.dtype | torch.device | str) -> EmpiricalRisk:
-        """The same risk in another floating-point dtype or on another device."""
-        dtype = target if isinstance(target, torch.dtype) else self.dtype
-        device = self.device if isinstance(target, torch.dtype) else torch.device(target)
+        """The same risk in another floating-point dtype or on another device.
+
+        Raises:
+            TypeError: neither a dtype nor a device.
+            ValueError: a dtype that is not floating-point; a device that is not there.
+        """
+        if isinstance(target, torch.dtype):
+            if not target.is_floating_point:
+                raise InvalidValueError(f"a risk has floating-point parameters, not {target}")
+            dtype, device = target, self.device
+        else:
+            dtype, device = self.dtype, checked_device(target)
         function = self._model_loss("conversion")
 
         def convert(tensor: Tensor) -> Tensor:
@@ -305,6 +315,8 @@ class EmpiricalRisk:
             ValueError: the metric's values are not one a sample.
         """
         self._check_theta(theta)
+        if not callable(metric):
+            raise InvalidTypeError(f"metric must be a function (outputs, targets), not {kind_of(metric)}")
         if theta.ndim == 2:
             return torch.stack([self.metric(row, metric) for row in theta])
         model_loss = self._model_loss("a metric of outputs")
@@ -453,8 +465,8 @@ class EmpiricalRisk:
                     "targets to estimate it by sampling"
                 )
             return GaussNewton(risk, theta, name="Fisher")
-        if draws < 1:
-            raise InvalidValueError(f"draws must be at least 1, not {draws}")
+        check_whole("draws", draws)
+        check_seed(seed)
         batches = risk._batches(passes=1)
         samples = with_drawn_targets(function, risk._samples, batches, theta, sample_targets, draws, seed)
         redrawn = risk._like(function.with_scale(None), samples, risk._parameters, risk._tried)
@@ -555,7 +567,7 @@ class EmpiricalRisk:
 def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> EmpiricalRisk:
     """The risk of a closed form: what :meth:`EmpiricalRisk.from_losses` and ``from_sample_loss`` return."""
     samples = function.samples()
-    check_positive("memory_budget", memory_budget)
+    check_size("memory_budget", memory_budget)
     chunk_size = samples.count if function.whole else None
     risk = EmpiricalRisk.__new__(EmpiricalRisk)
     tried = [samples.between(0, samples.count)]
@@ -580,7 +592,13 @@ def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
 
 
 def in_operator_precision(risk: EmpiricalRisk, theta: Tensor) -> tuple[EmpiricalRisk, Tensor]:
-    """A risk and θ in a precision that has linear algebra: of half precision, both in float32."""
+    """A risk and θ in a precision that has linear algebra: of half precision, both in float32.
+
+    Raises:
+        TypeError: no risk, or a θ that is no tensor.
+        ValueError: a θ that is none of the risk's, or several.
+    """
+    check_risk(risk)
     return risk._for_operators(theta)
 
 

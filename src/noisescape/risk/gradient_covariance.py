@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import operator
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.errors import InvalidValueError
 from noisescape.linops import Split, SymmetricOperator
 from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_pairs, sketches
 from noisescape.linops.probing import orthonormal, rademacher
@@ -17,6 +16,7 @@ from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, row_chunks
 from noisescape.risk.sharded_gradients import ShardedGradients
 from noisescape.risk.sharded_samples import ShardedSamples
+from noisescape.scalars import check_flag, check_whole
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
@@ -32,17 +32,13 @@ def covariance_factor(batch_size: int, sample_count: int, *, replacement: bool) 
 
     Raises:
         ValueError: B < 1, or B > N without replacement.
-        TypeError: B is not an int.
+        TypeError: B is not an int, or replacement not a bool.
 
     >>> covariance_factor(5, 10, replacement=True), covariance_factor(10, 10, replacement=False)
     (0.2, 0.0)
     """
-    try:
-        batch_size = operator.index(None if isinstance(batch_size, bool) else batch_size)  # type: ignore[arg-type]
-    except TypeError:
-        raise InvalidTypeError(f"batch_size counts samples: an int, not {batch_size!r}") from None
-    if batch_size < 1:
-        raise InvalidValueError(f"batch_size must be at least 1, not {batch_size}")
+    check_whole("batch_size", batch_size)
+    check_flag("replacement", replacement)
     if replacement:
         return 1 / batch_size
     if batch_size > sample_count:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import passes
+from noisescape.risk.arguments import check_risk
 from noisescape.risk.passes import GradientGraph
 from noisescape.risk.samples import TensorSamples
+from noisescape.scalars import check_positive
 
 if TYPE_CHECKING:
     from noisescape.risk.empirical_risk import EmpiricalRisk
@@ -79,12 +80,13 @@ class DifferenceHessian(SymmetricOperator):
     """
 
     def __init__(self, risk: EmpiricalRisk, theta: Tensor, *, step: float | None = None) -> None:
+        check_risk(risk)
         risk, theta = risk._for_operators(theta)
         super().__init__(
             risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="finite-difference Hessian"
         )
-        if step is not None and not step > 0:
-            raise InvalidValueError(f"step must be positive, not {step}")
+        if step is not None:
+            check_positive("step", step)
         self.risk = risk
         self.theta = theta
         self.column_bytes = min(self.column_bytes, risk._budget)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import hessian, vmap
 
-from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
+from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError, kind_of
 from noisescape.linops.precision import at_full_precision
 from noisescape.risk.criterion import Criterion, Loss, Normalisation
 from noisescape.risk.differentiation import gradient_of_sum
@@ -62,7 +62,7 @@ class ModelLoss:
     ) -> None:
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(
-                f"model must be a torch.nn.Module, not {type(model).__name__}; for a plain function of θ use "
+                f"model must be a torch.nn.Module, not {kind_of(model)}; for a plain function of θ use "
                 "EmpiricalRisk.from_losses"
             )
         check_kind(model)

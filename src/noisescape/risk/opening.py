@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from noisescape.distributed import Shard
 from noisescape.distributed.shard import failing_together
-from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
+from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError, NoisescapeError
 from noisescape.risk.contract import check_contract
 from noisescape.risk.criterion import NormalisationWarning
 from noisescape.risk.model_loss import ModelLoss
@@ -91,7 +92,13 @@ def _tried(
                 raise
             errors.append(error)
     if not accepted:
-        raise errors[0]
+        first = errors[0]
+        if isinstance(first, NoisescapeError):
+            raise first
+        raise InvalidValueError(
+            f"model and loss cannot be evaluated on the first samples, {described(samples)}: "
+            f"{type(first).__name__}: {' '.join(str(first).split())}"
+        ) from first
     samples, tried = accepted[0]
     if len(accepted) > 1:
         warnings.warn(
@@ -101,6 +108,19 @@ def _tried(
             stacklevel=5,
         )
     return samples, tried
+
+
+def described(samples: OwnSamples) -> str:
+    """The kinds of tensors that samples are made of."""
+
+    def kinds(part: Any) -> str:
+        tensors = [leaf for leaf in tree_leaves(part) if isinstance(leaf, Tensor)]
+        return ", ".join(f"{each.dtype} ({', '.join(map(str, ('n', *each.shape[1:])))})" for each in tensors)
+
+    batch = probe_batches(samples, 1)[0]
+    return (
+        f"inputs {kinds(batch.inputs) or 'without tensors'} and targets {kinds(batch.targets) or 'without tensors'}"
+    )
 
 
 def _whole(samples: OwnSamples) -> Batch | None:

@@ -20,7 +20,7 @@ from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
 from noisescape.errors import FailedError, InvalidValueError
-from noisescape.risk.arguments import check_directions, check_indices
+from noisescape.risk.arguments import check_beside, check_directions, check_indices
 from noisescape.risk.chunking import HESSIAN_PASSES
 from noisescape.risk.differentiation import (
     column_blocks,
@@ -145,6 +145,7 @@ def _chosen_batches(risk: EmpiricalRisk, indices: Tensor, size: int) -> Iterator
 @torch.enable_grad()
 def vjp(risk: EmpiricalRisk, theta: Tensor, weights: Tensor) -> Tensor:
     """Gᵀw: θ (D,) and w (N,) or (N, K) → (D,) or (D, K); θ (R, D) and w (N,) or (R, N) → (R, D)."""
+    check_beside("weights", weights, theta)
     block = theta.ndim == 1 and weights.ndim == 2
     count = risk.sample_count
     if weights.ndim > 2 or weights.shape[0 if block else -1] != count:

@@ -81,9 +81,10 @@ def _sources(data: Any) -> list[Iterable[Any]]:
         if as_samples:
             found.append(DataLoader(data, batch_size=256, shuffle=False))  # type: ignore[arg-type]
         return found
-    if isinstance(data, Dataset) or (hasattr(data, "__getitem__") and hasattr(data, "__len__")):
+    text = isinstance(data, (str, bytes))  # a path, perhaps: characters are no samples
+    if isinstance(data, Dataset) or (not text and hasattr(data, "__getitem__") and hasattr(data, "__len__")):
         return [DataLoader(data, batch_size=256, shuffle=False)]
-    if isinstance(data, Iterable):
+    if isinstance(data, Iterable) and not text:
         if iter(data) is data:
             raise InvalidValueError(
                 "the data is a one-pass iterator; estimates need several passes. Pass a list of batches, a "

@@ -5,16 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from noisescape.distributed.shard import is_first
 from noisescape.dynamics import Dynamics
-from noisescape.errors import InvalidValueError
+from noisescape.dynamics.base import check_dynamics
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.arguments import check_point
 from noisescape.risk.passes import unchecked_losses
 from noisescape.runs.progress import steps_bar
+from noisescape.scalars import check_number, check_positive, check_real, check_seed, check_whole
 from noisescape.simulation.captured import captured_step
 from noisescape.simulation.checkpoint import Checkpoint, kept_kind
 from noisescape.simulation.divergence import lost
@@ -83,16 +87,25 @@ def simulate(
     >>> simulate(bowl, GD(), torch.ones(2), lr=0.25, steps=2, progress=False).theta
     tensor([0.2500, 0.2500])
     """
-    if steps < 1:
-        raise InvalidValueError(f"steps must be at least 1, not {steps}")
+    check_point(risk, theta)
+    check_dynamics(dynamics)
+    check_whole("steps", steps)
+    check_seed(seed)
+    for name, value in (("every", every), ("noise_every", noise_every), ("replicas", replicas)):
+        if value is not None:
+            check_whole(name, value)
+    check_number("checkpoint_seconds", checkpoint_seconds)  # infinite: none but the last
+    if not checkpoint_seconds >= 0:
+        raise InvalidValueError(f"checkpoint_seconds must be at least 0, not {checkpoint_seconds}")
+    for name, function in (("on_step", on_step), ("until", until)):
+        if function is not None and not callable(function):
+            raise InvalidTypeError(f"{name} must be a function, not {type(function).__name__}")
     rates = _rates(lr, steps)
     if replicas is not None:
         if theta.ndim != 1:
             raise InvalidValueError(
                 "replicas copies a single θ (D,); a start of shape (R, D) already has its replicas"
             )
-        if replicas < 1:
-            raise InvalidValueError(f"replicas must be at least 1, not {replicas}")
         theta = theta.expand(replicas, -1)
     # contiguous here and at every step: a resumed run gets its tensors so, and layout decides how sums round
     theta = theta.detach().clone(memory_format=torch.contiguous_format)
@@ -106,8 +119,6 @@ def simulate(
     generator = torch.Generator(theta.device).manual_seed(seed)
     every = max(1, steps // 100) if every is None else every
     book = Book({"loss": loss} if record is None else record, every, steps)
-    if noise_every is not None and noise_every < 1:
-        raise InvalidValueError(f"noise_every must be at least 1, not {noise_every}")
     start = theta.clone()
     diverged_at = torch.full(theta.shape[:-1], -1, device=theta.device)
     first = taken = 0
@@ -170,7 +181,7 @@ def simulate(
             advance(1)
             if on_step is not None:
                 on_step(taken)
-            if until is not None and seen and until(book.records()):
+            if until is not None and seen and _ended(until(book.records())):
                 break
 
     if kept is not None:
@@ -182,13 +193,16 @@ def simulate(
 def _rates(lr: float | Callable[[int], float], steps: int) -> float | Sequence[float]:
     """η, or its value at each step; all asked for before the first, so that a bad one costs nothing."""
     if not callable(lr):
-        if not lr > 0:
-            raise InvalidValueError(f"lr must be positive, not {lr}")
+        check_positive("lr", lr)
         return float(lr)
-    rates = [float(lr(step)) for step in range(steps)]
+    rates = [lr(step) for step in range(steps)]
     for step, rate in enumerate(rates):
-        if not rate >= 0:
-            raise InvalidValueError(
-                f"the learning-rate schedule gave {rate} at step {step}; it must not be negative"
-            )
-    return rates
+        check_real(f"lr({step}), of the learning-rate schedule,", rate, 0)
+    return [float(rate) for rate in rates]
+
+
+def _ended(answer: Any) -> bool:
+    """What ``until`` said."""
+    if not isinstance(answer, bool) and getattr(answer, "shape", None) != ():  # a tensor's or NumPy's
+        raise InvalidTypeError(f"until must answer True or False, not {kind_of(answer)}")
+    return bool(answer)

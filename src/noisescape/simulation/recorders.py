@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from noisescape.errors import InvalidTypeError, kind_of
 from noisescape.linops import ToleranceWarning, product_trace, trace
+from noisescape.linops.probing import check_tolerance
 from noisescape.measurement.bounds import decay_exponent, projection_coefficient
 from noisescape.measurement.loss_budget import gradient_forms
 from noisescape.measurement.relative_alignment import relative_alignment
@@ -19,6 +21,7 @@ from noisescape.measurement.sharpness import expected_sharpness
 from noisescape.risk import EmpiricalRisk, Metric, gauss_newton_control
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.risk.passes import unchecked_losses
+from noisescape.scalars import check_flag, check_positive, check_seed, check_whole
 
 Recorder = Callable[[EmpiricalRisk, Tensor], Any]
 """(risk, θ) ↦ a scalar, one value a replica (R,), or a mapping of names to such."""
@@ -38,7 +41,12 @@ class AtSteps:
 
 def at_steps(recorder: Recorder, steps: Iterable[int]) -> AtSteps:
     """Call ``recorder`` at these steps only: for those that cost much."""
-    return AtSteps(recorder, frozenset(steps))
+    if not isinstance(steps, Iterable):
+        raise InvalidTypeError(f"steps are several, [0, 10], not {kind_of(steps)}")
+    chosen = frozenset(steps)
+    for step in chosen:
+        check_whole("each of steps", step, 0)
+    return AtSteps(recorder, chosen)
 
 
 def tolerant(recorder: Recorder) -> Recorder:
@@ -76,6 +84,9 @@ def indicator(
     batch_size: int, *, replacement: bool = True, rtol: float = 0.05, max_products: int = 10_000, seed: int = 0
 ) -> Recorder:
     """Tr(HΣ_B) and its standard error."""
+    check_whole("batch_size", batch_size)
+    check_flag("replacement", replacement)
+    check_tolerance(rtol, max_products, seed)
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, float]:
         covariance = risk.noise_covariance(theta, batch_size, replacement=replacement)
@@ -114,6 +125,10 @@ def conditions(
         max_products: bound on the cost of each.
         seed: of the probes, the same at every step: along a curve their errors are correlated.
     """
+    check_whole("batch_size", batch_size)
+    check_flag("replacement", replacement)
+    check_whole("k", k)
+    check_tolerance(rtol, max_products, seed)
     names = (
         *("trace_h_sigma", "trace_h_sigma_stderr", "isotropic_reference", "isotropic_reference_stderr"),
         *("projection_coefficient", "decay_exponent", "largest_eigenvalue"),
@@ -157,6 +172,7 @@ def alignment(*, rtol: float = 0.05, max_products: int = 200, seed: int = 0) -> 
 
     See :func:`noisescape.measurement.relative_alignment`. None of them depends on B.
     """
+    check_tolerance(rtol, max_products, seed)
     kinds = ("noise", "shuffled", "gain")
     names = tuple(f"{kind}{part}" for kind in kinds for part in ("", "_stderr"))
 
@@ -172,6 +188,9 @@ def alignment(*, rtol: float = 0.05, max_products: int = 200, seed: int = 0) -> 
 
 def sharpness(delta: float, *, draws: int = 100, seed: int = 0) -> Recorder:
     """Expected sharpness at scale δ, signed and absolute, with their standard errors."""
+    check_positive("delta", delta)
+    check_whole("draws", draws, 2)
+    check_seed(seed)
 
     def single(risk: EmpiricalRisk, theta: Tensor) -> tuple[float, ...]:
         found = expected_sharpness(risk, theta, delta=delta, draws=draws, seed=seed)

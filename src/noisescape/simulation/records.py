@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from noisescape.dynamics import Dynamics
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk import EmpiricalRisk
 from noisescape.simulation.recorders import Recorder
 
@@ -116,7 +116,15 @@ class Book:
     def __init__(self, recorders: Mapping[str, Recorder], every: int, steps: int) -> None:
         if every < 1:
             raise InvalidValueError(f"every must be at least 1, not {every}")
+        if not isinstance(recorders, Mapping):
+            raise InvalidTypeError(
+                f"record must be recorders by name, {{'loss': recorders.loss}}, not {type(recorders).__name__}"
+            )
         for name, recorder in recorders.items():
+            if not callable(recorder):
+                raise InvalidTypeError(
+                    f"recorder '{name}' must be a function (risk, θ), not {type(recorder).__name__}"
+                )
             due = _own_steps(recorder)
             if due is not None and not any(0 <= step <= steps for step in due):
                 raise InvalidValueError(
@@ -153,7 +161,18 @@ class Book:
 
     def note(self, name: str, step: int, value: Any, diverged_at: Tensor) -> None:
         """One value, or one a replica; NaN for those that have diverged."""
-        full = torch.as_tensor(value, dtype=torch.float64).cpu()
+        try:
+            full = torch.as_tensor(value, dtype=torch.float64).cpu()
+        except (TypeError, ValueError, RuntimeError):
+            raise InvalidTypeError(
+                f"recorder '{name}' returned {type(value).__name__}; it returns a number, one a replica (R,), or a "
+                "mapping of names to such"
+            ) from None
+        if full.ndim and full.shape != diverged_at.shape:
+            raise InvalidValueError(
+                f"recorder '{name}' returned shape {tuple(full.shape)}; it returns a number, or one a replica, "
+                f"{tuple(diverged_at.shape)}"
+            )
         full = full.expand(diverged_at.shape) if full.ndim == 0 else full
         full = torch.where(diverged_at.cpu() >= 0, torch.nan, full)
         steps, values = self._seen.setdefault(name, ([], []))

@@ -11,8 +11,10 @@ from torch import Tensor
 
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, product_trace, ratio, squared_norm
+from noisescape.linops.probing import check_tolerance
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.empirical_risk import layer_sizes, tensor_names
+from noisescape.scalars import check_seed, check_whole
 
 LEAST_POINTS = 8
 """Coordinates of a layer that a line is put through."""
@@ -64,6 +66,8 @@ def alignment_law(
 
     Source: arXiv 2602.05600.
     """
+    check_whole("per_layer", per_layer)
+    check_seed(seed)
     if per_layer < LEAST_POINTS:
         raise InvalidValueError(f"per_layer = {per_layer}, but a line needs at least {LEAST_POINTS} coordinates")
     risk, theta = in_operator_precision(risk, theta)
@@ -127,6 +131,7 @@ def alignment_factor(
     Source: Wu, Wang & Su (arXiv 2207.02628).
     """
     risk, theta = in_operator_precision(risk, theta)
+    check_tolerance(rtol, max_products, seed)
     loss = float(risk.loss(theta))
     if not loss > 0:
         raise InvalidValueError(f"the loss is {loss:g}; μ compares noise with it, and needs one above 0")

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError, NonFiniteLossError
+from noisescape.errors import InvalidTypeError, InvalidValueError, NonFiniteLossError, kind_of
 from noisescape.risk import EmpiricalRisk, in_operator_precision
-from noisescape.risk.arguments import check_theta
+from noisescape.risk.arguments import check_risk, check_theta
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
 from noisescape.risk.passes import loss_and_gradient, unchecked_losses
+from noisescape.scalars import check_positive, check_real, check_whole
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -151,8 +152,7 @@ def quench(risk: EmpiricalRisk, theta: Tensor, *, level: float, lr: float, steps
     tensor([0.5000])
     """
     _check(risk, theta, steps, lr=lr)
-    if not math.isfinite(level):
-        raise InvalidValueError(f"level must be a finite loss, not {level}")
+    check_real("level", level)
     level = float(level)
     slack = SAME_LEVEL * abs(level)
     loss, gradient = _loss_and_gradient(risk, theta)
@@ -194,6 +194,8 @@ def at_matched_loss(
         ValueError: no iterates; as :func:`quench`.
         NonFiniteLossError: the loss of one is not finite; the message names it.
     """
+    if not isinstance(thetas, Mapping):
+        raise InvalidTypeError(f"thetas must be iterates by name, {{'sgd': theta}}, not {kind_of(thetas)}")
     if not thetas:
         raise InvalidValueError("there are no iterates to match: thetas is empty")
     losses = [_finite_loss(risk, theta, f"the iterate '{name}'") for name, theta in thetas.items()]
@@ -260,10 +262,11 @@ def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41, about: in
     >>> found.distance.tolist(), found.loss.tolist(), found.quadratic.tolist()
     ([-0.5, 0.0, 0.5], [0.5625, 0.0, 1.5625], [1.0, 0.0, 1.0])
     """
+    if not isinstance(path, Tensor):
+        raise InvalidTypeError(f"path must be a tensor of knots, (K, D), not {type(path).__name__}")
     if path.ndim != 2 or len(path) < 2:
         raise InvalidValueError(f"a path has at least two knots, (K, D), not shape {tuple(path.shape)}")
-    if points < 2:
-        raise InvalidValueError(f"points must be at least 2, the ends of a segment, not {points}")
+    check_whole("points", points, 2)
     if about is not None and not -len(path) <= about < len(path):
         raise InvalidValueError(f"about = {about}, but the path has knots 0 to {len(path) - 1}")
     _check_theta(risk, path[0], "each knot")
@@ -311,8 +314,7 @@ def barrier(risk: EmpiricalRisk, start: Tensor, end: Tensor, *, points: int = 41
     """
     from scipy.optimize import minimize_scalar  # slow to import, and few need it
 
-    if points < 3:
-        raise InvalidValueError(f"points must be at least 3, so that one lies between the ends, not {points}")
+    check_whole("points", points, 3)  # so that one lies between the ends
     ends = max(_finite_loss(risk, theta, name) for theta, name in ((start, "start"), (end, "end")))
     found = loss_along(risk, torch.stack([start, end]), points=points)
     losses = found.loss.nan_to_num(torch.inf, torch.inf)
@@ -378,12 +380,11 @@ def _finite_loss(risk: EmpiricalRisk, theta: Tensor, name: str) -> float:
 
 def _check(risk: EmpiricalRisk, theta: Tensor, steps: int, **positive: float) -> None:
     _check_theta(risk, theta)
-    if steps < 0:
-        raise InvalidValueError(f"steps must be at least 0, not {steps}")
+    check_whole("steps", steps, 0)
     for name, value in positive.items():
-        if not value > 0:
-            raise InvalidValueError(f"{name} must be positive, not {value}")
+        check_positive(name, value)
 
 
 def _check_theta(risk: EmpiricalRisk, theta: Tensor, name: str = "θ") -> None:
+    check_risk(risk)
     check_theta(theta, risk.dimension, risk.dtype, risk.device, replicas=False, name=name)

@@ -11,7 +11,9 @@ from noisescape.dynamics import SGD
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk, in_operator_precision
+from noisescape.risk.arguments import check_risk
 from noisescape.risk.subsets import restricted
+from noisescape.scalars import check_real, check_seed, check_whole
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,9 @@ def batch_sharpness(
     >>> round(batch_sharpness(risk, risk.parameters(), batch_size=2).mean_of_ratios.value, 3)
     18.0
     """
+    check_risk(risk)
+    check_whole("draws", draws)
+    check_seed(seed)
     if draws < 2:
         raise InvalidValueError(f"draws = {draws}, but a standard error needs at least 2")
     sgd = SGD(batch_size, replacement=replacement)
@@ -106,6 +111,8 @@ def batch_sharpness_limits(lr: float, momentum: float = 0.0) -> tuple[float, flo
     >>> batch_sharpness_limits(0.1)
     (20.0, 20.0)
     """
+    check_real("lr", lr)
+    check_real("momentum", momentum)
     if not lr > 0 or not 0 <= momentum < 1:
         raise InvalidValueError(f"lr must be positive and momentum lie in [0, 1), not {lr} and {momentum}")
     return 2 * (1 - momentum) / lr, 2 * (1 + momentum) / lr

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from noisescape.errors import FailedError, InvalidValueError
 from noisescape.linops import Estimate
-from noisescape.theory.exits import ExitTimes, require_positive
+from noisescape.scalars import check_positive, check_real, check_whole
+from noisescape.theory.exits import ExitTimes, check_times
 
 Line = Callable[[Tensor], Tensor]
 """A function of places on a line, (n,) float64 to (n,)."""
@@ -62,7 +63,11 @@ def kramers_time(
     >>> found.exponent, round(found.time, 1), round(found.steps)
     (4.0, 60.6, 6064)
     """
-    require_positive(minimum_curvature=minimum_curvature, barrier=barrier, lr=lr, variance=variance)
+    check_positive("minimum_curvature", minimum_curvature)
+    check_positive("barrier", barrier)
+    check_positive("lr", lr)
+    check_positive("variance", variance)
+    check_real("saddle_curvature", saddle_curvature)
     if not -math.inf < saddle_curvature < 0:
         raise InvalidValueError(f"saddle_curvature, at the top of the barrier, must be < 0, not {saddle_curvature}")
     exponent = 2 * barrier / (lr * variance)
@@ -109,7 +114,8 @@ def discrete_exit_time(
     """
     if not -math.inf < low < start < high < math.inf:
         raise InvalidValueError(f"start must lie between low and high, all finite; not {start} in {low} .. {high}")
-    require_positive(points=points, rtol=rtol)
+    check_whole("points", points)
+    check_positive("rtol", rtol)
 
     def solved(count: int) -> float:
         roots, shares = roots_legendre(count)
@@ -118,7 +124,7 @@ def discrete_exit_time(
         places = torch.cat([nodes, nodes.new_tensor([start])])
         mean, std = _values(step_mean, places, "step_mean"), _values(step_std, places, "step_std")
         narrowest, gap = float(std.min()), float(nodes.diff(prepend=nodes.new_tensor([low])).max())
-        require_positive(**{"the least step_std inside": narrowest})
+        check_positive("the least step_std inside", narrowest)
         if gap > narrowest:
             raise FailedError(
                 f"points={count} are up to {gap:.2g} apart, too far for a step of standard deviation "
@@ -208,12 +214,16 @@ def fit_exit_law(
     >>> round(found.additive.slope.value, 2), round(found.additive.slope.stderr, 2), found.difference > 0
     (1.0, 0.07, True)
     """
+    for times in groups:
+        check_times(times)
+    for value in (*barriers, *(minima or ())):
+        check_positive("each of barriers and minima", value)
     heights = np.array(barriers, float)
     floors = np.ones_like(heights) if minima is None else np.array(minima, float)
     if not len(groups) == heights.size == floors.size:
         raise InvalidValueError("groups, barriers and minima, where given, must be equally many")
     for value in (*heights, *floors):
-        require_positive(**{"each of barriers and minima": value})
+        check_positive("each of barriers and minima", value)
     if len(rates := {group.lr for group in groups}) > 1:
         raise InvalidValueError(f"the groups were run at several lr, {sorted(rates)}, on which a slope depends")
     events, exposure = np.array([group.events for group in groups]), np.array([group.exposure for group in groups])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,10 +13,12 @@ from torch import Tensor
 
 from noisescape.distributed.shard import is_first
 from noisescape.dynamics import Dynamics
-from noisescape.errors import InvalidValueError
+from noisescape.dynamics.base import check_dynamics
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.arguments import check_theta
+from noisescape.risk.arguments import check_risk, check_theta
 from noisescape.runs.progress import steps_bar
+from noisescape.scalars import check_level, check_positive, check_seed, check_whole
 from noisescape.simulation.divergence import lost
 
 Region = Callable[[Tensor], Tensor]
@@ -48,7 +49,7 @@ class ExitTimes:
             raise InvalidValueError(f"left must be bool, ({len(times)},) as times, not {_kind(left)}")
         if int(times.min()) < 1:
             raise InvalidValueError(f"times are counted from 1, the first step; one is {int(times.min())}")
-        require_positive(lr=self.lr)
+        check_positive("lr", self.lr)
 
     @property
     def events(self) -> int:
@@ -103,8 +104,13 @@ def exit_times(
     >>> left.times
     tensor([3, 3])
     """
+    check_risk(risk)
     check_theta(theta, risk.dimension, risk.dtype, risk.device, replicas=False)
-    require_positive(lr=lr, steps=steps, replicas=replicas)
+    check_dynamics(dynamics)
+    check_positive("lr", lr)
+    check_whole("steps", steps)
+    check_whole("replicas", replicas)
+    check_seed(seed)
     state = dynamics.init(risk)
     if dynamics.longest is not None and steps > dynamics.longest:
         raise InvalidValueError(f"{dynamics.name} has noise for {dynamics.longest} steps, not for {steps}")
@@ -167,7 +173,8 @@ def exit_rate(times: ExitTimes, *, level: float = 0.95) -> ExitRate:
     >>> found.per_step, round(found.low, 4), round(found.high, 4)
     (0.1, 0.0121, 0.3612)
     """
-    _check_level(level)
+    check_times(times)
+    check_level("an interval's level", level)
     events, exposure = times.events, times.exposure
     tail = (1 - level) / 2 if events else 1 - level
     # half of χ²'s quantiles are those of Gamma(d, 1)
@@ -214,7 +221,8 @@ def survival(times: ExitTimes, *, level: float = 0.95) -> Survival:
     """
     from scipy import stats  # slow to import, and few need it
 
-    _check_level(level)
+    check_times(times)
+    check_level("an interval's level", level)
     seen, left = times.times.double().cpu().numpy(), times.left.cpu().numpy()
     curve = stats.ecdf(stats.CensoredData(uncensored=seen[left], right=seen[~left])).sf
     with warnings.catch_warnings(), np.errstate(divide="ignore", invalid="ignore"):
@@ -224,7 +232,15 @@ def survival(times: ExitTimes, *, level: float = 0.95) -> Survival:
     return Survival(torch.from_numpy(curve.quantiles).long(), share, low, high, times.lr)
 
 
+def check_times(times: object) -> None:
+    """Refuse what is no :class:`ExitTimes`."""
+    if not isinstance(times, ExitTimes):
+        raise InvalidTypeError(f"times must be ExitTimes, not {kind_of(times)}")
+
+
 def _answer(inside: Region, theta: Tensor) -> Tensor:
+    if not callable(inside):
+        raise InvalidTypeError(f"inside must be a function of θ (R, D), not {kind_of(inside)}")
     found = inside(theta)
     if not isinstance(found, Tensor) or found.dtype != torch.bool or found.shape != theta.shape[:1]:
         raise InvalidValueError(
@@ -232,18 +248,6 @@ def _answer(inside: Region, theta: Tensor) -> Tensor:
             "example lambda theta: theta.norm(dim=-1) < 1"
         )
     return found
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InvalidValueError(f"an interval's level lies strictly between 0 and 1, not {level}")
-
-
-def require_positive(**values: float) -> None:
-    """Refuse numbers, by name, that are not positive and finite."""
-    for name, value in values.items():
-        if not 0 < value < math.inf:
-            raise InvalidValueError(f"{name} must be positive and finite, not {value}")
 
 
 def _kind(value: object) -> str:

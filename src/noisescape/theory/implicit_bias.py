@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 from noisescape.dynamics.label_noise import LabelNoise
 from noisescape.errors import InvalidValueError
 from noisescape.risk import EmpiricalRisk
+from noisescape.scalars import check_positive, check_real, check_seed, check_whole
 
 CURVATURE = 0.5
 """∂²ℓ/∂f² of the loss (1/4)(f − y)²."""
@@ -46,8 +48,7 @@ class QuadraticRegression:
         Raises:
             ValueError: δ not positive.
         """
-        if not delta > 0:
-            raise InvalidValueError(f"delta must be positive, not {delta}; without label noise take SGD")
+        check_positive("delta", delta)
         return LabelNoise(batch_size, self._risk(self.targets + delta, self.targets - delta))
 
     def penalised(self, strength: float) -> EmpiricalRisk:
@@ -62,8 +63,7 @@ class QuadraticRegression:
         Raises:
             ValueError: s < 0.
         """
-        if not strength >= 0:
-            raise InvalidValueError(f"strength must be at least 0, not {strength}")
+        check_real("strength", strength, 0)
 
         def loss(v: Tensor, sample: Tensor) -> Tensor:
             return _loss(v, sample) + 2 * strength * (v * sample[..., :-1]).square().sum(-1)
@@ -109,10 +109,13 @@ def quadratic_regression(
     >>> float(problem.risk.loss(problem.truth)) < 1e-30
     True
     """
+    check_whole("dimension", dimension)
+    check_whole("samples", samples)
+    check_real("start", start)
+    check_seed(seed)
+    check_whole("sparsity", sparsity, -sys.maxsize)
     if not 1 <= sparsity <= dimension:
         raise InvalidValueError(f"sparsity must lie in 1..dimension = {dimension}, not {sparsity}")
-    if samples < 1:
-        raise InvalidValueError(f"samples must be at least 1, not {samples}")
     if start == 0:
         raise InvalidValueError("start must not be 0, where the gradient is 0 whatever the samples are")
     generator = torch.Generator().manual_seed(seed)
@@ -154,9 +157,9 @@ def label_noise_penalty(*, lr: float, delta: float, batch_size: int, curvature: 
     >>> label_noise_penalty(lr=0.1, delta=2.0, batch_size=1)
     0.05
     """
-    for name, value in (("lr", lr), ("delta", delta), ("batch_size", batch_size), ("curvature", curvature)):
-        if not value > 0:
-            raise InvalidValueError(f"{name} must be positive, not {value}")
+    for name, value in (("lr", lr), ("delta", delta), ("curvature", curvature)):
+        check_positive(name, value)
+    check_whole("batch_size", batch_size)
     return lr * curvature * delta**2 / (4 * batch_size)
 
 

@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk import EmpiricalRisk, closed_form_risk
 from noisescape.risk.closed_form import SampleLoss
 
@@ -37,6 +37,18 @@ def quadratic(hessian: Tensor, gradients: Tensor) -> EmpiricalRisk:
     tensor([[1., 0.],
             [0., 0.]])
     """
+
+    for name, given in (("hessian", hessian), ("gradients", gradients)):
+        if not isinstance(given, Tensor) or not given.is_floating_point():
+            found = given.dtype if isinstance(given, Tensor) else type(given).__name__
+            raise InvalidTypeError(f"{name} must be a floating-point tensor, not {found}")
+    if hessian.ndim != 2 or hessian.shape[0] != hessian.shape[1] or not torch.allclose(hessian, hessian.T):
+        raise InvalidValueError(f"hessian must be symmetric, (D, D), which one of {tuple(hessian.shape)} is not")
+    if gradients.ndim != 2 or gradients.shape[1] != len(hessian) or gradients.dtype != hessian.dtype:
+        raise InvalidValueError(
+            f"gradients must be (N, {len(hessian)}) of {hessian.dtype}, not {tuple(gradients.shape)} of "
+            f"{gradients.dtype}"
+        )
 
     def loss(theta: Tensor, gradient: Tensor) -> Tensor:
         return 0.5 * ((theta @ hessian) * theta).sum(-1) + (theta * gradient).sum(-1)
@@ -69,6 +81,9 @@ def toy_2d(
     Raises:
         ValueError: an unknown geometry.
     """
+    if not isinstance(points, Tensor) or points.ndim not in (2, 3) or points.shape[-1] != 2:
+        found = tuple(points.shape) if isinstance(points, Tensor) else type(points).__name__
+        raise InvalidValueError(f"points must be a tensor (N, 2) or (R, N, 2), not {found}")
     if geometry not in GEOMETRIES:
         raise InvalidValueError(f"unknown geometry '{geometry}'; known: {', '.join(GEOMETRIES)}")
     p, q = GEOMETRIES[geometry]

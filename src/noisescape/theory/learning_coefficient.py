@@ -15,8 +15,9 @@ from noisescape.dynamics import SGD, Dynamics
 from noisescape.errors import FailedError, InvalidValueError
 from noisescape.linops import DeviationsOperator, Estimate, SymmetricOperator
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.arguments import check_theta
+from noisescape.risk.arguments import check_risk, check_theta
 from noisescape.risk.passes import unchecked_losses
+from noisescape.scalars import check_positive, check_real, check_seed, check_whole
 from noisescape.simulation import recorders, simulate
 from noisescape.theory.chains import SHORTEST, ChainMean, chain_mean
 
@@ -114,13 +115,19 @@ def local_learning_coefficient(
     >>> found.estimate.interval()[0] < 2 < found.estimate.interval()[1]
     True
     """
+    check_risk(risk)
     check_theta(theta, risk.dimension, risk.dtype, risk.device, replicas=False)
     scale = _scale(risk.sample_count, inverse_temperature)
-    for name, value, least in (("localisation", localisation, 0), ("burn_in", burn_in, 0), ("every", every, 1)):
-        if not value >= least:
-            raise InvalidValueError(f"{name} must be at least {least}, not {value}")
-    if not lr > 0:
-        raise InvalidValueError(f"lr, the variance of a step of the chains, must be positive, not {lr}")
+    check_real("localisation", localisation, 0)
+    check_positive("lr, the variance of a step of the chains,", lr)
+    for name, value, least in (
+        ("steps", steps, 1),
+        ("burn_in", burn_in, 0),
+        ("chains", chains, 1),
+        ("every", every, 1),
+    ):
+        check_whole(name, value, least)
+    check_seed(seed)
     if steps // every < SHORTEST:
         raise InvalidValueError(
             f"{steps} steps with a loss every {every} are {steps // every} draws a chain, and at least {SHORTEST} "
@@ -177,6 +184,9 @@ def expected_on_quadratic(curvatures: Tensor, *, scale: float, localisation: flo
     >>> expected_on_quadratic(torch.tensor([2.0, 1.0, 0.0]), scale=10.0, localisation=0.0)
     1.0
     """
+    check_positive("scale", scale)
+    check_real("localisation", localisation, 0)
+    check_real("lr", lr, 0)
     pulls = scale * curvatures.double()
     if bool((pulls < 0).any()):
         raise InvalidValueError(f"θ is no minimum: it has the curvature {float(curvatures.min()):.3g}")
@@ -227,10 +237,10 @@ def _scale(count: int, inverse_temperature: float | None) -> float:
     """Nβ."""
     if inverse_temperature is None and count == 1:
         raise InvalidValueError("of one sample 1/log N is no inverse temperature: pass inverse_temperature")
-    beta = 1 / math.log(count) if inverse_temperature is None else inverse_temperature
-    if not 0 < beta < math.inf:
-        raise InvalidValueError(f"inverse_temperature must be positive, not {beta}")
-    return count * beta
+    if inverse_temperature is None:
+        return count / math.log(count)
+    check_positive("inverse_temperature", inverse_temperature)
+    return count * inverse_temperature
 
 
 def _doubts(mean: ChainMean, shortfall: float) -> list[str]:

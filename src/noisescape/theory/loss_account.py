@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 from noisescape.simulation.records import Record, Trajectory
 
 
@@ -79,6 +79,8 @@ def loss_account(
     >>> loss_account(run).noise
     tensor([0.0000, 0.0050, 0.0100, 0.0150], dtype=torch.float64)
     """
+    if not isinstance(trajectory, Trajectory):
+        raise InvalidTypeError(f"trajectory must be a Trajectory, not {kind_of(trajectory)}")
     names = (f"{gradient}/squared_norm", f"{gradient}/curvature", f"{indicator}/value", f"{indicator}/stderr")
     measured = [_record(trajectory, name) for name in names]
     losses = _record(trajectory, loss)

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.risk import EmpiricalRisk, in_operator_precision
+from noisescape.risk.arguments import check_risk
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.risk.gradients import gradient_columns
+from noisescape.scalars import check_real, check_seed, check_whole
 
 MOST_NUMBERS = 2**24
 """Of the draws held at once."""
@@ -93,7 +95,10 @@ def tail_test(
 
     Sources: heavy tails over coordinates taken for those of the law, arXiv 1901.06053; the objection, 1910.09626.
     """
+    check_risk(risk)
+    check_seed(seed)
     for name, given in (("draws", draws), ("coordinates", coordinates), ("nulls", nulls)):
+        check_whole(name, given)
         if given < LEAST[name]:
             raise InvalidValueError(f"{name} = {given}, but at least {LEAST[name]} are needed")
     risk, theta = in_operator_precision(risk, theta)
@@ -145,6 +150,10 @@ def stable_index(samples: Tensor) -> float:
 
     Source: Mohammadi, Mohammadpour & Ogata (2015).
     """
+    if not isinstance(samples, Tensor) or not samples.ndim:
+        raise InvalidTypeError(f"samples must be a tensor (n,) or (R, n), not {type(samples).__name__}")
+    if not bool(torch.isfinite(samples).all()):
+        raise InvalidValueError("samples holds numbers that are not finite")
     count = samples.shape[-1]
     if count < SHORTEST:
         raise InvalidValueError(f"a stable index needs rows of at least {SHORTEST} numbers, not {count}")
@@ -183,6 +192,9 @@ def epoch_variance(lr: float, curvature: float, batches: int) -> float:
     >>> [round(epoch_variance(0.1, curvature, 50), 3) for curvature in (0.001, 0.1, 5.0)]
     [0.0, 0.021, 0.959]
     """
+    check_real("lr", lr)
+    check_real("curvature", curvature)
+    check_whole("batches", batches)
     step = lr * curvature
     if not (0 < step < 2 and batches >= 2):
         raise InvalidValueError(

@@ -8,7 +8,8 @@ import torch
 from scipy.linalg import solve_continuous_lyapunov
 from torch import Tensor
 
-from noisescape.theory.quadratic import require_stationary
+from noisescape.scalars import check_positive, check_real
+from noisescape.theory.quadratic import check_matrices, require_stationary
 
 
 def ou_expected_excess_loss(hessian: Tensor, covariance: Tensor, *, lr: float, time: float) -> Tensor:
@@ -23,6 +24,9 @@ def ou_expected_excess_loss(hessian: Tensor, covariance: Tensor, *, lr: float, t
     Returns:
         A scalar, (), in units of the loss.
     """
+    check_matrices(hessian, covariance)
+    check_positive("lr", lr)
+    check_real("time", time, 0)
     values, vectors = torch.linalg.eigh(hessian)
     spread = torch.einsum("ij,ik,kj->j", vectors, covariance, vectors)
     return lr / 4 * (-torch.expm1(-2 * values * time) * spread).sum()
@@ -34,6 +38,8 @@ def escaping_efficiency(trace_h_sigma: float | Tensor, *, lr: float, time: float
     It stops holding once t is comparable to 1/(2λ₁); as t → ∞ a full-rank H gives (η/4)·TrΣ whatever the
     shape of Σ.
     """
+    check_positive("lr", lr)
+    check_real("time", time, 0)
     return lr * time / 2 * trace_h_sigma
 
 
@@ -43,6 +49,8 @@ def ou_stationary_covariance(hessian: Tensor, covariance: Tensor, *, lr: float) 
     Raises:
         ValueError: H is not positive definite: nothing stationary exists.
     """
+    check_matrices(hessian, covariance)
+    check_positive("lr", lr)
     require_stationary(hessian, math.inf, "∞")
     found = solve_continuous_lyapunov(hessian.cpu().numpy(), (lr * covariance).cpu().numpy())
     return torch.as_tensor(found, dtype=hessian.dtype, device=hessian.device)

@@ -13,6 +13,8 @@ from noisescape.dynamics import SVAG
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate
 from noisescape.risk import EmpiricalRisk
+from noisescape.risk.arguments import check_risk
+from noisescape.scalars import check_positive, check_seed, check_whole
 from noisescape.simulation import recorders
 from noisescape.simulation.loop import simulate
 
@@ -90,6 +92,16 @@ def sde_gap(
     >>> found.losses[4].shape
     torch.Size([4, 20])
     """
+    check_risk(risk)
+    for name, value in (
+        ("steps", steps),
+        ("points", points),
+        ("runs", runs),
+        *(("each of ells", ell) for ell in ells),
+    ):
+        check_whole(name, value)
+    check_positive("lr", lr)
+    check_seed(seed)
     if runs < 2 or len({*ells}) < max(2, len(ells)):
         raise InvalidValueError(f"at least 2 runs and 2 different ells are needed, not {runs} and {tuple(ells)}")
     points = min(points, steps)

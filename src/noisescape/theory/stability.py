@@ -5,14 +5,17 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from noisescape.errors import FailedError, InvalidValueError
 from noisescape.risk import EmpiricalRisk, in_operator_precision
+from noisescape.risk.arguments import check_theta
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.risk.sample_curvature import SampleGaussNewton, SampleHessians
+from noisescape.scalars import check_positive, check_seed, check_whole
 from noisescape.theory.directions import (
     Curvature,
     directions_beyond,
@@ -110,6 +113,10 @@ def mean_square_threshold(
     """
     risk, theta = in_operator_precision(risk, theta)
     sampling = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+    check_positive("rtol", rtol)
+    check_whole("max_directions", max_directions)
+    check_seed(seed)
+    _check_curvature(curvature)
     samples = SampleHessians(risk, theta) if curvature == "hessian" else SampleGaussNewton(risk, theta)
     basis = first_directions(risk, theta, samples, curvature, seed)
     projected = seen(samples, basis)
@@ -170,6 +177,8 @@ def mean_square_bound(
     """
     risk, theta = in_operator_precision(risk, theta)
     sampling = covariance_factor(batch_size, risk.sample_count, replacement=replacement)
+    _check_curvature(curvature)
+    check_theta(direction, risk.dimension, direction.dtype, risk.device, replicas=False, name="direction")
     samples = SampleHessians(risk, theta) if curvature == "hessian" else SampleGaussNewton(risk, theta)
     unit = torch.nn.functional.normalize(direction.to(theta), dim=0)
     curvatures = samples.forms(unit[:, None], unit[:, None]).double().flatten()
@@ -179,3 +188,8 @@ def mean_square_bound(
             f"the loss has curvature {along:.3g} along this direction: no bound follows from it"
         )
     return 2 * along / ((1 - sampling) * along**2 + sampling * float(curvatures.square().mean()))
+
+
+def _check_curvature(curvature: str) -> None:
+    if curvature not in get_args(Curvature):
+        raise InvalidValueError(f"curvature must be one of {', '.join(get_args(Curvature))}, not {curvature!r}")

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 
-from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
+from noisescape.scalars import check_number, check_positive, check_real
 
 if TYPE_CHECKING:
     from noisescape.training.log import NoiseLog
@@ -152,6 +153,9 @@ class BatchSizeAdvice:
             ValueError: the report has no noise scale, or no batch size and none is given.
         """
 
+        if not isinstance(report, Mapping):
+            raise InvalidTypeError(f"report must be what Monitor.step returns, not {kind_of(report)}")
+
         def read(name: str) -> float | None:
             found = report.get(PREFIX + name)
             return None if found is None or math.isnan(found) else float(found)
@@ -200,6 +204,10 @@ class BatchSizeAdvice:
         Raises:
             ValueError: no row has one.
         """
+        from noisescape.training.log import NoiseLog  # with NumPy, which a report does without
+
+        if not isinstance(log, NoiseLog):
+            raise InvalidTypeError(f"log must be a NoiseLog, which read_log(path) reads, not {kind_of(log)}")
         report = log.at_last(f"{PREFIX}scale_low") or log.at_last(f"{PREFIX}scale")
         if not report:
             raise InvalidValueError(f"{log.path} has no {PREFIX}scale yet: train on, or log more often")
@@ -310,11 +318,11 @@ def batch_size_advice(
         raise InvalidValueError(f'metric must be "gradient" or "preconditioned", not {metric!r}')
     if lr is None and isinstance(optimizer, torch.optim.Optimizer):
         lr = float(optimizer.param_groups[0]["lr"])
-    if lr is not None and not (math.isfinite(lr) and lr > 0):
-        raise InvalidValueError(f"lr must be over 0, not {lr}")
+    if lr is not None:
+        check_positive("lr", lr)
     for name, value in (("trace_covariance", trace_covariance), ("squared_gradient_norm", squared_gradient_norm)):
-        if value is not None and not math.isfinite(value):
-            raise InvalidValueError(f"{name} must be finite, not {value}")
+        if value is not None:
+            check_real(name, value)
     scale = _scale(noise_scale, noise_scale_low, noise_scale_high)
     if metric == "gradient":
         _check_ratio(scale.value, trace_covariance, squared_gradient_norm)
@@ -405,6 +413,9 @@ def _caveats(kind: Kind, metric: Metric, scale: Interval) -> tuple[str, ...]:
 
 def _scale(value: float, low: float | None, high: float | None) -> Interval:
     """The noise scale; a negative or missing estimate is no value, and its interval must speak for it."""
+    for name, given in (("noise_scale", value), ("noise_scale_low", low), ("noise_scale_high", high)):
+        if given is not None or name == "noise_scale":
+            check_number(name, given)
     if low is None and high is None:
         if math.isnan(value) or value < 0:
             raise InvalidValueError(
@@ -460,6 +471,8 @@ def optimizer_kind(optimizer: Kind | torch.optim.Optimizer) -> Kind:
 
 
 def _whole(name: str, value: float) -> int:
+    if not isinstance(value, bool):
+        check_number(name, value)
     if isinstance(value, bool) or not math.isfinite(value) or value != int(value) or value < 1:
         raise InvalidValueError(f"{name} must be a whole number of at least 1, not {value}")
     return int(value)

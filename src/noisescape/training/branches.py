@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from noisescape.linops import Estimate
 from noisescape.risk.randomness import Generators
 from noisescape.risk.samples import TensorSamples
 from noisescape.runs.progress import steps_bar
+from noisescape.scalars import LARGEST_SEED, check_number
 from noisescape.training.batch_size import optimizer_kind
 from noisescape.training.branch_files import BranchFiles
 from noisescape.training.branch_samples import BranchSamples, MappedSamples, branch_samples, held_by
@@ -201,6 +202,7 @@ def branched_check(
     found_samples = branch_samples(data)
     held_out = evaluation if evaluation is None or callable(evaluation) else branch_samples(evaluation)
     plan = _plan(batch_size, ks, samples, found_samples, _resolved(rule, optimizer), micro_batch_size)
+    check_number("tolerance", tolerance)
     if not (math.isfinite(tolerance) and tolerance > 0):
         raise InvalidValueError(f"tolerance must be over 0, in units of the loss, not {tolerance}")
     generators = Generators(
@@ -303,7 +305,8 @@ def _plan(
     micro_batch_size: int | None,
 ) -> Plan:
     for name, value in (("batch_size", batch_size), ("samples", samples), ("micro_batch_size", micro_batch_size)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        optional = name == "micro_batch_size" and value is None
+        if not optional and (type(value) is not int or value < 1):
             raise InvalidValueError(f"{name} must be a whole number of at least 1, not {value!r}")
     largest = batch_size * multiples[-1]
     if largest > data.count:
@@ -338,8 +341,10 @@ def _resolved(rule: Rule, optimizer: torch.optim.Optimizer) -> str:
 
 
 def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
+    if isinstance(seeds, bool) or not isinstance(seeds, (int, Iterable)):
+        raise InvalidTypeError(f"seeds must be a number of them or a sequence of ints, not {seeds!r}")
     found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not all(isinstance(seed, int) and seed >= 0 for seed in found) or len(set(found)) != len(found):
+    if not all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in found) or len(set(found)) != len(found):
         raise InvalidValueError(f"seeds must be different whole numbers of at least 0, not {seeds}")
     if len(found) < 2:
         raise InvalidValueError(
@@ -349,8 +354,10 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
 
 
 def _multiples(multiples: Sequence[int]) -> tuple[int, ...]:
+    if not isinstance(multiples, Iterable):
+        raise InvalidTypeError(f"multiples must be whole numbers, such as (1, 2, 4, 8), not {multiples!r}")
     found = tuple(multiples)
-    if not all(isinstance(multiple, int) for multiple in found):
+    if not all(type(multiple) is int for multiple in found):
         raise InvalidTypeError(f"multiples must be whole numbers, not {multiples}")
     if len(found) < 2 or found[0] != 1 or list(found) != sorted(set(found)):
         raise InvalidValueError(

@@ -19,8 +19,9 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import LBFGS, Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 from noisescape.risk.criterion import Loss
+from noisescape.scalars import check_flag, check_seed, check_whole
 from noisescape.training.data_parallel import data_parallel
 from noisescape.training.halves import Halves
 from noisescape.training.measured_steps import MeasuredSteps
@@ -149,15 +150,24 @@ class Monitor:
     ) -> None:
         self._optimizer = _bare(optimizer)
         for name, value, least in (("every", every, 1), ("measure_every", measure_every, 1), ("window", window, 2)):
-            if value is not None and (not isinstance(value, int) or value < least):
+            optional = name == "measure_every" and value is None
+            if not optional and (type(value) is not int or value < least):
                 raise InvalidValueError(f"{name} is {value!r}; give a whole number of steps, {least} at least")
         divisor = isinstance(accumulation, int) and not isinstance(accumulation, bool) and accumulation >= 1
         if accumulation not in ("mean", "sum") and not divisor:
             raise InvalidValueError(
                 f"accumulation is {accumulation!r}; it is 'mean' or 'sum', or what losses are divided by"
             )
-        if isinstance(batch_size, int) and batch_size < 1:
-            raise InvalidValueError(f"batch_size is {batch_size}; a forward pass has one sample at least")
+        if batch_size is not None and not callable(batch_size):
+            check_whole("batch_size", batch_size)
+        for name, flag in (("split", split), ("announced", announced), ("alone", alone)):
+            check_flag(name, flag)
+        if not isinstance(prefix, str):
+            raise InvalidTypeError(f"prefix must be text, such as 'noise/', not {kind_of(prefix)}")
+        if outputs is not None and not all(isinstance(each, nn.Module) for each in outputs):
+            raise InvalidTypeError("outputs must be modules of the model, such as [model.head]")
+        check_seed(seed)
+        budget = TimeBudget(overhead)
         if not isinstance(model, nn.Module):
             raise InvalidTypeError(f"the model is of type {type(model).__name__}, not a torch module")
         held = {id(parameter) for parameter in model.parameters()}
@@ -170,7 +180,7 @@ class Monitor:
         self._measure_every = measure_every
         self._prefix = prefix
         self._parallel = data_parallel(model, alone=alone)
-        self._probes = self._probing(model, loss, probe, overhead, seed)
+        self._probes = self._probing(model, loss, probe, budget, seed)
         self._halves = Halves(seed) if split and self._parallel.ranks == 1 else None
         self._recorder = PieceRecorder(
             model,
@@ -231,13 +241,13 @@ class Monitor:
         return self._window.counts() | skipped | self._window.figures(groups)
 
     def _probing(
-        self, model: nn.Module, loss: Loss | nn.Module | None, probe: Any, overhead: float | None, seed: int
+        self, model: nn.Module, loss: Loss | nn.Module | None, probe: Any, budget: TimeBudget, seed: int
     ) -> ProbeSchedule | None:
         if loss is None:
             if probe is not None:
                 raise InvalidValueError("there are samples to probe but no loss: give loss= too")
             return None
-        probes = ProbeSchedule(Probe(model, loss, probe, seed=seed), TimeBudget(overhead))
+        probes = ProbeSchedule(Probe(model, loss, probe, seed=seed), budget)
         return None if self._parallel.ranks > 1 and dist.get_rank(self._parallel.group) else probes
 
     def close(self) -> None:

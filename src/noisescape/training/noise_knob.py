@@ -8,7 +8,7 @@ import numbers
 import torch
 from torch import Tensor
 
-from noisescape.errors import InvalidTypeError, InvalidValueError
+from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 
 
 def as_if_batch(losses: Tensor, batch_size: float, *, generator: torch.Generator | None = None) -> Tensor:
@@ -72,6 +72,8 @@ def as_if_batch(losses: Tensor, batch_size: float, *, generator: torch.Generator
         )
     if isinstance(batch_size, bool) or not isinstance(batch_size, numbers.Real):
         raise InvalidTypeError(f"batch_size must be a number of samples, not {batch_size!r}")
+    if generator is not None and not isinstance(generator, torch.Generator):
+        raise InvalidTypeError(f"generator must be a torch.Generator, not {kind_of(generator)}")
     count, size = len(losses), float(batch_size)
     if not 0 < size < math.inf:
         raise InvalidValueError(f"batch_size must be positive and finite, not {batch_size}")

@@ -25,6 +25,7 @@ from noisescape.risk.samples import TensorSamples, as_pair, form_of, fresh_pass,
 from noisescape.risk.stateless import bare
 from noisescape.risk.subsets import on_samples_alike, restricted
 from noisescape.risk.trees import map_tensors, plain
+from noisescape.scalars import check_seed
 from noisescape.training.edge_of_stability import StabilityEdge, stability_edge
 from noisescape.training.hooks import ModuleHook
 from noisescape.training.paired_traces import paired_traces
@@ -114,7 +115,8 @@ class Probe:
     def __init__(
         self, model: nn.Module, loss: Loss | nn.Module, data: Any = None, *, samples: int = 64, seed: int = 0
     ) -> None:
-        if not isinstance(samples, int) or samples < FEWEST:
+        check_seed(seed)
+        if type(samples) is not int or samples < FEWEST:
             raise InvalidValueError(
                 f"samples, the most that are probed, must be at least {FEWEST}, not {samples!r}"
             )

@@ -41,7 +41,7 @@ def test_what_cannot_be_rescaled_is_told_why(inner, message):
         (ns.SGD(10, replacement=False), "exceeds the 9 samples"),
         (ns.GLDFull(10, replacement=False), "exceeds the 9 samples"),
         (ns.GLDLeading(3, k=4), "k must lie in 1..D = 3"),
-        (ns.GLDHessian(3, k=0), "k must lie in 1..D = 3"),
+        (ns.GLDHessian(3, k=0), "k must be at least 1, not 0"),
         (ns.GLDDiagonal(3, refresh=0), "refresh must be at least 1"),
         (ns.GLDDynamic(3, batches=1), "batches must be at least 2"),
         (ns.GDGradientPenalty(-1.0), "strength must be at least 0"),

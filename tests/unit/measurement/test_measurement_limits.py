@@ -75,7 +75,7 @@ def test_what_is_not_defined_is_not_finite_and_the_rest_stands(limit: object, th
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"batch_size": 12, "replacement": False}, "exceeds the 11 samples"),
         ({"batch_size": 3, "k": 0}, "k must be at least 1, not 0"),
-        ({"batch_size": 3, "rtol": 0.0}, "rtol is a relative standard error and must be positive"),
+        ({"batch_size": 3, "rtol": 0.0}, "rtol must be positive, not 0.0"),
     ],
 )
 def test_bad_arguments_are_named(options: dict[str, object], message: str, mlp: Case) -> None:

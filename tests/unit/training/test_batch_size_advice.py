@@ -338,10 +338,10 @@ def test_the_text_has_every_figure_source_and_caveat() -> None:
         ({"noise_scale_low": -9.0, "noise_scale_high": -1.0}, "is no interval of sizes"),
         ({"noise_scale_low": math.nan, "noise_scale_high": 200.0}, "is no interval of sizes"),
         ({"noise_scale_low": math.inf, "noise_scale_high": math.inf}, "is no interval of sizes"),
-        ({"lr": 0.0}, "lr must be over 0, not 0.0"),
-        ({"lr": math.inf}, "lr must be over 0"),
+        ({"lr": 0.0}, "lr must be positive, not 0.0"),
+        ({"lr": math.inf}, "lr must be finite, not inf"),
         ({"trace_covariance": math.inf}, "trace_covariance must be finite"),
-        ({"squared_gradient_norm": math.nan}, "squared_gradient_norm must be finite"),
+        ({"squared_gradient_norm": math.nan}, "squared_gradient_norm must be a number, not nan"),
         ({"optimizer": "adamw"}, 'optimizer must be "sgd" or "adam", not \'adamw\''),
         ({"metric": "adam"}, 'metric must be "gradient" or "preconditioned"'),
         # Tr C divided by B, and a norm that is not squared

@@ -101,7 +101,7 @@ def test_a_state_of_other_groups_is_refused():
         ({"measure_every": 0}, "measure_every is 0"),
         ({"window": 1}, "window is 1"),
         ({"accumulation": "average"}, "accumulation is 'average'; it is 'mean' or 'sum'"),
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": 0}, "batch_size must be at least 1, not 0"),
     ],
 )
 def test_arguments_out_of_range(given, match):
