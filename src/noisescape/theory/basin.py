@@ -252,6 +252,7 @@ def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41, about: in
         about: index of the knot θ₀ to expand L about, L(θ₀) + ḡᵀv + ½vᵀHv; it costs a gradient and K products Hv.
 
     Raises:
+        TypeError: points or about that are no int.
         ValueError: fewer than two knots or points; knots that are no θ of the risk; no such knot to expand about.
         NonFiniteLossError: the loss is not finite at the knot expanded about.
         FailedError: the model has no second derivative, and an expansion was asked for.
@@ -267,8 +268,8 @@ def loss_along(risk: EmpiricalRisk, path: Tensor, *, points: int = 41, about: in
     if path.ndim != 2 or len(path) < 2:
         raise InvalidValueError(f"a path has at least two knots, (K, D), not shape {tuple(path.shape)}")
     check_whole("points", points, 2)
-    if about is not None and not -len(path) <= about < len(path):
-        raise InvalidValueError(f"about = {about}, but the path has knots 0 to {len(path) - 1}")
+    if about is not None:
+        check_whole("about", about, -len(path), len(path) - 1)
     _check_theta(risk, path[0], "each knot")
     expansion = None if about is None else _expansion(risk, path, about)
     lengths = (path[1:] - path[:-1]).double().norm(dim=1).cpu()
