@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from browser import open_browser
+from browser import Opened, open_browser
 from cli_calls import Result, only_json, plain, the_error
 from noise_logs import as_csv, as_json_lines, probed, reports
 from noisescape.report.batch_dial import STOPS, dialled, written
@@ -26,33 +26,6 @@ SIZE = 64
 def browser() -> Iterator[Any]:
     with open_browser() as started:
         yield started
-
-
-class Opened:
-    """A page, and everything that went wrong with it."""
-
-    def __init__(self, browser: Any, path: Path, *, width: int = 1280, scheme: str = "light") -> None:
-        self.tab = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
-        self.complaints: list[str] = []
-        self.requests: list[str] = []
-        self.tab.on("console", lambda message: self.complaints.append(message.text))
-        self.tab.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.tab.on("request", lambda request: self.requests.append(request.url))
-        self.tab.goto(path.as_uri())
-        self.slider = self.tab.get_by_role("slider")
-
-    @property
-    def fetched(self) -> list[str]:
-        return [address for address in self.requests if not address.startswith("data:")]
-
-    def overflow(self) -> int:
-        return int(self.tab.evaluate("document.documentElement.scrollWidth - document.documentElement.clientWidth"))
-
-    def value(self, name: str) -> float:
-        return float(self.tab.locator(f'output[data-name="{name}"]').get_attribute("data-value"))
-
-    def text(self, name: str) -> str:
-        return str(self.tab.locator(f'output[data-name="{name}"]').inner_text())
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import html
+import json
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -163,10 +165,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class Interactive:
-    """A plot as an HTML fragment that expects plotly.js in the page. The fragment is trusted, not escaped."""
+    """A plot as an HTML fragment that expects plotly.js in the page, and a script. Both are trusted."""
 
     html: str
     caption: str
+    script: str = ""
 
     kind: ClassVar[str] = "interactive"
 
@@ -177,13 +180,25 @@ class Interactive:
     @classmethod
     def from_plotly(cls, figure: Any, caption: str) -> Interactive:
         """The fragment of a ``plotly.graph_objects.Figure``."""
-        html: str = figure.to_html(
+        fragment: str = figure.to_html(
             full_html=False,
             include_plotlyjs=False,
             auto_play=False,
-            config={"displaylogo": False, "responsive": True},
+            config={"displayModeBar": False, "responsive": True},  # it has a button that sends the data away
         )
-        return cls(html, caption)
+        return cls(fragment, caption)
+
+    @classmethod
+    def moving(cls, figure: Any, caption: str) -> Interactive:
+        """The same of a figure with frames, with a button to play it and a slider over their names."""
+        names = [frame.name for frame in figure.frames]
+        player = (
+            f'<div class="player" data-frames="{html.escape(json.dumps(names))}">'
+            f"{cls.from_plotly(figure, caption).html}"
+            '<p class="playing"><button type="button">▶ play</button> <label>step <input type="range" min="0" '
+            f'max="{len(names) - 1}" value="0"> <output>{html.escape(names[0])}</output></label></p></div>'
+        )
+        return cls(player, caption, resources.files("noisescape.report").joinpath("player.js").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
@@ -302,7 +317,8 @@ def render(title: str, opening: str | Story, sections: Sequence[Section], facts:
     """The page. ``facts`` say how it came about (experiment, seed, versions) and fold away at its end."""
     items = [item for section in sections for item in section.items]
     interactive = any(item.kind == "interactive" for item in items)
-    scripts = list(dict.fromkeys(item.script for item in items if isinstance(item, Control)))
+    acting = [item for item in items if isinstance(item, Control | Interactive) and item.script]
+    scripts = list(dict.fromkeys(item.script for item in acting))
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["paragraphs"] = _paragraphs
     source = resources.files("noisescape.report").joinpath("page.html.jinja").read_text(encoding="utf-8")

@@ -48,10 +48,10 @@ def toy_2d_report(run: Run) -> tuple[str, list[Section]]:
         ),
         Section(
             "Watch it",
-            "Six replicas of each dynamics on the published landscape. Press play, or drag the slider; click a "
+            "Six replicas of each dynamics on the published landscape. Press play, or move the slider; click a "
             "name in the legend to hide it.",
             [
-                Interactive.from_plotly(
+                Interactive.moving(
                     animate(paths, int(config["steps"])), "Replicas moving from the sharp minimum at (1, 1)."
                 )
             ],
@@ -162,7 +162,7 @@ def draw_trajectories(paths: Mapping[str, Tensor], escaped_below: float) -> MplF
 
 
 def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
-    """The tracked replicas moving over the landscape, with a slider over steps."""
+    """The tracked replicas moving over the landscape; frames are named by their step."""
     chosen = _published(paths)
     names = in_order(key.removeprefix("published/") for key in chosen)
     length = len(next(iter(chosen.values())))
@@ -200,8 +200,6 @@ def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
         go.Frame(data=markers(position), traces=traced, name=str(round(position * steps / (length - 1))))
         for position in frame_numbers
     ]
-    instant = {"frame": {"duration": 0, "redraw": False}, "mode": "immediate", "transition": {"duration": 0}}
-    playing = {"frame": {"duration": 60, "redraw": False}, "fromcurrent": True, "transition": {"duration": 0}}
     figure = go.Figure(data=[contour, *markers(0)], frames=frames)
     figure.update_layout(
         width=720,
@@ -210,30 +208,6 @@ def animate(paths: Mapping[str, Tensor], steps: int) -> go.Figure:
         margin={"l": 60, "r": 20, "t": 20, "b": 60},
         xaxis={"range": EXTENT, "title": {"text": "w₁"}, "constrain": "domain"},
         yaxis={"range": EXTENT, "title": {"text": "w₂"}, "scaleanchor": "x", "constrain": "domain"},
-        updatemenus=[
-            {
-                "type": "buttons",
-                "direction": "left",
-                "x": 0,
-                "y": -0.12,
-                "yanchor": "top",
-                "buttons": [
-                    {"label": "▶ play", "method": "animate", "args": [None, playing]},
-                    {"label": "❚❚ pause", "method": "animate", "args": [[None], instant]},
-                ],
-            }
-        ],
-        sliders=[
-            {
-                "x": 0.28,
-                "y": -0.08,
-                "len": 0.72,
-                "currentvalue": {"prefix": "step "},
-                "steps": [
-                    {"label": frame.name, "method": "animate", "args": [[frame.name], instant]} for frame in frames
-                ],
-            }
-        ],
     )
     return figure
 
