@@ -10,8 +10,11 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import io
 import os
+import re
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -165,16 +168,24 @@ class LabelledImages:
         return self._pixels[rows]
 
     def _decode(self, row: int, stored: dict[str, Any]) -> np.ndarray[Any, Any]:
-        from datasets import Image
+        from PIL import Image, ImageOps
 
         about = self.about
         try:
-            image = Image().decode_example(stored)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", Image.DecompressionBombWarning)
+                image = Image.open(io.BytesIO(stored["bytes"]))  # reads no more than its header
+            fits = image.mode == about.mode and image.size == (about.size, about.size)
+            if fits:
+                Image.open(io.BytesIO(stored["bytes"])).verify()  # a PNG's checksums, which loading leaves out
+                image.load()
+                image = ImageOps.exif_transpose(image)
         except Exception as error:  # there is no common class for what Pillow raises on a broken image
+            reason = re.sub(r" ?<.*>", "", _short(error))  # an object's address says nothing
             raise DataError(
-                f"{self.source}: the image of row {row} cannot be decoded ({_short(error)}); get the data set anew"
+                f"{self.source}: the image of row {row} cannot be decoded ({reason}); get the data set anew"
             ) from error
-        if image.mode != about.mode or image.size != (about.size, about.size):
+        if not fits:
             raise DataError(
                 f"{self.source}: the image of row {row} is {image.width} × {image.height} {image.mode}, those of "
                 f"{about.name} are {about.size} × {about.size} {about.mode}; get the data set anew"
@@ -228,6 +239,8 @@ def _find(about: ImageSet, split: Split, directory: Path) -> tuple[Path, bool]:
         )
     for path, complete in ((folder / f"{split}.parquet", True), (folder / f"{split}_prefix.parquet", False)):
         if path.exists():
+            if not (path.is_file() or path.is_dir()):
+                raise DataError(f"{path} is no regular file; put the file itself there or give another --data-dir")
             return path, complete
     held = ", ".join(sorted(path.name for path in folder.glob("*.parquet"))) or "no Parquet file"
     raise MissingSplitError(
@@ -244,7 +257,7 @@ def _from_file(
     if not content:
         raise DataError(f"{path} is empty; get the file anew")
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
         _check_columns(str(path), file.schema_arrow)
         table = file.read(columns=list(COLUMNS))
         table.validate(full=True)  # or text that is not UTF-8 would fail only when its row is used
