@@ -130,6 +130,7 @@ BUILDING: dict[str, Bad] = {
     "an unknown normalisation": Bad(lambda: build(normalisation="mean"), "normalisation"),
     "a rank for a shard": Bad(lambda: build(shard=0), "shard is a Shard, Shard.of_process_group(), not int"),
     "another device's name": Bad(lambda: RISK.to("gpu"), "device"),
+    "a device without numbers": Bad(lambda: RISK.to("meta"), "device 'meta' holds no numbers"),
     "a GPU that is not there": Bad(lambda: RISK.to("cuda:77"), "cuda:77"),
     "a dtype of whole numbers": Bad(lambda: RISK.to(torch.int64), "floating-point"),
     "a dtype that is complex": Bad(lambda: RISK.to(torch.complex64), "floating-point"),

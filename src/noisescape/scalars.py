@@ -13,11 +13,11 @@ from typing import Any
 
 from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
 
-LARGEST_SEED = 2**63 - 1
-"""So that torch takes it, and one that is a little larger."""
+LARGEST = 2**63 - 1
+"""Of what is counted, and of seeds: what 64 bits hold, so that torch and NumPy take it."""
 
 
-def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) -> None:
+def check_whole(name: str, value: Any, least: int = 1, most: int = LARGEST) -> None:
     """Refuse anything but an int, Python's or NumPy's, within ``least`` .. ``most``.
 
     Raises:
@@ -37,7 +37,7 @@ def check_whole(name: str, value: Any, least: int = 1, most: int | None = None) 
         raise InvalidTypeError(f"{name} must be an int, not {_shown(value)}{mend}") from None
     if whole < least:
         raise InvalidValueError(f"{name} must be at least {least}, not {whole}")
-    if most is not None and whole > most:
+    if whole > most:
         raise InvalidValueError(f"{name} must be at most {most}, not {whole}")
 
 
@@ -82,7 +82,7 @@ def check_level(name: str, value: Any) -> None:
 
 def check_seed(value: Any, name: str = "seed") -> None:
     """Refuse anything but an int that a generator of every library takes. Raises as :func:`check_whole`."""
-    check_whole(name, value, 0, LARGEST_SEED)
+    check_whole(name, value, 0)
 
 
 def check_flag(name: str, value: Any) -> None:

@@ -76,7 +76,8 @@ def measure(
     if state_dict is not None:
         theta = parameters_from(state_dict, risk)
     if device is not None:
-        risk, theta = risk.to(device_named(device)), theta.to(device)
+        there = device_named(device)
+        risk, theta = risk.to(there), theta.to(there)
     replacement = not without_replacement
     found = (
         measure_fast(risk, theta, batch_size=batch_size, replacement=replacement, seed=seed)

@@ -62,13 +62,11 @@ def device_named(name: str) -> torch.device:
     """What ``--device`` says; refused where there is none."""
     import torch
 
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise InvalidValueError(f"unknown device '{name}'; use cpu, cuda or cuda:N") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
+    from noisescape.risk.arguments import checked_device
+
+    if name.startswith("cuda") and not torch.cuda.is_available():
         raise InvalidValueError(f"device '{name}' asked for, but PyTorch sees no GPU here; use --device cpu")
-    return device
+    return checked_device(name)
 
 
 def place_of(name: str, out: Path | None, resume: bool) -> Path:

@@ -119,6 +119,10 @@ def checked_device(device: Any) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         raise InvalidValueError(f"unknown device '{device}'; use cpu, cuda or cuda:N") from None
+    if found.type == "cpu":  # one, whatever its number
+        return torch.device("cpu")
+    if found.type == "meta":
+        raise InvalidValueError("device 'meta' holds no numbers; use cpu, cuda or cuda:N")
     try:
         torch.empty(0, device=found)
     except (RuntimeError, AssertionError, NotImplementedError, ImportError):

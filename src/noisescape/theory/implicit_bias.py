@@ -48,7 +48,9 @@ class QuadraticRegression:
         Raises:
             ValueError: δ not positive.
         """
-        check_positive("delta", delta)
+        check_real("delta", delta)
+        if not delta > 0:
+            raise InvalidValueError(f"delta must be positive, not {delta}; without label noise take SGD")
         return LabelNoise(batch_size, self._risk(self.targets + delta, self.targets - delta))
 
     def penalised(self, strength: float) -> EmpiricalRisk:

@@ -17,7 +17,7 @@ from noisescape.linops import Estimate
 from noisescape.risk.randomness import Generators
 from noisescape.risk.samples import TensorSamples
 from noisescape.runs.progress import steps_bar
-from noisescape.scalars import LARGEST_SEED, check_number
+from noisescape.scalars import LARGEST, check_number
 from noisescape.training.batch_size import optimizer_kind
 from noisescape.training.branch_files import BranchFiles
 from noisescape.training.branch_samples import BranchSamples, MappedSamples, branch_samples, held_by
@@ -344,7 +344,7 @@ def _seeds(seeds: int | Sequence[int]) -> tuple[int, ...]:
     if isinstance(seeds, bool) or not isinstance(seeds, (int, Iterable)):
         raise InvalidTypeError(f"seeds must be a number of them or a sequence of ints, not {seeds!r}")
     found = tuple(range(seeds)) if isinstance(seeds, int) else tuple(seeds)
-    if not all(type(seed) is int and 0 <= seed <= LARGEST_SEED for seed in found) or len(set(found)) != len(found):
+    if not all(type(seed) is int and 0 <= seed <= LARGEST for seed in found) or len(set(found)) != len(found):
         raise InvalidValueError(f"seeds must be different whole numbers of at least 0, not {seeds}")
     if len(found) < 2:
         raise InvalidValueError(

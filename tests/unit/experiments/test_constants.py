@@ -28,7 +28,7 @@ from run_files import SMALL
         ({"points": 1}, "points must be at least 2"),
         ({"steps": 0}, "steps must be at least 1"),
         ({"lr": 0.0}, "lr must be positive"),
-        ({"update_trace": -1.0}, "update_trace not negative"),
+        ({"update_trace": -1.0}, "update_trace must be at least 0"),
         ({"seed": -1}, "seed must be at least 0, not -1"),
     ],
 )

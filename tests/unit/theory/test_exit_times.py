@@ -494,10 +494,10 @@ def solved(mean: Any = lambda x: x / 2, std: Any = torch.ones_like, low: float =
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: tried(lr=0), "lr must be positive and finite, not 0"),
-        (lambda: tried(lr=math.nan), "lr must be positive and finite, not nan"),
-        (lambda: tried(steps=0), "steps must be positive"),
-        (lambda: tried(replicas=0), "replicas must be positive"),
+        (lambda: tried(lr=0), "lr must be positive, not 0"),
+        (lambda: tried(lr=math.nan), "lr must be positive, not nan"),
+        (lambda: tried(steps=0), "steps must be at least 1, not 0"),
+        (lambda: tried(replicas=0), "replicas must be at least 1, not 0"),
         (lambda: tried(theta=point(3.0)), "outside of the region"),
         (lambda: tried(theta=point(math.nan)), "the start is not finite"),
         (lambda: tried(theta=point(1.0)[None]), r"θ must have shape \(1,\)"),
@@ -520,7 +520,7 @@ def solved(mean: Any = lambda x: x / 2, std: Any = torch.ones_like, low: float =
         (lambda: kramers_time(1.0, -1.0, 1.0, lr=0.1, variance=0.0), "variance must be positive"),
         (lambda: solved(start=1.0), "start must lie between low and high"),
         (lambda: solved(low=-math.inf), "start must lie between low and high, all finite"),
-        (lambda: solved(points=0), "points must be positive"),
+        (lambda: solved(points=0), "points must be at least 1, not 0"),
         (lambda: solved(rtol=0.0), "rtol must be positive"),
         (lambda: solved(mean=lambda x: x / 0), "step_mean must give a finite number"),
         (lambda: solved(mean=lambda x: 0.0), "step_mean must give a finite number"),

@@ -343,7 +343,7 @@ def test_a_loss_that_no_chain_changes_is_refused() -> None:
         ({"burn_in": -1}, "burn_in must"),
         ({"every": 0}, "every must"),
         ({"steps": 20, "every": 5}, "4 draws a chain"),
-        ({"chains": 0}, "replicas must be at least 1"),
+        ({"chains": 0}, "chains must be at least 1"),
         ({"inverse_temperature": 0.0}, "inverse_temperature must be positive"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
         ({"theta": torch.zeros(2, 5, dtype=F64)}, "shape"),
