@@ -81,10 +81,10 @@ class Parameter:
     required: bool
 
     def drawn(self, draw: random.Random) -> str:
-        """A value: four times in five one that makes sense."""
+        """A value: seven times in eight one that makes sense."""
         hostile = HOSTILE[self.kind] + 2 * WRONG_BY_NAME.get(self.name, ())
         sensible = BY_NAME.get(self.name) or VALID.get(self.kind) or hostile
-        return draw.choice(sensible if draw.random() < 0.8 else hostile)
+        return draw.choice(sensible if draw.random() < 0.875 else hostile)
 
 
 Command = tuple[tuple[str, ...], list[Parameter]]
