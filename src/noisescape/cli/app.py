@@ -8,7 +8,9 @@ import typer
 from typer.core import TyperGroup
 
 from noisescape import __version__
+from noisescape.cli.interruptions import exit_code, signals_raise
 from noisescape.cli.output import console
+from noisescape.cli.printable import printable
 from noisescape.errors import NoisescapeError
 
 
@@ -19,14 +21,18 @@ class TheirError(Exception):
 class Commands(TyperGroup):
     """The commands, with one place for what goes wrong in any of them.
 
-    What a caller can mend is one red line and exit code 1; anything else is a bug, here or in a user's own
-    function, and keeps its traceback.
+    What a caller can mend is one red line and exit code 1, an interruption one and the code that shells give it;
+    anything else is a bug, here or in a user's own function, and keeps its traceback.
     """
 
     def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]  # click's own type
         """Run the command that was asked for."""
         try:
-            return super().invoke(ctx)
+            with signals_raise():
+                return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            _say(": ".join(filter(None, ("interrupted", str(error)))))
+            raise typer.Exit(exit_code(error)) from error
         except TheirError as error:
             raise error.__cause__ or error from None
         except BrokenPipeError:  # the reader of a pipe had enough: click's to end
@@ -34,10 +40,13 @@ class Commands(TyperGroup):
         except (NoisescapeError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            console(stderr=True).print(
-                f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True
-            )
+            _say(f"error: {error}")
             raise typer.Exit(1) from error
+
+
+def _say(line: str) -> None:
+    """In red on standard error, on one line, whatever names it holds."""
+    console(stderr=True).print(printable(line), style="red", highlight=False, soft_wrap=True)
 
 
 app = typer.Typer(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from noisescape.cli.interruptions import resumable
 from noisescape.cli.options import (
     PRESETS,
     Address,
@@ -56,9 +57,9 @@ def one_experiment(
     config = experiment.configure(preset, **constants, seed=seed, device=device)
     device_named(device)
     place = place_of(experiment.name, out, resume)
-    run, path = perform(
-        config, place, engine=engine_named(engine, address, jobs), resume=resume, quiet=quiet, as_json=as_json
-    )
+    where = engine_named(engine, address, jobs)
+    with resumable():
+        run, path = perform(config, place, engine=where, resume=resume, quiet=quiet, as_json=as_json)
     if as_json:
         print_json({**outcome(run), "claims": findings_of([run]), "run": str(run.path), "report": str(path)})
 
@@ -152,10 +153,11 @@ def whole_suite(
     if not resume:
         require_vacant(root)
     runs = []
-    for name, config in suite.items():
-        run, _ = perform(config, root / name, engine=engine, resume=resume, quiet=quiet, as_json=as_json)
-        runs.append(run)
-    path = write_combined_report(root, runs, title)
+    with resumable():
+        for name, config in suite.items():
+            run, _ = perform(config, root / name, engine=engine, resume=resume, quiet=quiet, as_json=as_json)
+            runs.append(run)
+        path = write_combined_report(root, runs, title)
     if as_json:
         found = {run.info["experiment"]: outcome(run) for run in runs}
         print_json({**found, "claims": findings_of(runs), "report": str(path)})

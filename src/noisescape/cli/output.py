@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 def console(*, stderr: bool = False) -> Console:
     """The terminal."""
-    from rich.console import Console
+    from noisescape.cli.terminal import Terminal
 
-    return Console(stderr=stderr)
+    return Terminal(stderr=stderr)
 
 
 def deliver(found: dict[str, Any], out: Path | None, as_json: bool) -> None:

@@ -179,7 +179,6 @@ class LabelledImages:
             if fits:
                 Image.open(io.BytesIO(stored["bytes"])).verify()  # a PNG's checksums, which loading leaves out
                 image.load()
-                image = ImageOps.exif_transpose(image)
         except Exception as error:  # there is no common class for what Pillow raises on a broken image
             reason = re.sub(r" ?<.*>", "", _short(error))  # an object's address says nothing
             raise DataError(
@@ -190,7 +189,8 @@ class LabelledImages:
                 f"{self.source}: the image of row {row} is {image.width} × {image.height} {image.mode}, those of "
                 f"{about.name} are {about.size} × {about.size} {about.mode}; get the data set anew"
             )
-        return np.array(image).reshape(about.size, about.size, about.channels).transpose(2, 0, 1)
+        upright = ImageOps.exif_transpose(image)
+        return np.array(upright).reshape(about.size, about.size, about.channels).transpose(2, 0, 1)
 
 
 def open_images(name: str, split: Split, data_dir: str | Path | None = None) -> LabelledImages:

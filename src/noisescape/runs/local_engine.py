@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import signal
 import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -67,9 +68,14 @@ def _perform_one(folder: Path, task: Task, device: str, owner: int) -> None:
 
 @functools.cache
 def _end_with(owner: int) -> None:
-    """Let a worker process end when the run's process is gone: a killed run must not go on in its children."""
+    """Let a worker process end when the run's process is gone: a killed run must not go on in its children.
+
+    Ctrl-C in a terminal reaches the workers too; it is the run's process that ends them then, without their say.
+    """
     if os.getpid() == owner:
         return
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == owner:
