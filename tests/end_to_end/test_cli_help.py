@@ -79,3 +79,13 @@ def test_every_command_helps(command: list[str], mentions: list[str], call: Call
 
 def test_the_version_is_the_packages(call: Callable[..., Result]) -> None:
     assert call("--version").stdout.strip() == f"noisescape {ns.__version__}"
+
+
+@pytest.mark.parametrize("group", [[], ["reproduce"], ["lab"]], ids=["noisescape", "reproduce", "lab"])
+def test_no_line_of_help_is_cut_off_at_80_columns(
+    group: list[str], call: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = call(*group, "--help").stdout.splitlines()
+    assert max(map(len, lines)) <= 80
+    assert not [line for line in lines[1:] if line.endswith("...")], "beyond the line of usage"

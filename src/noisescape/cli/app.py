@@ -18,7 +18,18 @@ class TheirError(Exception):
     """Around an exception that the user's own function raised, to part it from the system's."""
 
 
-class Commands(TyperGroup):
+class CommandList(TyperGroup):
+    """Commands whose lines of help are wrapped in ``--help``; click would cut them off."""
+
+    def format_commands(self, ctx: typer.Context, formatter: Any) -> None:  # type: ignore[override]  # click's own type
+        """Write the section of commands."""
+        commands = [(name, self.get_command(ctx, name)) for name in self.list_commands(ctx)]
+        shown = [(name, command.get_short_help_str(limit=200)) for name, command in commands if command is not None]
+        with formatter.section("Commands"):
+            formatter.write_dl(shown)
+
+
+class Commands(CommandList):
     """The commands, with one place for what goes wrong in any of them.
 
     What a caller can mend is one red line and exit code 1, an interruption one and the code that shells give it;

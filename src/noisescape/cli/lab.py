@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import typer
 
-from noisescape.cli.app import app
+from noisescape.cli.app import CommandList, app
 from noisescape.cli.experiments import command, suite_command
 from noisescape.experiments.lab.registry import LABS
 from noisescape.experiments.suite import lab_suite
 
-lab = typer.Typer(help="Try a law that came after the paper.", no_args_is_help=True, rich_markup_mode=None)
+lab = typer.Typer(
+    cls=CommandList, help="Try a law that came after the paper.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(lab, name="lab")
 
 for known in LABS.values():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from noisescape.cli.app import app
+from noisescape.cli.app import CommandList, app
 from noisescape.cli.experiments import command, perform, suite_command
 from noisescape.cli.options import (
     SUITE_PRESETS,
@@ -23,7 +23,9 @@ from noisescape.experiments.lab.registry import LABS
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import paper_suite
 
-reproduce = typer.Typer(help="Reproduce an experiment.", no_args_is_help=True, rich_markup_mode=None)
+reproduce = typer.Typer(
+    cls=CommandList, help="Reproduce an experiment.", no_args_is_help=True, rich_markup_mode=None
+)
 app.add_typer(reproduce, name="reproduce")
 
 for known in EXPERIMENTS.values():
