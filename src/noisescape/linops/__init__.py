@@ -1,7 +1,7 @@
 """Symmetric operators, and what can be estimated from their products with vectors."""
 
 from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh, nystrom_pairs
-from noisescape.linops.estimate import Estimate, VectorEstimate, ratio, square_root
+from noisescape.linops.estimate import Estimate, VectorEstimate, mean_of_draws, ratio, square_root
 from noisescape.linops.operator import FunctionOperator, Split, SymmetricOperator
 from noisescape.linops.probing import ToleranceWarning
 from noisescape.linops.product_trace import product_trace
@@ -32,6 +32,7 @@ __all__ = [
     "diagonal",
     "eigenpairs",
     "largest_eigh",
+    "mean_of_draws",
     "nystrom_pairs",
     "product_trace",
     "ratio",

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
+from noisescape.linops.estimate import degrees_of_freedom, skewness
 from noisescape.scalars import check_positive, check_seed, check_whole
 
 FIRST_STAGE = 8
@@ -100,7 +101,9 @@ def mean_of_probes(
         error = float(torch.linalg.vector_norm(stderr))
         size = float(torch.linalg.vector_norm(offset + mean))
         if error <= rtol * size or not math.isfinite(error):
-            return ProbeMean(mean, stderr, len(values), _dof(len(pilot), torch.cat([pilot, values])))
+            return ProbeMean(
+                mean, stderr, len(values), degrees_of_freedom(len(pilot), skewness(torch.cat([pilot, values])))
+            )
         if spent >= max_probes:
             return _all_that_is_left(values, pilot, offset, rtol, what, stacklevel)
         wanted = min(_needed(spread, offset + mean, rtol), 8 * len(values))
@@ -120,7 +123,7 @@ def _all_that_is_left(
     if error > rtol * size:
         warn_of_tolerance(what, error, size, count, rtol, stacklevel=stacklevel + 2)
     every = values if pilot is None else torch.cat([pilot, values])
-    return ProbeMean(mean, stderr, count, _dof(count, every))
+    return ProbeMean(mean, stderr, count, degrees_of_freedom(count, skewness(every)))
 
 
 def warn_of_tolerance(what: str, error: float, size: float, probes: int, rtol: float, *, stacklevel: int) -> None:
@@ -141,25 +144,6 @@ def _needed(spread: Tensor, whole: Tensor, rtol: float) -> float:
     if error == 0 or not math.isfinite(error):
         return 0
     return 1.1 * (error / target) ** 2 if target > 0 else math.inf
-
-
-def _dof(count: int, probes: Tensor) -> float:
-    """Degrees of freedom of the spread of n probes: n − 1 for normal ones, fewer for skewed ones.
-
-    The variance s² of n probes has the relative variance κ/n + 2/(n − 1), whence 2/(κ/n + 2/(n − 1)) by matching
-    that of a χ². The excess κ is taken as 3γ²/2, its value for a gamma law, which sums of squares are near: few
-    probes estimate the skewness γ better than κ. γ is that of all ``probes``. Vectors of probes, and three or
-    fewer, are taken for normal.
-
-    Source: Satterthwaite (1946); for the variance of s², Cramér (1946), §27.4.
-    """
-    deviations = (probes - probes.mean(0)).double()
-    spread = float(deviations.square().mean()) if probes.ndim == 1 else 0.0
-    if len(probes) <= 3 or not 0 < spread < math.inf:
-        return count - 1
-    number = len(probes)
-    skewness = float(deviations.pow(3).mean()) / spread**1.5 * math.sqrt(number * (number - 1)) / (number - 2)
-    return 2 / (1.5 * skewness**2 / count + 2 / (count - 1))
 
 
 def _rounded(count: float, limit: int) -> int:

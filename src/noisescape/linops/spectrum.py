@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
+from noisescape.linops.estimate import Estimate, mean_of_draws
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import rademacher
@@ -53,10 +54,9 @@ class SpectralDensity:
         axis.set(yscale="log", xlabel="eigenvalue", ylabel="density", ylim=(least, None))
         return figure
 
-    def moment(self, power: int) -> tuple[float, float]:
-        """Tr(A^power)/D and its standard error over probes; exact quadrature for power < 2·steps."""
-        per_probe = (self.weights * self.nodes**power).sum(1)
-        return float(per_probe.mean()), float(per_probe.std() / len(per_probe) ** 0.5)
+    def moment(self, power: int) -> Estimate:
+        """Tr(A^power)/D; each probe's quadrature of it is exact for power < 2·steps."""
+        return mean_of_draws((self.weights * self.nodes**power).sum(1), self.cost)
 
 
 @full_precision

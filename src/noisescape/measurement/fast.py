@@ -23,8 +23,8 @@ from noisescape.scalars import check_seed
 
 GROUPS = 8
 """Of samples: independent answers, whose spread is the standard error."""
-PROBES = 2
-"""In each group, along gradients and along signs."""
+SIGNS = 2
+"""In each group, random signs for TrH."""
 SHARE = 0.5
 """Of the samples, that curvature is taken of: five products with half of them are at most seven gradients."""
 KNOWN = 0.2
@@ -87,11 +87,14 @@ def measure_fast(
     the samples make eight groups, each with a Hessian H_i of its own, E H_i = H, and in each
 
         Tr(HC) = TrC·E d_nᵀH_id_n/‖d_n‖² with d_n = g_n − ḡ, n drawn in proportion to ‖d_n‖²,
-        TrH = E zᵀH_iz over signs z, and ḡᵀH_iḡ,
+        TrH = E zᵀH_iz over two draws of signs z, and ḡᵀH_iḡ.
 
-    two draws of each. The eight answers are independent but for groups having no sample in common, which makes
-    the intervals too wide rather than too narrow. Hessian products are never taken of all samples, per-sample
-    gradients are not held, and no eigenpair is looked for: those are in :func:`~noisescape.measurement.measure`.
+    Of the n one is drawn in the group and one out of it, each for its stratum's share of TrC: where gradients are
+    almost orthogonal, most of d_nᵀHd_n is the sample's own d_nᵀH_nd_n/N, which only its own group sees. The eight
+    answers are independent but for groups having no sample in common, which makes the intervals too wide rather
+    than too narrow; the curvature of one sample in the half that is not looked at is not seen. Hessian products are
+    never taken of all samples, per-sample gradients are not held, and no eigenpair is looked for: those are in
+    :func:`~noisescape.measurement.measure`.
 
     Args:
         risk: L, of a model.
@@ -136,7 +139,7 @@ def measure_fast(
     answers = _answers(risk, groups, theta, gradient, norms, generator)
     trace_hc, trace_h, along_gradient = answers.T
 
-    cost = GROUPS * (2 * PROBES + 1)
+    cost = GROUPS * (2 + SIGNS + 1)
     hc, h = _mean(trace_hc, cost), _mean(trace_h, cost)
     return FastMeasurement(
         loss=Estimate(loss, 0.0),
@@ -155,16 +158,15 @@ def measure_fast(
     )
 
 
-def _groups(risk: EmpiricalRisk, generator: torch.Generator) -> list[EmpiricalRisk]:
-    """The risks of groups of samples that have none in common."""
+def _groups(risk: EmpiricalRisk, generator: torch.Generator) -> Tensor:
+    """Samples of groups that have none in common, (GROUPS, m)."""
     size = max(1, int(SHARE * risk.sample_count) // GROUPS)
-    chosen = torch.randperm(risk.sample_count, generator=generator)[: GROUPS * size].view(GROUPS, size)
-    return [restricted(risk, group.to(risk.device)) for group in chosen]
+    return torch.randperm(risk.sample_count, generator=generator)[: GROUPS * size].view(GROUPS, size)
 
 
 def _answers(
     risk: EmpiricalRisk,
-    groups: list[EmpiricalRisk],
+    groups: Tensor,
     theta: Tensor,
     gradient: Tensor,
     norms: Tensor,
@@ -172,22 +174,29 @@ def _answers(
 ) -> Tensor:
     """Tr(HC), TrH and ḡᵀHḡ by each group, (GROUPS, 3)."""
     weights = norms.cpu()
-    if not bool(weights.any()):  # all gradients are the same
-        weights = torch.ones_like(weights)
-    # torch.multinomial takes no more than 2²⁴ of them
-    heights = weights.cumsum(0)
-    thrown = torch.rand(GROUPS, PROBES, generator=generator, dtype=torch.float64) * heights[-1]
-    drawn = torch.searchsorted(heights, thrown, right=True).clamp_max(len(weights) - 1)
     like = torch.empty(0, dtype=theta.dtype)
     found = []
-    for group, chosen in zip(groups, drawn, strict=True):
-        deviations = (gradient_rows(risk, theta, chosen.to(risk.device)) - gradient).mT
-        signs = rademacher(risk.dimension, PROBES, like, generator).to(risk.device)
+    for group in groups:
+        outside = torch.ones(len(weights), dtype=torch.bool)
+        outside[group] = False
+        strata = [group, outside.nonzero()[:, 0]]
+        drawn = torch.stack([members[_drawn(weights[members], generator)] for members in strata])
+        deviations = (gradient_rows(risk, theta, drawn.to(risk.device)) - gradient).mT
+        signs = rademacher(risk.dimension, SIGNS, like, generator).to(risk.device)
         columns = torch.cat([deviations, signs, gradient[:, None]], dim=1)
-        forms = group.hessian(theta).quadratic_forms(columns).double().cpu()
-        shares = weights.mean() / weights[chosen]
-        found.append(torch.stack([(shares * forms[:PROBES]).mean(), forms[PROBES : 2 * PROBES].mean(), forms[-1]]))
+        curvature = restricted(risk, group.to(risk.device)).hessian(theta)
+        forms = curvature.quadratic_forms(columns).double().cpu()
+        totals = torch.stack([weights[members].sum() for members in strata]) / len(weights)
+        of_noise = torch.where(weights[drawn] > 0, totals * forms[:2] / weights[drawn], 0.0).sum()
+        found.append(torch.stack([of_noise, forms[2 : 2 + SIGNS].mean(), forms[-1]]))
     return torch.stack(found)
+
+
+def _drawn(weights: Tensor, generator: torch.Generator) -> Tensor:
+    """An index in proportion to its weight, (); any where all are 0."""
+    heights = weights.cumsum(0)  # torch.multinomial takes no more than 2²⁴ of them
+    thrown = torch.rand((), generator=generator, dtype=torch.float64) * heights[-1]
+    return torch.searchsorted(heights, thrown, right=True).clamp_max(len(weights) - 1)
 
 
 def _mean(answers: Tensor, cost: int) -> Estimate:

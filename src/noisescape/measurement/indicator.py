@@ -234,7 +234,6 @@ def measure(
     top_noise = float((first * (population @ first)).sum())
     coefficient = projection_coefficient(top_noise, top.value, trace_h.value, trace_c.value)
     lower, upper = indicator_bounds(coefficient, top.value, trace_h.value, dimension)
-    relative = math.hypot(trace_h.relative_stderr, top.relative_stderr)
 
     norm_c = squared_norm(
         population, rtol=min(2 * rtol, 1), deflate=noise.vectors, max_products=max_products, seed=seed + 3
@@ -251,9 +250,11 @@ def measure(
         trace_h_sigma=trace_hc.scaled(factor),
         isotropic_reference=reference.scaled(factor),
         anisotropy=ratio(trace_hc, reference),
-        lower_bound=_with_relative_error(lower, relative, trace_h),
-        upper_bound=_with_relative_error(upper, relative, trace_h),
-        projection_coefficient=_with_relative_error(coefficient, relative, trace_h),
+        lower_bound=_over_trace(lower, top, trace_h),
+        upper_bound=_over_trace(upper, top, trace_h),
+        projection_coefficient=_with_relative_error(
+            coefficient, math.hypot(trace_h.relative_stderr, top.relative_stderr), trace_h
+        ),
         decay_exponent=_decay(curvature, dimension),
         alignment=ratio(ratio(trace_hc, square_root(norm_h)), square_root(norm_c)),
         noise_scale=_quotient(trace_c, squared_gradient),
@@ -305,6 +306,12 @@ def _decay(curvature: Eigenpairs, dimension: int) -> Estimate:
         return Estimate(value, 0.0 if math.isinf(value) else math.nan, curvature.cost)
     relative = math.hypot(float(curvature.residuals[0]) / top, float(curvature.residuals[-1]) / after)
     return Estimate(value, relative / math.log(dimension), curvature.cost)
+
+
+def _over_trace(value: float, top: Estimate, trace_h: Estimate) -> Estimate:
+    """A figure that is λ₁/TrH times what is exact."""
+    numerator = value * trace_h.value
+    return ratio(Estimate(numerator, abs(numerator) * top.relative_stderr), trace_h)
 
 
 def _with_relative_error(value: float, relative: float, source: Estimate) -> Estimate:

@@ -10,7 +10,7 @@ from rich.table import Table
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
-from noisescape.linops import Estimate
+from noisescape.linops import Estimate, mean_of_draws
 from noisescape.linops.probing import rademacher
 from noisescape.measurement.figures import as_html, as_text
 from noisescape.risk import EmpiricalRisk, in_operator_precision
@@ -143,17 +143,11 @@ def layer_traces(
         products = signs * (hessian @ signs)
         for name, parts in spans.items():
             found[name].append(sum((products[part].double().sum(0) for part in parts), torch.zeros(())).cpu())
-    estimates = []
-    for values in found.values():
-        draws = torch.cat(values)
-        estimates.append(
-            Estimate(float(draws.mean()), float(draws.std()) / len(draws) ** 0.5, probes, len(draws) - 1)
-        )
     return LayerTraces(
         tuple(spans),
         tuple(sum(part.stop - part.start for part in parts) for parts in spans.values()),
         tuple(factor * float(sum(variances[part].sum() for part in parts)) for parts in spans.values()),
-        tuple(estimates),
+        tuple(mean_of_draws(torch.cat(values), probes) for values in found.values()),
         batch_size,
         replacement,
     )

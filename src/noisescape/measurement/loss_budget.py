@@ -10,7 +10,7 @@ from torch import Tensor
 
 from noisescape.dynamics import SGD
 from noisescape.errors import InvalidValueError
-from noisescape.linops import Estimate, SymmetricOperator, product_trace
+from noisescape.linops import Estimate, SymmetricOperator, mean_of_draws, product_trace
 from noisescape.linops.probing import check_tolerance
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
 from noisescape.risk.arguments import check_hessian, check_point
@@ -164,4 +164,4 @@ def drawn_loss_change(
         after = unchecked_losses(risk, theta - lr * gradient).double().mean()
         by_chance = lr * (mean.double() @ (gradient - mean).double())
         changes[draw] = (after - before + by_chance).cpu()
-    return Estimate(float(changes.mean()), float(changes.std() / draws**0.5), draws + 1, draws - 1)
+    return mean_of_draws(changes, draws + 1)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
-from noisescape.linops import Estimate
+from noisescape.linops import Estimate, mean_of_draws
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.arguments import check_point
 from noisescape.risk.empirical_risk import layer_sizes
@@ -103,9 +103,4 @@ def _sharpness(
     for draw in range(draws):
         noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
         rises[draw] = (unchecked_losses(risk, theta + spread * noise).mean().double() - base).cpu()
-    return Sharpness(_mean(rises), _mean(rises.abs()), delta)
-
-
-def _mean(values: Tensor) -> Estimate:
-    count = len(values)
-    return Estimate(float(values.mean()), float(values.std() / count**0.5), count + 1, count - 1)
+    return Sharpness(mean_of_draws(rises, draws + 1), mean_of_draws(rises.abs(), draws + 1), delta)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from noisescape.dynamics import SGD
 from noisescape.errors import InvalidValueError
-from noisescape.linops import Estimate
+from noisescape.linops import Estimate, mean_of_draws
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.arguments import check_risk
 from noisescape.risk.subsets import restricted
@@ -45,7 +45,8 @@ def batch_sharpness(
     with η held for long, batch sharpness has been seen to rise to about 2/η and stay there while λ₁ of H stays
     lower; :func:`batch_sharpness_limits` has the levels with momentum.
 
-    The cost is counted in gradients of batches: three a draw.
+    The cost is counted in gradients of batches: three a draw. Samples so rare that few of the batches hold one are
+    in neither the means nor their errors.
 
     Args:
         risk: L, of a model: a closed form has no batches of its own.
@@ -86,11 +87,9 @@ def batch_sharpness(
             "along it"
         )
     ratios = curved / squares
-    cost, dof = 3 * draws, draws - 1
-    each = Estimate(float(ratios.mean()), float(ratios.std() / draws**0.5), cost, dof)
     quotient = float(curved.mean() / squares.mean())
-    scatter = (curved - quotient * squares).std() / squares.mean() / draws**0.5
-    return BatchSharpness(each, Estimate(quotient, float(scatter), cost, dof))
+    residual = mean_of_draws((curved - quotient * squares) / squares.mean(), 3 * draws)
+    return BatchSharpness(mean_of_draws(ratios, 3 * draws), replace(residual, value=quotient))
 
 
 def batch_sharpness_limits(lr: float, momentum: float = 0.0) -> tuple[float, float]:

@@ -109,6 +109,9 @@ def smooth(traces: Sequence[float] | Array, squared_norms: Sequence[float] | Arr
     x_t)ᵀ, in which the drift cancels; what the interval covers is the ratio of the true means over the window. It
     is Fieller's (1954), with Student's t at the 2(n − 1)²/(3n − 4) degrees of freedom of that estimate, cut at 0.
 
+    It takes the errors for normal. Where a few samples of heavy-tailed gradients carry ‖ḡ‖², a window that has
+    hardly seen them knows nothing of it: over twenty steps of 16 samples it then covers 70 to 80 %.
+
     Args:
         traces: Tr Ĉ_t in the order of steps, (n,).
         squared_norms: ‖ĝ_t‖², (n,).

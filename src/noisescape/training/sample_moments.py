@@ -26,6 +26,9 @@ class SampleMoments:
 
     Standard errors are the jackknife's over samples: both figures are U-statistics, of which leaving one sample out
     is exact and free.
+
+    The interval knows no more of the population than the sample shows: of 64 gradients it covers 95 % in many
+    dimensions, 80 to 90 % in one, or where the population has two or three different gradients.
     """
 
     trace_covariance: float

@@ -123,7 +123,8 @@ def test_the_change_of_drawn_steps_is_that_of_all_batches(lr: float, replacement
             risk, SMALL.theta, lr=lr, batch_size=B, replacement=replacement, draws=60, seed=seed
         )
         scores.append((found.value - exact) / found.stderr)
-        assert (found.cost, found.dof) == (61, 59)
+        assert found.cost == 61
+        assert 5 < found.dof <= 59  # fewer than n − 1 where the changes are skewed
     assert max(map(abs, scores)) < 4.5
     assert 0.3 < sum(score**2 for score in scores) / len(scores) < 2.5
     if lr < 0.1:  # the standard error would be this without the chance that is taken out, to first order

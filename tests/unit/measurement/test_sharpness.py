@@ -27,7 +27,7 @@ def test_signed_sharpness_of_a_quadratic_is_its_trace(place: str, seed: int) -> 
     assert found.absolute.value >= abs(found.signed.value)
     assert (found.absolute.value == pytest.approx(found.signed.value, rel=1e-12)) == (place == "minimum")
     assert found.delta == delta
-    assert found.signed.dof == draws - 1
+    assert 20 < found.signed.dof <= draws - 1  # fewer than n − 1 where the rises are skewed
 
 
 def test_absolute_sharpness_sees_a_gradient_that_the_signed_one_averages_away() -> None:
