@@ -9,7 +9,7 @@ import typer
 
 from noisescape.cli.app import app
 from noisescape.cli.options import Json
-from noisescape.cli.output import deliver, findings_of, print_ledger
+from noisescape.cli.output import check_place, deliver, findings_of, print_ledger
 
 
 @app.command()
@@ -28,6 +28,7 @@ def claims(
     """The ledger: what the paper claims, and what these runs found."""
     from noisescape.runs.places import open_runs
 
+    check_place(out)
     found = open_runs(runs)
     deliver({"findings": findings_of(found)}, out, as_json)
     if not as_json:

@@ -9,7 +9,7 @@ import typer
 
 from noisescape.cli.app import app
 from noisescape.cli.options import Json, Quiet, Seed, device_named
-from noisescape.cli.output import console, deliver
+from noisescape.cli.output import check_place, console, deliver
 from noisescape.cli.parameters_file import parameters_from
 from noisescape.cli.user_function import call
 from noisescape.errors import InvalidTypeError, InvalidValueError
@@ -72,6 +72,7 @@ def measure(
         raise InvalidValueError(
             "--fast has an accuracy of its own and no eigenpairs: leave --k, --rtol and --max-products out"
         )
+    check_place(out)
     risk, theta = _load(target)
     if state_dict is not None:
         theta = parameters_from(state_dict, risk)

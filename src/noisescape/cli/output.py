@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
+from noisescape.errors import MissingPathError, OccupiedPathError, StorageError
 from noisescape.experiments.registry import EXPERIMENTS
 
 if TYPE_CHECKING:
@@ -21,6 +23,22 @@ def console(*, stderr: bool = False) -> Console:
     from noisescape.cli.terminal import Terminal
 
     return Terminal(stderr=stderr)
+
+
+def check_place(out: Path | None) -> None:
+    """Refuse, before any work, a file that could not be written after it.
+
+    Raises:
+        OSError: a directory in its place, none to hold it, or one that nothing may be written to.
+    """
+    if out is None:
+        return
+    if out.is_dir():
+        raise OccupiedPathError(f"{out} is a directory: give --out the name of a file")
+    if not out.parent.is_dir():
+        raise MissingPathError(f"there is no directory {out.parent} for {out.name}: make it, or give another --out")
+    if not os.access(out.parent, os.W_OK):
+        raise StorageError(f"nothing may be written to {out.parent}: give another --out")
 
 
 def deliver(found: dict[str, Any], out: Path | None, as_json: bool) -> None:

@@ -9,7 +9,7 @@ import typer
 
 from noisescape.cli.app import app
 from noisescape.cli.options import Json, Prefix, Quiet
-from noisescape.cli.output import console, print_json, show_run
+from noisescape.cli.output import check_place, console, print_json, show_run
 
 if TYPE_CHECKING:
     from noisescape.training.log import NoiseLog
@@ -36,6 +36,7 @@ def report(
     from noisescape.runs.run import Run
     from noisescape.runs.storage import write_text
 
+    check_place(out)
     found = open_subject(subject, prefix=prefix)
     if not isinstance(found, Run):
         _report_log(found, out, quiet=quiet, as_json=as_json)
