@@ -186,6 +186,5 @@ def derived_seed(*key: int) -> int:
     >>> derived_seed(0, 1) != derived_seed(1, 0)
     True
     """
-    return (
-        int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0]) >> 1
-    )  # NumPy 1 shifts no uint64 by an int
+    state = np.random.SeedSequence(key).generate_state(1, np.uint64)[0]
+    return int(state) >> 1  # NumPy 1 does not shift a uint64 by a Python number
