@@ -130,7 +130,7 @@ def skewness(draws: Tensor) -> float:
 def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
     """Quotient of two independent estimates; its 95 % interval holds Fieller's.
 
-    With r the quotient n/d, q Student's quantile and g = (q·σ_d/d)², Fieller's interval is
+    With r the quotient n/d, q Student's quantile and g = (q·σ_d/d)², there with d's own q, Fieller's interval is
 
         (r ± (q/|d|)·√(σ_n²(1 − g) + r²σ_d²)) / (1 − g),
 
@@ -148,7 +148,7 @@ def ratio(numerator: Estimate, denominator: Estimate) -> Estimate:
         return Estimate(math.nan, math.nan, cost)
     value = numerator.value / denominator.value
     quantile = _quantile(LEVEL, dof)
-    share = (quantile * denominator.relative_stderr) ** 2
+    share = (_quantile(LEVEL, denominator.dof) * denominator.relative_stderr) ** 2
     if share >= 1:
         return Estimate(value, math.inf, cost, dof)
     variance = numerator.stderr**2 * (1 - share) + (value * denominator.stderr) ** 2
