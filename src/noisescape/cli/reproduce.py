@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from noisescape.cli.app import CommandList, app
-from noisescape.cli.experiments import command, perform, suite_command
+from noisescape.cli.experiments import command, suite_command, whole_suite
 from noisescape.cli.options import (
     SUITE_PRESETS,
     Device,
@@ -13,12 +13,12 @@ from noisescape.cli.options import (
     Json,
     Out,
     Quiet,
+    Resume,
     Seed,
     device_named,
     engine_named,
     place_of,
 )
-from noisescape.cli.output import print_json
 from noisescape.experiments.lab.registry import LABS
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.suite import paper_suite
@@ -42,6 +42,7 @@ reproduce.command("all", help="Every experiment of the paper, one combined repor
 def demo(
     seed: Seed = 0,
     out: Out = None,
+    resume: Resume = False,
     device: Device = "cpu",
     jobs: Jobs = None,
     quiet: Quiet = False,
@@ -49,12 +50,7 @@ def demo(
 ) -> None:
     """The main job: toy-2d and digits, a summary of each, and the paths of their reports."""
     device_named(device)
-    root = place_of("demo", out, resume=False)
-    runs = []
-    for name in ("toy-2d", "digits"):
-        config = EXPERIMENTS[name].configure(seed=seed, device=device)
-        runs.append(
-            perform(config, root / name, engine=engine_named("local", None, jobs), quiet=quiet, as_json=as_json)[0]
-        )
-    if as_json:
-        print_json({run.info["experiment"]: run.summary() for run in runs})
+    suite = {name: EXPERIMENTS[name].configure(seed=seed, device=device) for name in ("toy-2d", "digits")}
+    title = "Escape from sharp minima: a toy, and a small network"
+    root, engine = place_of("demo", out, resume), engine_named("local", None, jobs)
+    whole_suite(suite, title, root, engine=engine, resume=resume, quiet=quiet, as_json=as_json)
