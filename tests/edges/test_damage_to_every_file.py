@@ -49,8 +49,9 @@ def bit(seed: int) -> Damage:
     return flip
 
 
+BITS, QUICK_BITS = 12, 4
 DAMAGES: dict[str, Damage] = {
-    **{f"bit {seed}": bit(seed) for seed in range(12)},
+    **{f"bit {seed}": bit(seed) for seed in range(BITS)},
     "empty": lambda content: b"",
     "one byte": lambda content: content[:1],
     "a third": lambda content: content[: len(content) // 3],
@@ -173,8 +174,12 @@ KINDS = [
     Kind("weights/weights.safetensors", measured, foreign=True),
     Kind("images/svhn/train_prefix.parquet", seen, foreign=True),
 ]
+RARE = {f"bit {seed}" for seed in range(QUICK_BITS, BITS)}
+"""More of the same: only with the slow tests."""
 CELLS = [
-    pytest.param(kind, name, id=f"{kind.use.__name__}-{kind.file}-{name}")
+    pytest.param(
+        kind, name, id=f"{kind.use.__name__}-{kind.file}-{name}", marks=[pytest.mark.slow] if name in RARE else []
+    )
     for kind in KINDS
     for name in kind.damages
 ]

@@ -53,7 +53,7 @@ class Checkpoint:
         with failing_together(self.shard, "keep a checkpoint"):
             folder = self.path.parent
             if is_first(self.shard) and self.path.is_dir():
-                raise InvalidValueError(f"the checkpoint is a file, and {self.path} is a directory")
+                raise InvalidValueError(f"{self.path}, the checkpoint, is a directory: give the name of a file")
             if is_first(self.shard) and not (folder.is_dir() and os.access(folder, os.W_OK)):
                 raise InvalidValueError(
                     f"the checkpoint {self.path} cannot be kept: {folder} is no folder that may be written to"
