@@ -29,12 +29,14 @@ CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 @pytest.mark.parametrize("name", CODES)
 def test_a_signal_ends_a_run_with_a_line_and_its_code(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     monkeypatch.setitem(TOY_2D.presets, "quick", TOY)
     block = toy_2d.simulate_block
     number = getattr(signal, name)
-    before = signal.getsignal(number)
+    before = signal.default_int_handler if name == "SIGINT" else signal.SIG_DFL
+    inherited = signal.signal(number, before)  # where the tests run in the background it may be ignored
+    request.addfinalizer(lambda: signal.signal(number, inherited))
 
     def interrupted(*arguments: object, checkpoint: Path) -> object:
         if checkpoint.name.startswith("published-gld-diagonal"):
@@ -72,6 +74,8 @@ def test_a_signal_that_somebody_ignores_stays_ignored(name: str, call: Callable[
 
 CONFIG = Toy2DConfig(replicas=20, control_replicas=5, steps=150)
 PROGRAM = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what a shell starts in the background
 from cli_calls import Result
 from noisescape.cli import app
 from noisescape.simulation.loop import simulate

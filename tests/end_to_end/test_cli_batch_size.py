@@ -145,7 +145,7 @@ def test_a_check_goes_on_in_its_directory(
         (["run", "--batch-size", 4], "target is batch_size itself, 4"),
         (["run", "--batch-size", 0], "target must be a whole number of at least 1, not 0"),
         (["run", "--optimizer", "lion"], 'optimizer must be "sgd" or "adam", not \'lion\''),
-        (["run", "--lr", 0], "lr must be over 0"),
+        (["run", "--lr", 0], "lr must be positive, not 0"),
         (["run", "--seeds", 3, "--run", "kept"], "--seeds, --run only with --check MODULE:FUNCTION"),
         (["run", "--check", "theirs"], "'theirs' is not MODULE:FUNCTION"),
         (["run", "--check", "theirs:mke"], "theirs has no function 'mke'"),

@@ -27,7 +27,7 @@ def write_report(run: Run) -> Path:
     if name not in EXPERIMENTS:
         raise InvalidValueError(f"no report for experiment '{name}'; known: {', '.join(EXPERIMENTS)}")
     experiment = EXPERIMENTS[name]
-    run.timing()  # which is shown in the end: damage is found out before anything is drawn
+    run.summary(), run.timing()  # unfinished or damaged, it is found out before anything is drawn
     with understood(run):
         findings, facts = ledger([run]), run.facts()
         with figure_style():

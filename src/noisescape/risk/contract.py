@@ -170,7 +170,7 @@ def _check_batch(function: ModelLoss, point: Tensor, batch: Batch, first: Tensor
     frozen = [(name, p, p._version) for name, p in function.model.named_parameters() if not p.requires_grad]
     signs = torch.zeros(batch.size, dtype=point.dtype, device=point.device)
     for number, row in enumerate(_rows_alone(batch.size)):
-        signs[row] = (-1) ** number
+        signs[row] = (-1) ** number * (number + 1)  # unlike in size: the gradients of equal samples do not cancel
     together, gradient, leaves = _with_gradient(function, point, batch, signs)
     _check_leaves(function, leaves, _persistent_leaves(function, point, batch, leaves))
     for name, parameter, version in frozen:

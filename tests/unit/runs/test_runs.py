@@ -149,7 +149,7 @@ class TestCreateAndOpen:
             Run.open(tmp_path / "nowhere")
         with pytest.raises(FileNotFoundError, match="not a run's directory"):
             Run.open(tmp_path)
-        for text, message in (("{", "cannot be read"), ("[]", "not an object"), ("{}", "no .'config'")):
+        for text, message in (("{", "cannot be read"), ("[]", "not an object"), ("{}", "no experiment")):
             (tmp_path / "run.json").write_text(text)
             with pytest.raises(ValueError, match=message):
                 Run.open(tmp_path)
