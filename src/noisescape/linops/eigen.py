@@ -19,7 +19,7 @@ from noisescape.scalars import check_real, check_seed, check_whole
 
 Which = Literal["largest", "smallest", "magnitude"]
 DEFAULT_SUBSPACE = 48
-"""Of a matrix of size 160 whose eigenvalue 5 is there three times and −4 twice, 32 missed a copy with three seeds of
+"""Of a matrix of size 160 that has the eigenvalue 5 three times and −4 twice, 32 missed a copy with three seeds of
 four (Intel Xeon, float64, five pairs in 39 products), 48 with none (55 products)."""
 _ARPACK = {"largest": "LA", "smallest": "SA", "magnitude": "LM"}
 DENSE_BELOW = 128
@@ -73,7 +73,8 @@ def eigenpairs(
         which: ``"largest"`` (most positive first), ``"smallest"`` (most negative first), ``"magnitude"``.
         tol: relative accuracy of a Ritz value asked of ARPACK; 1e-3 in float32, 1e-9 in float64.
         subspace: Lanczos vectors kept by ARPACK, over k + 1; by default max(2k + 1, 48). Fewer may miss copies
-            of repeated eigenvalues, which rounding alone brings into the space of one starting vector. Fewer where ``max_products`` does not allow as many.
+            of repeated eigenvalues, which only rounding brings into the space of one starting vector. Fewer where
+            ``max_products`` does not allow as many.
         max_products: bound on the cost, the residuals' k products included.
         seed: of the starting vector.
 
