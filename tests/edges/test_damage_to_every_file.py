@@ -49,7 +49,7 @@ def bit(seed: int) -> Damage:
     return flip
 
 
-BITS, QUICK_BITS = 12, 4
+BITS, QUICK_BITS = 12, 1
 DAMAGES: dict[str, Damage] = {
     **{f"bit {seed}": bit(seed) for seed in range(BITS)},
     "empty": lambda content: b"",
