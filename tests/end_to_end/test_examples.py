@@ -113,5 +113,7 @@ def test_commands_shown_have_the_options_they_are_shown_with(command, call, monk
     if command[0] in ("reproduce", "lab"):
         monkeypatch.setattr(Experiment, "run", reached)
         monkeypatch.setattr("noisescape.cli.experiments.check_data", lambda suite: None)
-        monkeypatch.setattr("torch.cuda.is_available", lambda: True)  # some are shown for a GPU
+        monkeypatch.setattr(
+            "noisescape.cli.experiments.device_named", lambda name: None
+        )  # some are shown for a GPU
         assert the_error(call(*command, "--quiet")) == "error: reached"

@@ -9,7 +9,7 @@ import noisescape as ns
 from cases import WIDER
 from torchrun import at_once, started
 
-ENDS = ["killed", "hanging", pytest.param("failing", marks=pytest.mark.slow)]
+ENDS = ["killed", *(pytest.param(end, marks=pytest.mark.slow) for end in ("hanging", "failing"))]
 
 
 @pytest.fixture(scope="module")

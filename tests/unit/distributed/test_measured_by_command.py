@@ -20,6 +20,7 @@ def measured(command):
     return json.loads(done.stdout)
 
 
+@pytest.mark.slow
 def test_two_ranks_measure_what_one_process_does():
     one, two = measured(MEASURE), measured([*TORCHRUN, *MEASURE])
     assert two.keys() == one.keys()
