@@ -59,16 +59,18 @@ def draw_curves(curves: Curves, names: Sequence[str], phase: str) -> Figure:
 
     def draw(axis: Axes, column: int, metric: str) -> None:
         for name in (other for other in names if other != names[column]):
-            axis.plot(*_mean(curves, phase, name, metric), color=OTHERS, linewidth=0.8)
+            axis.plot(*mean_over_seeds(curves, phase, name, metric), color=OTHERS, linewidth=0.8)
         name = names[column]
         for curve in curves.of(phase, name, metric):
             axis.plot([*curve], [*curve.values()], color=COLOURS[name], linewidth=0.5, alpha=0.5)
-        axis.plot(*_mean(curves, phase, name, metric), line_style(name), color=COLOURS[name], linewidth=1.8)
+        axis.plot(
+            *mean_over_seeds(curves, phase, name, metric), line_style(name), color=COLOURS[name], linewidth=1.8
+        )
 
     return panels([LABELS[name] for name in names], draw)
 
 
-def _mean(curves: Curves, phase: str, name: str, metric: str) -> tuple[list[int], list[float]]:
+def mean_over_seeds(curves: Curves, phase: str, name: str, metric: str) -> tuple[list[int], list[float]]:
     """Over the seeds, at the steps of the longest; not a number where one has no value."""
     known = [curve for curve in curves.of(phase, name, metric) if curve]
     steps = [*max(known, key=len, default={})]

@@ -14,7 +14,7 @@ from matplotlib.ticker import PercentFormatter
 from noisescape.experiments.curves import Curves
 from noisescape.experiments.experiment import seeds_text
 from noisescape.experiments.protocols.comparison import LOOK_EVERY
-from noisescape.report.learning_curves import draw_curves
+from noisescape.report.learning_curves import draw_curves, mean_over_seeds
 from noisescape.report.page import Figure, Section
 from noisescape.report.style import COLOURS, LABELS, in_order, legend_outside, line_style, new_figure
 from noisescape.report.tables import trace_table, training_table
@@ -146,9 +146,8 @@ def _lines(axis: Axes, curves: Curves, names: Sequence[str], metric: str) -> Non
         known = [curve for curve in curves.of("training", name, metric) if curve]
         for curve in known:
             axis.plot([*curve], [*curve.values()], line_style(name), color=COLOURS[name], linewidth=0.5, alpha=0.5)
-        steps = [*max(known, key=len, default=())]
-        mean = [np.mean([own.get(step, np.nan) for own in known]) for step in steps]
-        axis.plot(steps, mean, line_style(name), color=COLOURS[name], linewidth=1.8, label=LABELS[name])
+        mean = mean_over_seeds(curves, "training", name, metric)
+        axis.plot(*mean, line_style(name), color=COLOURS[name], linewidth=1.8, label=LABELS[name])
     axis.set_xlabel("step")
 
 
