@@ -10,6 +10,7 @@ from torch import Tensor
 
 from noisescape.errors import InvalidValueError
 from noisescape.linops.estimate import Estimate, mean_of_draws
+from noisescape.linops.lanczos import gauss_quadratures
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import rademacher
@@ -105,7 +106,7 @@ def spectral_density(
     generator = torch.Generator(operator.device).manual_seed(seed)
     like = torch.empty(0, dtype=operator.dtype, device=operator.device)
     starts = rademacher(operator.size, probes, like, generator).div_(operator.size**0.5)
-    nodes, weights = _gauss_quadratures(operator, starts, steps)
+    nodes, weights = gauss_quadratures(operator, starts, steps)
 
     low, high = float(nodes.min()), float(nodes.max())
     width = max(high - low, 1e-12 * max(abs(low), abs(high))) or 1.0  # the zero matrix has no scale
@@ -123,32 +124,3 @@ def spectral_density(
         bandwidth=sigma,
         cost=count.spent,
     )
-
-
-def _gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Lanczos on every column at once: nodes and weights, (probes, steps)."""
-    size, probes = starts.shape
-    alphas = torch.zeros(probes, steps, dtype=starts.dtype, device=starts.device)
-    betas = torch.zeros(probes, max(steps - 1, 0), dtype=starts.dtype, device=starts.device)
-    # a probe's vectors lie together, so that re-orthogonalisation copies nothing
-    basis = starts.new_empty(probes, steps, size)
-    basis[:, 0] = starts.T
-    for step in range(steps):
-        latest = basis[:, step]
-        product = (operator @ latest.T).T.clone(memory_format=torch.contiguous_format)
-        alphas[:, step] = torch.linalg.vecdot(latest, product)
-        if step == steps - 1:
-            break
-        for seen, row in zip(basis[:, : step + 1], product, strict=True):
-            for _ in range(2):  # once is not enough in floating point
-                row.addmv_(seen.T, seen @ row, alpha=-1)
-        norm = torch.linalg.vector_norm(product, dim=1)
-        # a probe whose Krylov space is exhausted continues with a zero vector: its further weights vanish
-        scale = alphas[:, : step + 1].abs().amax(1)
-        alive = norm > 10 * torch.finfo(starts.dtype).eps * scale
-        betas[:, step] = torch.where(alive, norm, 0.0)
-        divisor = torch.where(alive, norm, torch.inf)  # NaN stays NaN, and what is not alive becomes 0
-        torch.div(product, divisor[:, None], out=basis[:, step + 1])
-    tridiagonal = torch.diag_embed(alphas) + torch.diag_embed(betas, 1) + torch.diag_embed(betas, -1)
-    nodes, vectors = torch.linalg.eigh(tridiagonal)
-    return nodes, vectors[:, 0, :].square()

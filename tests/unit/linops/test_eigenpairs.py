@@ -87,3 +87,36 @@ def test_hessian_eigenpairs_match_dense_autograd() -> None:
     case = CASES["conv"]
     pairs = eigenpairs(case.risk().hessian(case.theta), 3)
     assert_close(pairs.values, torch.linalg.eigvalsh(case.hessian()).flip(0)[:3], rtol=1e-9, atol=1e-12)
+
+
+REPEATED = {
+    "every one ten times": torch.arange(40, 0, -1, dtype=F64).repeat_interleave(10),
+    "of either sign": torch.cat(
+        [normal(150, seed=1).clamp(-1, 1), torch.tensor([5.0, -5.0, 4.0, -4.0], dtype=F64).repeat(3)]
+    ),
+}
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("which", ["largest", "smallest", "magnitude"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_no_copy_of_a_repeated_eigenvalue_is_left_out(name: str, which: str, seed: int) -> None:
+    """ARPACK alone finds one or two of the ten."""
+    spectrum = REPEATED[name]
+    operator = CountedOperator(symmetric(len(spectrum), spectrum, seed=3))
+    pairs = eigenpairs(operator, 6, which=which, subspace=20, seed=seed)
+    found, expected = pairs.values, expected_values(spectrum, 6, which)
+    if which == "magnitude":
+        found, expected = found.abs(), expected.abs()
+    assert_close(found, expected, rtol=0, atol=1e-7)
+    assert_close(pairs.vectors.T @ pairs.vectors, torch.eye(6, dtype=F64), rtol=0, atol=1e-7)
+    assert float(pairs.residuals.max()) < 1e-6
+    assert pairs.cost == sum(operator.columns)
+
+
+def test_a_budget_that_leaves_nothing_to_look_for_copies_is_refused() -> None:
+    operator = DenseOperator(symmetric(400, REPEATED["every one ten times"], seed=3))
+    whole = eigenpairs(operator, 3)
+    assert torch.equal(eigenpairs(operator, 3, max_products=whole.cost).values, whole.values)
+    with pytest.raises(RuntimeError, match=f"not all of 3 eigenpairs.*within {whole.cost - 1} products"):
+        eigenpairs(operator, 3, max_products=whole.cost - 1)
