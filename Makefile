@@ -11,10 +11,10 @@ demo: $(READY)
 
 # one thread a worker: two workers with two threads each get in one another's way
 test: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal
 
 test-slow: $(READY)
-	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m slow
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal -m slow
 
 lint: $(READY)
 	$(BIN)/ruff check .
@@ -24,9 +24,10 @@ lint: $(READY)
 types: $(READY)
 	$(BIN)/mypy
 
-# the site, in build/site; a broken link or reference is an error
+# the site, in build/site: a broken link or reference is an error, and it is opened in a browser
 docs: $(READY)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	NOISESCAPE_SITE=build/site OMP_NUM_THREADS=1 $(BIN)/pytest -m slow tests/built_site
 
 # lint and types before every commit
 hooks: $(READY)
@@ -45,17 +46,18 @@ bench-check: $(BENCH)/.ready
 
 $(BENCH)/.ready: pyproject.toml constraints.txt benchmarks/rivals.txt
 	$(PYTHON) -m venv $(BENCH)
-	$(BENCH)/bin/pip install --quiet --constraint constraints.txt torch
-	$(BENCH)/bin/pip install --quiet --constraint constraints.txt --editable '.[transformers]'
+	$(BENCH)/bin/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BENCH)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[transformers]'
 	$(BENCH)/bin/pip install --quiet --no-deps --requirement benchmarks/rivals.txt
 	touch $@
 
-# torch comes first and alone: its pinned version has a build without CUDA, which the rest then reuses.
+# torch comes first and alone: its pinned version has a build without CUDA, which the rest then reuses. What pip would
+# compile takes over a minute, most of it for modules that are never imported.
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "noisescape needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
 clean:

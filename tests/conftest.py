@@ -7,11 +7,13 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
+from browser import open_browser
 from cases import CASES, Case, bowl_risk, normal
 from cli_calls import MODULE, Result
 from noisescape.cli import app
@@ -23,6 +25,12 @@ from noisescape.runs.storage import write_bundle
 from paper_runs import HIDDEN, data_directory
 
 collect_ignore_glob = ["*conftest.py"]  # they hold no doctests, and files of one name would clash
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with open_browser() as started:
+        yield started
 
 
 @pytest.fixture

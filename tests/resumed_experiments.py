@@ -140,7 +140,12 @@ EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
 }
 
 
-every_experiment = pytest.mark.parametrize("experiment", EXPERIMENTS)
+QUICK = ("toy-2d", "one-hidden-layer", "gd-sharpness")
+
+
+every_experiment = pytest.mark.parametrize(
+    "experiment", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
+)
 
 
 tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import accumulate
 from typing import Any
 
@@ -210,6 +210,11 @@ SLOW = ("measure", "relative alignment", "eigenpairs", "simulate gld-hessian", "
 """Calls of many products, not made where each goes sample by sample."""
 
 
+RISKS = [*USED, "mlp cross-entropy, tight", "mlp cross-entropy, streamed"]
+QUICK = ("mlp cross-entropy", "weighted")
+"""Of the other risks in the slow tests."""
+
+
 def positions(count: int, rank: int, ranks: int) -> slice:
     """A rank's samples: more of them on later ranks."""
     ends = [0, *accumulate(range(1, ranks + 1))]
@@ -217,26 +222,27 @@ def positions(count: int, rank: int, ranks: int) -> slice:
     return slice(cuts[rank], cuts[rank + 1])
 
 
-def risks(shard: Any = None) -> dict[str, tuple[ns.EmpiricalRisk, Tensor]]:
-    """Every risk there is, of one process or on shards, and where it is looked at."""
+def risks(names: Collection[str], shard: Any = None) -> dict[str, tuple[ns.EmpiricalRisk, Tensor]]:
+    """These of the risks, of one process or on shards, and where they are looked at."""
     found = {}
-    for name, case in USED.items():
+    for name in names:
+        plain, _, setting = name.partition(", ")
+        case = USED[plain]
         own = slice(None) if shard is None else positions(case.count, shard.rank, shard.ranks)
-        data = torch.utils._pytree.tree_map(lambda leaf, own=own: leaf[own], case.data)
-        sharded = {} if shard is None else {"shard": shard}
-        found[name] = ns.EmpiricalRisk(case.model(), case.loss, data, **sharded), case.theta
-        if name == "mlp cross-entropy":
-            batches = Batches(Case(case.build, *data), [1] * (own.stop - own.start if shard else case.count))
-            for setting, given in {"tight": data, "streamed": batches}.items():
-                risk = ns.EmpiricalRisk(case.model(), case.loss, given, memory_budget=TIGHT, **sharded)
-                found[f"{name}, {setting}"] = risk, case.theta
+        given: Any = torch.utils._pytree.tree_map(lambda leaf, own=own: leaf[own], case.data)
+        if setting == "streamed":
+            given = Batches(Case(case.build, *given), [1] * (own.stop - own.start if shard else case.count))
+        options = {} if shard is None else {"shard": shard}
+        if setting:
+            options["memory_budget"] = TIGHT
+        found[name] = ns.EmpiricalRisk(case.model(), case.loss, given, **options), case.theta
     return found
 
 
-def answers(shard: Any = None) -> dict[str, Any]:
-    """Of every call at every risk; what is refused by its error."""
+def answers(names: Collection[str], shard: Any = None) -> dict[str, Any]:
+    """Of every call at these risks; what is refused by its error."""
     found = {}
-    for name, (risk, theta) in risks(shard).items():
+    for name, (risk, theta) in risks(names, shard).items():
         for what, call in {**CALLS, **EXACT, **(LAWS if name.startswith("mlp cross-entropy") else {})}.items():
             if name.endswith(("tight", "streamed")) and what in SLOW:
                 continue

@@ -1,4 +1,4 @@
-"""Asks everything in ``shard_calls`` on several ranks: ``torchrun --nproc-per-node 2 shard_ranks.py OUT``."""
+"""Asks what is in ``shard_calls`` on several ranks: ``torchrun --nproc-per-node 2 shard_ranks.py OUT RISK ...``."""
 
 from __future__ import annotations
 
@@ -18,5 +18,5 @@ if __name__ == "__main__":
     dist.init_process_group("gloo", timeout=timedelta(seconds=120))
     torch.set_num_threads(1)
     shard = Shard.of_process_group()
-    torch.save(answers(shard), Path(sys.argv[1]) / f"{shard.rank}.pt")
+    torch.save(answers(sys.argv[2:], shard), Path(sys.argv[1]) / f"{shard.rank}.pt")
     dist.destroy_process_group()

@@ -32,9 +32,10 @@ def of_ranks(
     out: Path,
     kind: str = "json",
     read: Callable[[Path], Any] = lambda path: json.loads(path.read_text()),
+    *arguments: str,
 ) -> list[Any]:
     """What each rank of a program wrote to ``out``."""
-    done = started(program, ranks, str(out))
+    done = started(program, ranks, str(out), *arguments)
     assert done.returncode == 0, done.stderr[-4000:]
     return [read(out / f"{rank}.{kind}") for rank in range(ranks)]
 

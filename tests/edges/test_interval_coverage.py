@@ -290,7 +290,7 @@ def short_of(level: float, shares: Mapping[str, float], seeds: int) -> dict[str,
     return {figure: share for figure, share in shares.items() if share < least}
 
 
-QUICK_SHARE = 3
+QUICK_SHARE = 5
 """One quick cell in so many runs with every change, some of every problem and estimator; the others are slow."""
 CASES = [
     pytest.param(

@@ -34,6 +34,7 @@ def test_json_is_one_object_with_the_six_rates(call: Callable[..., Result], tmp_
     assert Path(found["report"]).is_file()
 
 
+@pytest.mark.slow
 def test_a_run_goes_where_it_is_sent_and_shows_a_table(call: Callable[..., Result], tmp_path: Path) -> None:
     result = call(*SMALLEST, "--control-replicas", 1, "--out", "here", "--seed", 5, "--preset", "as-published")
     assert result.exit_code == 0
@@ -68,6 +69,7 @@ def test_every_experiment_takes_a_preset_and_options_override_it(
             assert made.pop() == config
 
 
+@pytest.mark.slow
 def test_quiet_shows_no_table(call: Callable[..., Result]) -> None:
     result = call(*SMALLEST, "--control-replicas", 0, "--quiet", "--out", "here")
     assert result.exit_code == 0

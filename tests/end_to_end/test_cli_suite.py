@@ -55,6 +55,7 @@ def everything(data: Path, tiny_presets: None, tmp_path_factory: pytest.TempPath
     return root, CliRunner().invoke(app, arguments)
 
 
+@pytest.mark.slow
 def test_one_command_runs_all_of_the_paper(everything: tuple[Path, Result]) -> None:
     root, result = everything
     assert result.exit_code == 0, result.output
@@ -93,7 +94,7 @@ def test_all_of_the_paper_asks_for_its_data_before_it_starts(
 
 
 def test_all_of_the_paper_does_not_go_into_an_occupied_directory(
-    data: Path, call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: Path, tiny_presets: None, call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Experiment, "run", never)
     (tmp_path / "here").mkdir()
@@ -102,6 +103,7 @@ def test_all_of_the_paper_does_not_go_into_an_occupied_directory(
     assert "here already exists and is not empty" in message
 
 
+@pytest.mark.slow
 def test_all_that_is_complete_is_not_run_again(
     everything: tuple[Path, Result],
     data: Path,
@@ -122,6 +124,7 @@ def test_all_that_is_complete_is_not_run_again(
     assert len(found["claims"]) == len(ledger(runs))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PAPER[1:])
 def test_each_experiment_is_a_command_with_the_same_constants(
     name: str,
@@ -201,6 +204,7 @@ def test_a_run_on_images_prints_its_table_and_ledger(
     assert result.stdout.splitlines()[-1] == "report: here/report.html"
 
 
+@pytest.mark.slow
 def test_the_claims_of_one_run(everything: tuple[Path, Result], call: Callable[..., Result]) -> None:
     root, _ = everything
     findings = ledger([Run.open(root / "svhn")])
@@ -216,6 +220,7 @@ def test_the_claims_of_one_run(everything: tuple[Path, Result], call: Callable[.
         assert finding.claim.rule in verbose
 
 
+@pytest.mark.slow
 def test_the_claims_of_several_runs_and_of_the_directory_around_them(
     everything: tuple[Path, Result], call: Callable[..., Result], tmp_path: Path
 ) -> None:
@@ -260,6 +265,7 @@ def test_claims_need_complete_runs(
     assert not (tmp_path / "found.json").exists()
 
 
+@pytest.mark.slow
 def test_a_ledger_that_cannot_be_written_is_an_error(
     everything: tuple[Path, Result], call: Callable[..., Result]
 ) -> None:

@@ -23,6 +23,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DIGITS.presets, "quick", SMALL)
 
 
+@pytest.mark.slow
 def test_the_demo_is_resumed_where_the_disk_was_full(
     small: None, call: Callable[..., Result], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -236,6 +236,7 @@ def test_a_diverging_descent_ends_the_run_with_what_to_do(tmp_path: Path) -> Non
     assert files(tmp_path / "run") == {"run.json"}
 
 
+@pytest.mark.slow
 def test_a_failure_midway_leaves_no_summary_and_can_be_resumed(
     digits: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

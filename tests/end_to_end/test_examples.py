@@ -42,6 +42,7 @@ def test_readme_code_runs_as_written(capsys):
     assert "E[ΔL]" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::UserWarning")  # chains so short have doubts
 def test_the_page_on_the_lab_runs_as_written_in_at_most_three_lines_a_law(capsys):
     torch.manual_seed(0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import warnings
 
@@ -14,13 +15,21 @@ from noisescape.experiments.lab.registry import LABS
 from noisescape.report import write_report
 from noisescape.report.lab.tables import COLUMNS
 
+LONG = ("exits", "llc", "svag", "stability")
+
 
 @pytest.fixture(scope="module")
-def runs(tmp_path_factory):
+def run_of(tmp_path_factory):
+    """A small run of a law."""
     root = tmp_path_factory.mktemp("lab")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return {name: LABS[name].run(tiny(name), root / name, jobs=1, progress=False) for name in LABS}
+
+    @functools.cache
+    def made(name):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return LABS[name].run(tiny(name), root / name, jobs=1, progress=False)
+
+    return made
 
 
 def test_every_law_has_claims_a_table_and_small_constants():
@@ -30,9 +39,11 @@ def test_every_law_has_claims_a_table_and_small_constants():
     assert not any(claim.control for claim in LAB_CLAIMS)
 
 
-@pytest.mark.parametrize("name", LABS)
-def test_a_law_leaves_a_summary_a_table_and_a_report(name, runs):
-    run = runs[name]
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in LABS]
+)
+def test_a_law_leaves_a_summary_a_table_and_a_report(name, run_of):
+    run = run_of(name)
     summary = run.summary()
     assert summary["experiment"] == name
     assert summary["seeds"] == 2
@@ -48,9 +59,11 @@ def test_a_law_leaves_a_summary_a_table_and_a_report(name, runs):
     assert (run.path / "figures" / f"{name}.svg").is_file()
 
 
-@pytest.mark.parametrize("name", LABS)
-def test_a_law_is_judged_in_every_case_by_two_seeds(name, runs):
-    findings = ledger([runs[name]])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in LABS]
+)
+def test_a_law_is_judged_in_every_case_by_two_seeds(name, run_of):
+    findings = ledger([run_of(name)])
     claims = [claim for claim in LAB_CLAIMS if name in claim.experiments]
     assert {finding.claim for finding in findings} == set(claims)
     for finding in findings:
@@ -58,14 +71,16 @@ def test_a_law_is_judged_in_every_case_by_two_seeds(name, runs):
         assert finding.result.n <= 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["stability", "implicit-bias"])
-def test_a_law_that_was_stopped_goes_on_to_the_same_numbers(name, runs, tmp_path):
-    whole = runs[name]
+def test_a_law_that_was_stopped_goes_on_to_the_same_numbers(name, run_of, tmp_path):
+    whole = run_of(name)
     first = LABS[name].run(tiny(name), tmp_path / "again", jobs=1, progress=False)
     assert first.metrics().equals(whole.metrics())
     assert LABS[name].run(tiny(name), tmp_path / "again", jobs=1, resume=True, progress=False).complete
 
 
+@pytest.mark.slow
 def test_lab_all_is_one_command(tmp_path, monkeypatch, call):
     for name in LABS:
         monkeypatch.setitem(LABS[name].presets, "quick", tiny(name, seeds=1))

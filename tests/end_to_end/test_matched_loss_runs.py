@@ -76,6 +76,7 @@ def curve(rows: list[dict[str, Any]], seed: int, name: str, noise: int, metric: 
     }
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind(run: Run) -> None:
     assert run.complete
     assert files(run.path) >= {
@@ -90,6 +91,7 @@ def test_a_run_leaves_everything_behind(run: Run) -> None:
     }
 
 
+@pytest.mark.slow
 def test_the_minimum_is_where_its_figures_say(run: Run, rows: list[dict[str, Any]]) -> None:
     for seed in range(2):
         made = matched_loss_problem(SMALL, seed)
@@ -105,6 +107,7 @@ def test_the_minimum_is_where_its_figures_say(run: Run, rows: list[dict[str, Any
         )
 
 
+@pytest.mark.slow
 def test_all_are_compared_at_the_level_or_below_and_gradient_descent_at_their_own_loss(
     rows: list[dict[str, Any]],
 ) -> None:
@@ -128,6 +131,7 @@ def test_all_are_compared_at_the_level_or_below_and_gradient_descent_at_their_ow
     assert compared > len(RUNS), "or nothing was tested"
 
 
+@pytest.mark.slow
 def test_gradient_descents_figures_are_those_of_its_own_way_on(run: Run, rows: list[dict[str, Any]]) -> None:
     """From the minimum to the loss of SGD's first run; the quench may stop on the way, at another's."""
     made, theta = matched_loss_problem(SMALL, 0), run.tensors("minima")["seed-0"]
@@ -139,6 +143,7 @@ def test_gradient_descents_figures_are_those_of_its_own_way_on(run: Run, rows: l
     assert found["gd_test_accuracy"] == pytest.approx(float(made.test.accuracy(there)), abs=0.005)
 
 
+@pytest.mark.slow
 def test_sgd_ends_where_it_has_left_and_come_back(rows: list[dict[str, Any]]) -> None:
     for seed in range(2):
         for noise in range(2):
@@ -149,6 +154,7 @@ def test_sgd_ends_where_it_has_left_and_come_back(rows: list[dict[str, Any]]) ->
             assert taken == (back[0] if back else SMALL.steps)
 
 
+@pytest.mark.slow
 def test_the_yoked_arms_take_as_many_steps_as_sgd_at_the_trace_its_noise_had(rows: list[dict[str, Any]]) -> None:
     for seed in range(2):
         taken = matched(rows, seed, "sgd", 0)["taken"]
@@ -166,12 +172,14 @@ def test_the_yoked_arms_take_as_many_steps_as_sgd_at_the_trace_its_noise_had(row
             assert sum(injected.values()) == pytest.approx(sum(targets.values()), rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_trace_of_sgd_is_that_of_its_covariance_at_the_minimum(run: Run, rows: list[dict[str, Any]]) -> None:
     made, theta = matched_loss_problem(SMALL, 1), run.tensors("minima")["seed-1"]
     exact = made.risk.noise_covariance(theta, SMALL.batch_size).trace()
     assert curve(rows, 1, "sgd", 0, "trace_target")[0] == pytest.approx(float(exact), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_barrier_is_over_the_segment_from_the_minimum(run: Run, rows: list[dict[str, Any]]) -> None:
     for suffix in ("", "@0.3"):
         for seed in range(2):
@@ -187,6 +195,7 @@ def test_the_barrier_is_over_the_segment_from_the_minimum(run: Run, rows: list[d
                     assert found[f"distance{suffix}"] == pytest.approx(float((there - minimum).norm()), rel=1e-5)
 
 
+@pytest.mark.slow
 def test_what_was_compared_is_kept_and_is_where_its_figures_say(run: Run, rows: list[dict[str, Any]]) -> None:
     made = matched_loss_problem(SMALL, 1)
     seed = derived_seed(2, 1, 3)
@@ -198,6 +207,7 @@ def test_what_was_compared_is_kept_and_is_where_its_figures_say(run: Run, rows: 
         assert found["parameter_norm"] == pytest.approx(float(theta.norm()), rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_batch_is_sharper_than_the_whole_at_the_minimum(run: Run, rows: list[dict[str, Any]]) -> None:
     made, theta = matched_loss_problem(SMALL, 1), run.tensors("minima")["seed-1"]
     draw = torch.Generator().manual_seed(derived_seed(2, 1, 4))
@@ -212,6 +222,7 @@ def test_a_batch_is_sharper_than_the_whole_at_the_minimum(run: Run, rows: list[d
     assert found["batch_eigenvalue"] > found["largest_eigenvalue"]
 
 
+@pytest.mark.slow
 def test_the_controls_set_out_as_they_are_called(rows: list[dict[str, Any]]) -> None:
     for seed in range(2):
         sgd, brief = (curve(rows, seed, name, 0, "loss") for name in ("sgd", "gd-after-sgd"))
@@ -227,11 +238,13 @@ def test_the_controls_set_out_as_they_are_called(rows: list[dict[str, Any]]) -> 
         assert max(slow.values()) < max(sgd.values())
 
 
+@pytest.mark.slow
 def test_the_first_run_of_sgd_goes_on_for_its_curve(rows: list[dict[str, Any]]) -> None:
     assert max(curve(rows, 0, "sgd", 0, "loss")) == SMALL.curve_steps
     assert max(curve(rows, 0, "sgd", 1, "loss")) <= SMALL.steps
 
 
+@pytest.mark.slow
 def test_the_summary_is_of_the_rows(run: Run, rows: list[dict[str, Any]]) -> None:
     found = run.summary()["compared"]
     assert found.keys() == {f"{name}{level}" for name in ARMS if name != "gd" for level in ("", "@0.3")}
@@ -244,6 +257,7 @@ def test_the_summary_is_of_the_rows(run: Run, rows: list[dict[str, Any]]) -> Non
     assert found["sgd"]["runs"] == 4
 
 
+@pytest.mark.slow
 def test_the_ledger_and_the_report_are_made(run: Run) -> None:
     findings = [finding for finding in ledger([run]) if finding.claim.family == "primary"]
     assert {finding.claim.name for finding in findings} == {
@@ -255,6 +269,7 @@ def test_the_ledger_and_the_report_are_made(run: Run) -> None:
     check_report(run, {"sharpness", "barriers", "learning_curves", "two_phases"})
 
 
+@pytest.mark.slow
 def test_runs_of_other_seeds_and_arms_are_drawn_together(run: Run, tmp_path: Path) -> None:
     other = replace(SMALL, seed=3, seeds=1, dynamics=("gd", "sgd"))
     figures = pooled_figures([run, MATCHED_LOSS.run(other, tmp_path / "run", jobs=1, progress=False)])
@@ -267,6 +282,7 @@ def test_runs_of_other_seeds_and_arms_are_drawn_together(run: Run, tmp_path: Pat
     }
 
 
+@pytest.mark.slow
 def test_the_table_fits_a_terminal(run: Run) -> None:
     console = Console(width=80, record=True, file=io.StringIO())
     console.print(MATCHED_LOSS.summary_table(run.summary()))

@@ -54,6 +54,7 @@ def found_at_level(run: Run, name: str, seed: int, metric: str) -> float:
     return value
 
 
+@pytest.mark.slow
 def test_within_a_seed_all_are_compared_at_one_loss_which_the_network_has(run: Run, data: Path) -> None:
     """By the network itself in float64, not by the risk."""
     for seed in range(2):
@@ -75,6 +76,7 @@ def test_within_a_seed_all_are_compared_at_one_loss_which_the_network_has(run: R
             )
 
 
+@pytest.mark.slow
 def test_sharpness_is_that_of_the_same_perturbations_at_the_iterate(run: Run, data: Path) -> None:
     config = config_of(data)
     made = CIFAR10.problem(config, 1)
@@ -85,6 +87,7 @@ def test_sharpness_is_that_of_the_same_perturbations_at_the_iterate(run: Run, da
         assert found_at_level(run, name, 1, "sharpness_stderr") > 0
 
 
+@pytest.mark.slow
 def test_training_ends_at_the_first_look_that_is_at_or_below_the_level(run: Run) -> None:
     steps = run.info["config"]["steps"]
     for name in ARMS:
@@ -147,6 +150,7 @@ def test_what_its_steps_end_above_the_level_is_quenched_to_it(data: Path, tmp_pa
     assert made.summary()["censored"] == dict.fromkeys(ARMS, 0)
 
 
+@pytest.mark.slow
 def test_what_does_not_come_down_is_censored_and_not_measured(data: Path, tmp_path: Path) -> None:
     made = run_of(config_of(data, steps=2, quench_steps=1, level=1e-4), tmp_path / "run")
     assert made.summary()["censored"] == dict.fromkeys(ARMS, 2)
@@ -169,7 +173,8 @@ def test_one_that_diverges_is_censored_and_the_others_are_compared(data: Path, t
     check_report(made, FIGURES["cifar10"])
 
 
-@pytest.mark.parametrize("task", [1, 4])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_run_stopped_in_training_or_at_the_match_goes_on_to_the_same_bytes(
     task: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

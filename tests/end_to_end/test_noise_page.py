@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from browser import Opened, open_browser
+from browser import Opened
 from cli_calls import Result, only_json, plain, the_error
 from noise_logs import as_csv, as_json_lines, probed, reports
 from noisescape.report.batch_dial import STOPS, dialled, written
@@ -20,12 +20,6 @@ from noisescape.training.batch_size import BatchSizeAdvice, Interval
 
 HOSTILE = "</script><script>window.hacked=1</script><img src=x onerror=window.hacked=1>"
 SIZE = 64
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

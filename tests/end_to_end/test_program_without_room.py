@@ -34,9 +34,16 @@ def without_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["run.json", "published-gld-leading-0.done.safetensors", "metrics.parquet", "summary.json", "report.html"],
+    [
+        "published-gld-leading-0.done.safetensors",
+        "summary.json",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("run.json", "metrics.parquet", "report.html")),
+    ],
 )
-@pytest.mark.parametrize("place", [[], ["--out", "here"]], ids=["by default", "in --out"])
+@pytest.mark.parametrize(
+    "place",
+    [pytest.param([], id="by default", marks=pytest.mark.slow), pytest.param(["--out", "here"], id="in --out")],
+)
 def test_on_a_full_disk_the_program_says_so_in_a_line_and_can_be_resumed(
     name: str, place: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -56,6 +63,7 @@ def test_on_a_full_disk_the_program_says_so_in_a_line_and_can_be_resumed(
     assert (run / "report.html").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["directory", "file", "earlier run"])
 def test_what_merely_sounds_like_a_run_is_not_resumed(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from browser import Opened, open_browser
+from browser import Opened
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
 from noisescape.report.single import write_report
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with open_browser() as started:
-        yield started
 
 
 @pytest.fixture(scope="module")

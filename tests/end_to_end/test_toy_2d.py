@@ -140,6 +140,7 @@ def test_a_toy_table_names_every_dynamics_and_geometry(toy: Run) -> None:
     assert all(geometry in text for geometry in GEOMETRIES)
 
 
+@pytest.mark.slow
 def test_toy_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     runs = [TOY_2D.run(TINY, tmp_path / str(jobs), jobs=jobs, progress=False) for jobs in (1, 2)]
     assert_same_results(*runs, checkpoints=("trajectories",))
@@ -186,10 +187,12 @@ def full_length(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str,
     return {"published": summary["success"], **controls}
 
 
+@pytest.mark.slow
 def test_gradient_descent_never_escapes(full_length: dict[str, dict[str, dict[str, float]]]) -> None:
     assert [found["gd"]["rate"] for found in full_length.values()] == [0, 0, 0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("aligned", ["gld-leading", "gld-hessian", "gld-top-eigenvector", "gld-leading-1"])
 @pytest.mark.parametrize("other", ["gld-constant", "gld-diagonal"])
 def test_aligned_noise_escapes_more_than_isotropic(
@@ -198,6 +201,7 @@ def test_aligned_noise_escapes_more_than_isotropic(
     assert full_length["published"][aligned]["low"] > full_length["published"][other]["high"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("geometry", ["isotropic", "rotated"])
 def test_the_controls_take_the_advantage_of_leading_noise_away(
     geometry: str, full_length: dict[str, dict[str, dict[str, float]]]

@@ -44,6 +44,7 @@ def test_a_public_name_is_what_its_home_module_has(name):
         assert getattr(sys.modules[found.__module__], name) is found
 
 
+@pytest.mark.slow
 def test_public_names_do_not_depend_on_what_was_imported_before():
     kinds = "print(*[f'{name}:{type(getattr(ns, name)).__name__}' for name in ns.__all__])"
     alone = [f"{name}:{type(getattr(ns, name)).__name__}" for name in ns.__all__]

@@ -10,8 +10,8 @@ from typer.core import TyperGroup
 from noisescape import __version__
 from noisescape.cli.interruptions import exit_code, signals_raise
 from noisescape.cli.output import console
-from noisescape.cli.printable import printable
 from noisescape.errors import NoisescapeError
+from noisescape.printable import printable
 
 
 class TheirError(Exception):

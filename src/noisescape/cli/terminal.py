@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.segment import Segment
 from typing_extensions import override
 
-from noisescape.cli.printable import printable
+from noisescape.printable import printable
 
 
 class Terminal(Console):

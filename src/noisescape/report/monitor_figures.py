@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 
+from noisescape.printable import shortened
 from noisescape.training.log import NoiseLog
 
 NORMAL = 1.959963984540054
@@ -112,7 +113,7 @@ def series(log: NoiseLog, kind: Kind) -> Series | None:
 
 def group_kinds(log: NoiseLog) -> list[Kind]:
     """The noise scale of each parameter group."""
-    return [Kind(f"group/{name}/scale", printable(name), "samples", "ends") for name in log.groups]
+    return [Kind(f"group/{name}/scale", shortened(name), "samples", "ends") for name in log.groups]
 
 
 def all_series(log: NoiseLog, kinds: Sequence[Kind] = KINDS) -> list[Series]:
@@ -138,13 +139,3 @@ def short(value: float, *, missing: str = "–") -> str:
         mantissa, _, exponent = f"{rounded:.2e}".partition("e")
         text = f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}"
     return text.replace("-", "−")
-
-
-def printable(name: object, most: int = 60) -> str:
-    """A name or path from elsewhere, without what would steer a terminal or break a picture.
-
-    >>> printable("head\\x1b[2J")
-    'head�[2J'
-    """
-    text = "".join(letter if letter.isprintable() else "�" for letter in str(name))
-    return text if len(text) <= most else f"{text[: most // 2]}…{text[len(text) - most // 2 + 1 :]}"

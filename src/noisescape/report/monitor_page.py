@@ -8,10 +8,11 @@ from pathlib import Path
 
 from noisescape import __version__
 from noisescape.errors import InvalidValueError
+from noisescape.printable import shortened
 from noisescape.report.batch_dial import batch_dial
 from noisescape.report.monitor_answers import answers
 from noisescape.report.monitor_curves import curves
-from noisescape.report.monitor_figures import KINDS, all_series, group_kinds, printable, short
+from noisescape.report.monitor_figures import KINDS, all_series, group_kinds, short
 from noisescape.report.page import Answers, Section, Table, render
 from noisescape.runs.storage import write_text
 from noisescape.training.log import NoiseLog
@@ -37,11 +38,11 @@ def noise_page(log: NoiseLog) -> str:
     sections.append(Section("Over the steps", "", curves(log), side_by_side=True))
     sections.append(Section("The latest figures", "", [latest_table(log)]))
     return render(
-        title=f"Gradient noise in {printable(log.path.name or log.path)}",
+        title=f"Gradient noise in {shortened(log.path.name or log.path)}",
         opening=_lead(log),
         sections=sections,
         facts={
-            "log": printable(log.path, 400),
+            "log": shortened(log.path, 400),
             "reports": f"{len(log.steps)}, at steps {log.steps[0]} to {log.steps[-1]}",
             "last written": _when(log.written),
             "made by": f"noisescape {__version__}",

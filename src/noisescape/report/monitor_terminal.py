@@ -19,8 +19,9 @@ from rich.table import Table
 from rich.text import Text
 
 from noisescape.errors import CorruptFileError, InvalidValueError, NoFiguresError
+from noisescape.printable import shortened
 from noisescape.report.monitor_answers import answers
-from noisescape.report.monitor_figures import Series, all_series, group_kinds, printable
+from noisescape.report.monitor_figures import Series, all_series, group_kinds
 from noisescape.training.log import NoiseLog, read_log
 from noisescape.training.log_formats import find_log
 
@@ -107,9 +108,9 @@ class _Watched:
                 return
             self.log, self.state, self.waiting = read_log(self.path, prefix=self.prefix), state, ""
         except FileNotFoundError:  # never written yet, or being replaced
-            self.waiting = f"waiting for {printable(self.path)}, which is not there yet"
+            self.waiting = f"waiting for {shortened(self.path)}, which is not there yet"
         except NoFiguresError:
-            self.waiting = f"waiting for figures of a monitor in {printable(self.path)}, which has none yet"
+            self.waiting = f"waiting for figures of a monitor in {shortened(self.path)}, which has none yet"
         except CorruptFileError:
             if self.log is None:
                 raise
@@ -177,7 +178,7 @@ def sparkline(found: Series, width: int = CURVE) -> str:
 def _heading(log: NoiseLog, now: float) -> Text:
     age = "" if math.isnan(log.written) else f" · last written {_age(now - log.written)} ago"
     reports = "1 report" if len(log.steps) == 1 else f"{len(log.steps)} reports"
-    heading = Text(printable(log.path, 48), style="bold")
+    heading = Text(shortened(log.path, 48), style="bold")
     return heading.append(f"\nstep {log.steps[-1]} · {reports}{age}", style="dim not bold")
 
 

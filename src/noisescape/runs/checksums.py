@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from noisescape.errors import CorruptFileError
-from noisescape.runs.storage import atomic_path, write_text
+from noisescape.runs.storage import atomic_path, require_regular, write_text
 from noisescape.runs.strict_json import strict_json
 
 KEY = "sha256"
@@ -49,7 +49,7 @@ def read_json(path: Path, mend: str, *, signed: bool = False) -> dict[str, Any]:
 def signed_json(path: Path, mend: str) -> dict[str, Any]:
     """The object as it is in the file, with a checksum or without, which is not looked at."""
     try:
-        _require_regular(path)
+        require_regular(path)
         value = json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
     except (OSError, ValueError, RecursionError) as error:  # what nests too deeply
         reason = " ".join(str(error).split())
@@ -69,7 +69,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 def read_table(path: Path, mend: str, *, signed: bool = False) -> pa.Table:
     """The table that :func:`write_table` wrote, without its checksum; arguments and errors as of `read_json`."""
     try:
-        _require_regular(path)
+        require_regular(path)
         # not pq.read_table, which takes a parent directory named "lr=0.1" for a partition and adds a column
         with pq.ParquetFile(path) as file:
             table = file.read()
@@ -93,12 +93,6 @@ def _check(path: Path, mend: str, stored: object, found: object, signed: bool) -
         raise CorruptFileError(f"{path} is damaged (its checksum is missing): {mend}")
     if stored != found:
         raise CorruptFileError(f"{path} is damaged (its content does not match its checksum): {mend}")
-
-
-def _require_regular(path: Path) -> None:
-    """Of a pipe one would wait for the other end."""
-    if path.exists() and not path.is_file():
-        raise ValueError("it is no regular file")
 
 
 def _refuse(constant: str) -> NoReturn:

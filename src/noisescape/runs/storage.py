@@ -73,6 +73,12 @@ def sweep(directory: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def require_regular(path: Path) -> None:
+    """Of a pipe one would wait for the other end."""
+    if path.exists() and not path.is_file():
+        raise InvalidValueError("it is no regular file")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a whole text file or none."""
     with atomic_path(path) as temporary:
@@ -109,8 +115,7 @@ def read_bundle(path: Path) -> Bundle:
         FileNotFoundError: there is none.
     """
     try:
-        if path.exists() and not path.is_file():  # a pipe would be waited for
-            raise InvalidValueError("it is no regular file")
+        require_regular(path)
         with safe_open(path, framework="pt") as file:
             # clones: products of matrices round otherwise where memory is not aligned as fresh tensors are
             tensors = {key: file.get_tensor(key).clone() for key in file.keys()}  # noqa: SIM118  (no mapping)

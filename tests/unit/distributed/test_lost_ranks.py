@@ -20,6 +20,7 @@ def undisturbed():
     return walk.theta
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("end", ENDS)
 def test_the_others_say_who_is_missing_and_the_run_goes_on_elsewhere(end, undisturbed, tmp_path):
     began = time.monotonic()

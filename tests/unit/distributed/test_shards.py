@@ -5,12 +5,11 @@ import functools
 import pytest
 import torch
 
-from shard_calls import CALLS, EXACT, SLOW, USED, answers
+from shard_calls import CALLS, EXACT, QUICK, RISKS, SLOW, answers
 from torchrun import of_ranks, once
 
-RISKS = [*USED, "mlp cross-entropy, tight", "mlp cross-entropy, streamed"]
 ASKED = [
-    f"{what} · {name}"
+    pytest.param(f"{what} · {name}", marks=() if name in QUICK else pytest.mark.slow)
     for name in RISKS
     for what in (*CALLS, *EXACT)
     if what not in SLOW or not name.endswith(("tight", "streamed"))
@@ -19,20 +18,27 @@ ASKED = [
 
 @pytest.fixture(scope="module")
 def by_one(tmp_path_factory):
-    made = once(tmp_path_factory, "one", lambda folder: torch.save(answers(), folder / "0.pt"))
-    return torch.load(made / "0.pt")
+    """What one process finds of a risk."""
+
+    @functools.cache
+    def found(name):
+        made = once(tmp_path_factory, f"one, {name}", lambda folder: torch.save(answers([name]), folder / "0.pt"))
+        return torch.load(made / "0.pt")
+
+    return found
 
 
 @pytest.fixture(scope="module")
 def by_ranks(tmp_path_factory):
-    """What every rank of so many found."""
+    """What every rank of so many finds of it."""
 
     @functools.cache
-    def found(ranks):
+    def found(ranks, name):
+        names = QUICK if name in QUICK else [name]
         made = once(
             tmp_path_factory,
-            f"ranks-{ranks}",
-            lambda folder: of_ranks("shard_ranks.py", ranks, folder, "pt", torch.load),
+            f"{ranks} ranks, {names[0]}",
+            lambda folder: of_ranks("shard_ranks.py", ranks, folder, "pt", torch.load, *names),
         )
         return [torch.load(made / f"{rank}.pt") for rank in range(ranks)]
 
@@ -42,13 +48,14 @@ def by_ranks(tmp_path_factory):
 @pytest.mark.parametrize("asked", ASKED)
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_shards_answer_as_one_process_does(ranks, asked, by_one, by_ranks):
-    for found in by_ranks(ranks):
-        agree(found[asked], by_one[asked])
+    name = asked.split(" · ")[-1]
+    for found in by_ranks(ranks, name):
+        agree(found[asked], by_one(name)[asked])
 
 
 @pytest.mark.parametrize("asked", ASKED)
 def test_every_rank_has_the_same_bits(asked, by_ranks):
-    first, second = (found[asked] for found in by_ranks(2))
+    first, second = (found[asked] for found in by_ranks(2, asked.split(" · ")[-1]))
     assert torch.equal(first, second) if isinstance(first, torch.Tensor) else str(first) == str(second)
 
 

@@ -48,7 +48,14 @@ def drawn(arm: Dynamics, risk: ns.EmpiricalRisk, count: int = 3000) -> Tensor:
     return torch.stack([arm.noisy_gradient(risk, theta, state, generator)[0] for _ in range(count)])
 
 
-@pytest.mark.parametrize("name", ["large-batch", "small-batch", "as-if-small", "isotropic"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "as-if-small",
+        "isotropic",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("large-batch", "small-batch")),
+    ],
+)
 def test_the_noise_of_each_arm_has_its_covariance(name: str, subject: tuple[ns.EmpiricalRisk, Losses]) -> None:
     risk, losses = subject
     theta = risk.parameters()

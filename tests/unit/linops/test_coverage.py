@@ -76,8 +76,13 @@ REPEATED_ESTIMATES: dict[str, tuple[Callable[[int], Estimate], float]] = {
 }
 
 
-# the longest is slow; with a control and fewer seeds the property is also held to below
-LONG = {"product trace by way of a control"}
+# the longest are slow; with a control and fewer seeds the property is also held to below
+LONG = {
+    "product trace by way of a control",
+    "product trace over the factors of a covariance",
+    "product trace by signs",
+    "squared norm",
+}
 
 
 @pytest.mark.parametrize(
@@ -130,7 +135,13 @@ def _problem(name: str, control: bool) -> Problem:
     return next(one for one in problems() if one.name == name and (one.control is not None) is control)
 
 
-@pytest.mark.parametrize(("name", "control"), COVERED)
+@pytest.mark.parametrize(
+    ("name", "control"),
+    [
+        pytest.param(*case, marks=pytest.mark.slow if count == 200 or "gap" in case[0] else ())
+        for case, count in COVERED.items()
+    ],
+)
 def test_intervals_cover_and_the_value_is_unbiased_with_a_control_and_without(name: str, control: bool) -> None:
     """To three standard errors each; ``benchmarks/coverage.py`` does it with thousands of seeds."""
     seeds = COVERED[name, control]

@@ -29,7 +29,7 @@ def draws(operator: SymmetricOperator, seed: int, count: int = DRAWS) -> Tensor:
 
 @each_psd
 def test_covariance_of_draws_is_the_operator(name: str) -> None:
-    assert_covariance_of_draws(name, DRAWS // 20 if name in ONE_BY_ONE else DRAWS)
+    assert_covariance_of_draws(name, DRAWS // 100 if name in ONE_BY_ONE else DRAWS)
 
 
 @pytest.mark.slow

@@ -54,6 +54,7 @@ def test_every_figure_is_that_of_dense_matrices(name: str) -> None:
     assert found.cosines.keys() == found.overlaps.keys() == {"C/F", "C/H", "F/H"}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("by_probes")
 def test_errors_are_stated_and_hold() -> None:
     expected = figures(dense(WIDER), 4)

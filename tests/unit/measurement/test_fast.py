@@ -38,6 +38,7 @@ def runs() -> list[ns.FastMeasurement]:
     return [ns.measure_fast(risk, WIDER.theta, batch_size=8, seed=seed) for seed in range(150)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("figure", BY_GROUPS)
 def test_curvature_is_without_bias_and_covered(figure: str, runs: list[ns.FastMeasurement]) -> None:
     expected = of_case(WIDER, 8, k=5)[figure]
@@ -68,6 +69,7 @@ def test_samples_without_a_gradient_count() -> None:
     assert sum(low <= exact <= high for low, high in (one.interval() for one in found)) >= 50
 
 
+@pytest.mark.slow
 def test_a_quotient_by_what_is_poorly_known_is_no_number(runs: list[ns.FastMeasurement]) -> None:
     for run in runs:
         assert math.isnan(run.anisotropy.value) == (run.trace_h.relative_stderr > 0.2)

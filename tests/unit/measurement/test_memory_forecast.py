@@ -39,7 +39,9 @@ def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
 
 
 @pytest.mark.parametrize("name", COMPUTATIONS)
-@pytest.mark.parametrize("case", ["conv", "mlp cross-entropy", "attention"])
+@pytest.mark.parametrize(
+    "case", ["conv", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mlp cross-entropy", "attention"))]
+)
 def test_a_forecast_is_what_the_computation_takes(case: str, name: str) -> None:
     risk = CASES[case].risk()
     forecast = ns.forecast_memory(risk, COMPUTATIONS[name])
@@ -112,7 +114,9 @@ def test_what_was_there_before_is_not_counted() -> None:
 
 
 @pytest.mark.parametrize("name", DECISIONS)
-@pytest.mark.parametrize("case", ["conv", "mlp cross-entropy", "attention"])
+@pytest.mark.parametrize(
+    "case", ["conv", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mlp cross-entropy", "attention"))]
+)
 def test_what_a_risk_decides_once_leaves_nothing_behind(case: str, name: str) -> None:
     risk = CASES[case].risk()
     with AllocationTracker() as ledger:

@@ -112,6 +112,7 @@ def test_residuals_that_grow_along_the_curvature_gain() -> None:
     assert found.shuffled.value == pytest.approx(1, rel=0.05)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("by_probes")
 def test_errors_are_stated_and_hold() -> None:
     risk = WIDER.risk()

@@ -139,4 +139,4 @@ def test_a_name_that_looks_like_a_formula_is_a_name() -> None:
         report |= {f"noise/group/{name}/scale": 3.0, f"noise/group/{name}/scale_high": math.inf}
     [_, groups, *_] = curves(log_of(report))
     assert "\x00" not in str(groups.svg)
-    assert "a�b: 3 at step 200." in groups.caption
+    assert "a\\x00b: 3 at step 200." in groups.caption

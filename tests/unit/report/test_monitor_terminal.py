@@ -58,8 +58,8 @@ def test_names_from_the_log_neither_steer_the_terminal_nor_style_it(tmp_path: Pa
     text = shown(as_json_lines([report], tmp_path / "[bold]\x07.jsonl"))
     assert "\x1b" not in text
     assert "\x07" not in text
-    assert "�[2J[red]x[/red]" in text
-    assert "[bold]�.jsonl" in text
+    assert "\\x1b[2J[red]x[/red]" in text
+    assert "[bold]\\x07.jsonl" in text
 
 
 def test_a_curve_is_as_wide_as_asked_and_rises_where_values_do() -> None:

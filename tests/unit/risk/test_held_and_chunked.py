@@ -88,6 +88,7 @@ def _source(kind: str, how):
     return batches if kind == "batches" else list(batches)
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(
     source=sources,

@@ -125,6 +125,7 @@ def test_of_two_processes_only_one_works_on_a_run(tmp_path: Path, owners: list[O
     assert other.asked("hold") == "held"
 
 
+@pytest.mark.slow
 def test_what_the_owner_writes_is_left_alone(tmp_path: Path, owners: list[Owner]) -> None:
     run = begun(tmp_path / "run")
     with atomic_path(run.path / "metrics.parquet") as temporary:
@@ -133,6 +134,7 @@ def test_what_the_owner_writes_is_left_alone(tmp_path: Path, owners: list[Owner]
         assert temporary.read_text() == "half"
 
 
+@pytest.mark.slow
 def test_a_complete_run_may_be_asked_for_while_its_owner_draws_the_report(
     tmp_path: Path, owners: list[Owner]
 ) -> None:

@@ -77,6 +77,7 @@ def test_where_disks_are_not_shared_outcomes_come_back(cluster, run, monkeypatch
     ]
 
 
+@pytest.mark.slow
 def test_a_task_whose_worker_is_killed_is_done_again(cluster, run, tmp_path):
     tasks = [Task(str(value), killed_once, (value, str(tmp_path / f"seen-{value}"))) for value in range(3)]
     assert values(done(run, tasks)) == [0, 1, 4]
@@ -94,6 +95,7 @@ def test_a_tasks_own_error_is_raised_as_it_is(cluster, run):
         done(run, [Task("bad", refused, ())])
 
 
+@pytest.mark.slow
 def test_nodes_come_and_go(cluster, run):
     node = cluster.add_node(num_cpus=1)
     with ThreadPoolExecutor(1) as aside:  # nodes can be begun from the main thread only
@@ -111,6 +113,7 @@ def test_another_noisescape_on_a_node_is_refused(cluster, run, monkeypatch):
         done(run, [Task("a", square, (1,))])
 
 
+@pytest.mark.slow
 def test_an_experiments_tables_are_the_same(cluster, tmp_path):
     here = TOY_2D.run(TINY, tmp_path / "here", jobs=1, progress=False)
     there = TOY_2D.run(TINY, tmp_path / "there", engine=Ray(), progress=False)

@@ -34,7 +34,13 @@ LARGE = [
 
 
 @pytest.mark.parametrize(
-    ("name", "replicas"), [(n, r) for n in ALL for r in (None, 1, 3) if r is None or n != ONE_ONLY]
+    ("name", "replicas"),
+    [
+        pytest.param(n, r, marks=pytest.mark.slow if r == 1 else ())
+        for n in ALL
+        for r in (None, 1, 3)
+        if r is None or n != ONE_ONLY
+    ],
 )
 def test_a_closed_form_goes_on_to_the_same_bits(name: str, replicas: int | None, checkpoint: Path) -> None:
     start = torch.tensor([0.5, -1.0, 0.3], dtype=F64)
@@ -49,9 +55,15 @@ def test_a_closed_form_goes_on_to_the_same_bits(name: str, replicas: int | None,
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(F64, marks=pytest.mark.slow)])
 @pytest.mark.parametrize(
-    ("name", "replicas"), [(n, r) for n in ALL for r in (None, 3) if r is None or n != ONE_ONLY]
+    ("name", "replicas"),
+    [
+        pytest.param(n, r, marks=pytest.mark.slow if r else ())
+        for n in ALL
+        for r in (None, 3)
+        if r is None or n != ONE_ONLY
+    ],
 )
 def test_a_network_goes_on_to_the_same_bits(
     name: str, replicas: int | None, dtype: torch.dtype, mlp: Case, checkpoint: Path
@@ -63,7 +75,10 @@ def test_a_network_goes_on_to_the_same_bits(
 
 
 @pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
-@pytest.mark.parametrize(("hidden", "count"), [(18, 40), (18, 300), (8, 40), (8, 200)])
+@pytest.mark.parametrize(
+    ("hidden", "count"),
+    [(18, 40), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((18, 300), (8, 40), (8, 200)))],
+)
 @pytest.mark.parametrize(
     ("dynamics", "replicas"),
     [(made, r) for made in LARGE for r in (None, 2) if r is None or not isinstance(made, PublishedHessian)],
@@ -91,7 +106,14 @@ def test_noise_of_several_directions_goes_on_to_the_same_bits_wherever_it_lies_i
 
 
 @pytest.mark.parametrize("start", ["transposed", "expanded", "one coordinate after the other"])
-@pytest.mark.parametrize("name", ["gd", "sgd", "gld-leading", "gld-hessian", "gld-full"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "sgd",
+        "gld-hessian",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gd", "gld-leading", "gld-full")),
+    ],
+)
 def test_a_strided_start_goes_on_to_the_same_bits(name: str, start: str, mlp: Case, checkpoint: Path) -> None:
     made = {
         "transposed": mlp.theta[:, None].expand(-1, 3).clone().T,

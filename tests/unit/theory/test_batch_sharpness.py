@@ -35,6 +35,7 @@ def enumerated(risk, batches):
     return float((curved / squares).mean()), float(curved.mean() / squares.mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("replacement", [True, False], ids=["with replacement", "without"])
 def test_both_means_are_those_over_all_batches(replacement):
     risk = network()

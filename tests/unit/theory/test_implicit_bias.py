@@ -261,6 +261,7 @@ def errors_after(risk: ns.EmpiricalRisk, dynamics: ns.Dynamics, replicas: int = 
     return recovery(run.theta, PROBLEM.truth).nan_to_num(math.inf)
 
 
+@pytest.mark.slow
 def test_label_noise_recovers_the_truth() -> None:
     assert float(errors_after(PROBLEM.risk, PROBLEM.label_noise(1.0), replicas=4).max()) < 0.1
 
@@ -271,12 +272,14 @@ def test_gradient_descent_fits_but_does_not_recover() -> None:
     assert float(recovery(run.theta, PROBLEM.truth)) > 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rho", [1.0, 0.27])
 def test_spherical_noise_as_large_does_not_recover(rho: float) -> None:
     """ρ² = Tr Σ/d: of label noise δ²·mean v_i², which is 1 at the start and 3/40 at the truth."""
     assert float(errors_after(PROBLEM.risk, ns.GLDConstant(rho), replicas=4).min()) > 0.5
 
 
+@pytest.mark.slow
 def test_descent_with_the_explicit_penalty_recovers_without_noise() -> None:
     strength = label_noise_penalty(lr=LR, delta=1.0, batch_size=1)
     assert float(errors_after(PROBLEM.penalised(strength), ns.GD())) < 0.1

@@ -72,6 +72,7 @@ def test_its_closed_form_is_half_the_dimension_but_for_localisation_and_step() -
     assert found == pytest.approx(total, rel=1e-10)
 
 
+@pytest.mark.slow
 def test_the_oracle_tells_the_bias_of_a_long_step() -> None:
     """At ε(Nβh + γ) up to 1.3 the chains are wider than the density: more than eight standard errors."""
     found = sampled(REGULAR, localisation=1.0, lr=0.0146, chains=50, steps=3_000)
@@ -79,6 +80,7 @@ def test_the_oracle_tells_the_bias_of_a_long_step() -> None:
     assert found.estimate.value - density > 8 * found.estimate.stderr
 
 
+@pytest.mark.slow
 def test_minibatches_add_their_noise() -> None:
     """A step's variance is ε + (ε²N²β²/4)Σ_B, in one direction of curvature 1."""
     gradients = normal(20, 1, seed=3)
@@ -139,6 +141,7 @@ def on_a_plane(
     return float((tempered * weights).sum() / weights.sum())
 
 
+@pytest.mark.slow
 def test_of_a_quartic_it_is_a_quarter() -> None:
     scale, localisation, lr = 100.0, 0.1, 0.01
     found = sampled(
@@ -155,6 +158,7 @@ def test_of_a_quartic_it_is_a_quarter() -> None:
     assert on_a_line(lambda x: x**4, scale, 1e-6, 1e-4) == pytest.approx(0.25, rel=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [100.0, 1000.0])
 def test_of_a_crossing_of_two_valleys_it_is_a_half_but_for_the_logarithm(scale: float) -> None:
     """L = x²y²: λ = ½, m = 2, so λ̂ comes from below as 1/log Nβ goes."""
@@ -180,6 +184,7 @@ def test_the_logarithm_is_what_is_missing_from_a_half() -> None:
     assert (gaps[1] - gaps[0]) / math.log(1e4 / 3e3) == pytest.approx(1, rel=0.1)
 
 
+@pytest.mark.slow
 def test_of_a_users_own_model_of_two_linear_layers() -> None:
     """1-1-1, y ≈ abx with ab ≠ 0: one direction counts, along a curve of minima."""
     torch.manual_seed(0)
@@ -204,6 +209,7 @@ def test_of_a_users_own_model_of_two_linear_layers() -> None:
 # ---------------------------------------------------------------------- the error bar
 
 
+@pytest.mark.slow
 def test_the_interval_covers_the_exact_mean() -> None:
     """1,000 runs of four chains, sampled as one of 4,000; the error of counting alone is 0.7 %."""
     options = {"localisation": 1.0, "lr": 0.02}

@@ -38,6 +38,7 @@ def test_without_noise_a_quadratic_leaves_nothing_over_at_any_step() -> None:
     assert (found.actual[1:] < -0.1).all()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lr", [0.05, 0.9])
 def test_from_the_minimum_of_a_quadratic_the_account_is_the_closed_form(lr: float) -> None:
     """E Σ predicted = E L_k − L_0, over replicas, within its own standard error; Tr(HΣ) is the same everywhere."""

@@ -64,6 +64,7 @@ def test_threshold_is_that_of_the_kronecker_products(count, dimension, rank, bat
     assert found.growth(0.9 * wanted) < 1 < found.growth(1.1 * wanted)
 
 
+@pytest.mark.slow
 def test_few_of_many_directions_are_enough():
     falling = torch.arange(1, 121, dtype=F64) ** -1.5
     samples = falling[:, None] * curvatures(80, 120, 1, seed=3) * falling

@@ -74,7 +74,13 @@ def checked(lr: float, **given: object) -> tuple[BranchedCheck, Bowl]:
     return ns.branched_check(bowl, optimizer, half_square, Drawn(500, SPREAD), **settings | given), bowl
 
 
-@pytest.mark.parametrize(("rule", "factor"), [("linear", 1.0), ("sqrt", 0.5), ("constant", 0.0)])
+@pytest.mark.parametrize(
+    ("rule", "factor"),
+    [
+        *(pytest.param(*rule, marks=pytest.mark.slow) for rule in (("linear", 1.0), ("constant", 0.0))),
+        ("sqrt", 0.5),
+    ],
+)
 def test_with_noise_every_loss_is_the_expected_one(rule: str, factor: float) -> None:
     """Smoothed over the last quarter, as is its closed form."""
     found, bowl = checked(0.1, rule=rule, seeds=100, samples=128)
@@ -107,7 +113,12 @@ def difference(bowl: Bowl, multiple: int, lr: float, samples: int) -> float:
 
 @pytest.mark.parametrize(
     ("lr", "answer"),
-    [(0.02, "at least 16"), (0.25, "between 8 and 16"), (0.5, "between 4 and 8"), (0.8, "below 4")],
+    [
+        (0.02, "at least 16"),
+        (0.25, "between 8 and 16"),
+        (0.5, "between 4 and 8"),
+        pytest.param(0.8, "below 4", marks=pytest.mark.slow),
+    ],
     ids=["beyond the largest", "inside", "lower", "at the base"],
 )
 def test_the_critical_batch_size_is_the_known_one(lr: float, answer: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -47,6 +48,7 @@ def train(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_ranks_and_micro_steps_average_their_own_weights(tmp_path: Path) -> None:
     mp.spawn(train, args=(str(tmp_path),), nprocs=RANKS)
     ranks = [torch.load(tmp_path / f"rank-{rank}.pt") for rank in range(RANKS)]

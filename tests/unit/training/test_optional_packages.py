@@ -42,7 +42,7 @@ def test_they_are_not_imported_before():
     [
         ("LightningNoiseMonitor", ("lightning", "pytorch_lightning"), "lightning"),
         ("TransformersNoiseMonitor", ("transformers",), "transformers"),
-        ("TransformersNoiseMonitor", ("accelerate",), "transformers"),
+        pytest.param("TransformersNoiseMonitor", ("accelerate",), "transformers", marks=pytest.mark.slow),
     ],
 )
 def test_a_missing_package_is_asked_for(name, packages, extra):

@@ -19,7 +19,7 @@ from noisescape.risk.subsets import restricted
 from noisescape.training.paired_traces import COLUMNS, PairedTraces, contrasts, paired_traces
 
 REPEATS = 300
-SIZES = [12, *(pytest.param(n, marks=pytest.mark.slow) for n in (27, 64))]
+SIZES = [pytest.param(n, marks=pytest.mark.slow) for n in (12, 27, 64)]
 
 
 @functools.cache

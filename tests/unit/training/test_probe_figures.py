@@ -106,6 +106,7 @@ def test_figures_of_the_present_batch(hidden):
     assert error < 0.3 * exact
 
 
+@pytest.mark.slow
 def test_traces_are_within_their_errors_of_those_of_a_population():
     """80 probes of 16 out of 400 samples: the mean within four errors of it, and errors true."""
     model = small()

@@ -23,6 +23,7 @@ def training(*layers: nn.Module) -> tuple[nn.Module, torch.optim.Optimizer, tupl
     return model, torch.optim.SGD(model.parameters(), lr=0.1), batch
 
 
+@pytest.mark.slow
 def test_a_training_is_probed_early_and_within_its_share():
     """The work is real and the clock is not: each forward pass takes a second, whoever makes it."""
     model, optimizer, (inputs, targets) = training()

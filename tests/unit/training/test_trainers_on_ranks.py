@@ -76,6 +76,7 @@ def by_autograd(case, data=None, weights=equal):
     return np.array(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "case", "data", "weights"),
     [

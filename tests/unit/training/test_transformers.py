@@ -307,7 +307,7 @@ def test_probes_need_held_out_samples():
 
 
 @pytest.mark.parametrize("rebuilt", [False, True])
-@pytest.mark.parametrize("case", [TWO, ONE], ids=["two", "one"])
+@pytest.mark.parametrize("case", [pytest.param(TWO, id="two"), pytest.param(ONE, id="one", marks=pytest.mark.slow)])
 def test_a_resumed_training_goes_on_exactly(tmp_path, case, rebuilt):
     saving = {"save_strategy": "steps", "save_steps": 3, "restore_callback_states_from_checkpoint": rebuilt}
     whole = transformers_trainer(case, tmp_path, [monitor(every=8, window=50)], **saving)

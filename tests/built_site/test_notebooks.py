@@ -15,7 +15,7 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[2]
 NOTEBOOKS = sorted((ROOT / "docs/notebooks").glob("*.ipynb"))
 by_name = pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
-pytestmark = pytest.mark.filterwarnings("ignore")  # of mkdocs, its plugins, and jupyter
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # of mkdocs, its plugins, and jupyter
 
 NUMBER = r"(\d[\d.e+-]*)"
 ESTIMATE = rf"{NUMBER} ± {NUMBER}"
