@@ -13,6 +13,7 @@ from torch.func import grad
 
 from noisescape.errors import InvalidValueError
 from noisescape.risk.agreement import (
+    KINKED,
     Push,
     agrees,
     gives_derivatives,
@@ -41,6 +42,10 @@ SECOND_DERIVATIVE_ERROR = 1e-2
 """Hessian-vector products further from differences of the gradient, in float64, are refused."""
 ROUNDED = 1e-4
 """Relative difference that rounding can make where a float64 model computes partly in float32."""
+
+
+Holds = Callable[[ModelLoss | ClosedForm, Tensor, Batch, float], bool]
+"""Of a function at θ on a batch, to a relative tolerance."""
 
 
 @dataclass
@@ -86,12 +91,12 @@ class Capabilities:
         if not isinstance(self.function, ModelLoss):
             return True
 
-        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch, tolerance: float) -> bool:
             def values(point: Tensor) -> Tensor:
                 return function.losses(point, batch)
 
             with mapping(), function.held(theta):
-                return maps_cotangents(lambda point: values(point).sum(), values, theta, function.tolerance)
+                return maps_cotangents(lambda point: values(point).sum(), values, theta, tolerance)
 
         return self._holds_on_all(holds)
 
@@ -103,7 +108,7 @@ class Capabilities:
         if self.function.needs_graph:
             return False
 
-        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch, tolerance: float) -> bool:
             def gradients(points: Tensor) -> tuple[Tensor, Tensor]:
                 with torch.enable_grad():
                     leaf = points.detach().requires_grad_()
@@ -132,7 +137,7 @@ class Capabilities:
         if not isinstance(self.function, ModelLoss):
             return True
 
-        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch, tolerance: float) -> bool:
             held, half = TensorSamples(batch.inputs, batch.targets), max(1, batch.size // 2)
             rows = torch.stack([torch.arange(half), torch.arange(batch.size - half, batch.size)])
             both = torch.stack([theta, self._opposite(theta)])
@@ -149,7 +154,7 @@ class Capabilities:
             except Exception:  # control flow that depends on the data, say
                 return False
             wanted = [gradient(*pair) for pair in zip(both, rows, strict=True)]
-            return all(agrees(found[row], wanted[row], function.tolerance) for row in range(2))
+            return all(agrees(found[row], wanted[row], tolerance) for row in range(2))
 
         return self.replicas and self._holds_on_all(holds)
 
@@ -190,7 +195,7 @@ class Capabilities:
         if not isinstance(self.function, ModelLoss):
             return False
 
-        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch, tolerance: float) -> bool:
             def total(point: Tensor) -> Tensor:
                 return function.losses(point, batch).sum()
 
@@ -198,7 +203,7 @@ class Capabilities:
                 return function.losses(point, batch)
 
             with mapping(), function.held(theta):
-                return pushes_through_gradient(total, grad(total), values, theta, function.tolerance)
+                return pushes_through_gradient(total, grad(total), values, theta, tolerance)
 
         return self._holds_on_all(holds)
 
@@ -286,42 +291,45 @@ class Capabilities:
         """As far from the module's own parameters as θ, on the other side."""
         return 2 * theta - self.parameters().to(theta)
 
-    def _holds_on_all(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
+    def _holds_on_all(self, holds: Holds) -> bool:
         """Whether something holds on all batches tried, in float64 too if the model can be evaluated there."""
         return self.samples.on_every_rank(self._holds_on_own(holds))
 
-    def _holds_on_own(self, holds: Callable[[ModelLoss | ClosedForm, Tensor, Batch], bool]) -> bool:
-        theta = self._point()
-        batches = self._decided_on
-        if not all(holds(self.function, theta, batch) for batch in batches):
+    def _holds_on_own(self, holds: Holds) -> bool:
+        theta, batches = self._point(), self._decided_on
+        function, wide = self._in_float64(theta, batches)
+        tolerance = self.function.tolerance
+        if function is not None:
+            tolerance = max(tolerance, KINKED)
+        if not all(holds(self.function, theta, batch, tolerance) for batch in batches):
             return False
+        return function is None or all(holds(function, theta.double(), each, function.tolerance) for each in wide)
+
+    def _in_float64(self, theta: Tensor, batches: Sequence[Batch]) -> tuple[ModelLoss | None, list[Batch]]:
+        """The losses and batches in double precision; None where they are so, or cannot be evaluated there."""
         if not isinstance(self.function, ModelLoss) or theta.dtype == torch.float64 or not self._fits_in_float64:
-            return True
-        for batch in batches:
-            precise, wide = in_float64(self.function, batch)
-            try:
-                precise.values(theta.double(), wide)
-            except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
-                return True
-            if not holds(precise, theta.double(), wide):
-                return False
-        return True
+            return None, []
+        pairs = [in_float64(self.function, batch) for batch in batches]
+        function, wide = pairs[0][0], [each for _, each in pairs]
+        try:
+            for each in wide:
+                function.values(theta.double(), each)
+        except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
+            return None, []
+        return function, wide
 
     def _gives_derivatives(self, push: Push) -> bool:
         if isinstance(self.function, ClosedForm) and not self.function.probes_single:
             return push is push_forward_by_reverse
 
-        def tolerance(function: ModelLoss | ClosedForm) -> float:
-            # what is refused otherwise must be wrong, not only rounded, as where a model computes partly in float32
-            return function.tolerance if push is push_forward else max(function.tolerance, ROUNDED)
-
-        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch) -> bool:
+        def holds(function: ModelLoss | ClosedForm, theta: Tensor, batch: Batch, tolerance: float) -> bool:
+            if push is not push_forward:
+                # what is refused otherwise must be wrong, not only rounded, as where a model is partly in float32
+                tolerance = max(tolerance, ROUNDED)
             most = max(2, LARGEST_COPY // (2 * theta.numel() * theta.element_size()))
             rows = function.gradients_one_by_one(theta, batch.head(min(most, TRIAL.compared)))
             with mapping(), function.held(theta):
-                return gives_derivatives(
-                    push, lambda point: function.losses(point, batch), rows, theta, tolerance(function)
-                )
+                return gives_derivatives(push, lambda point: function.losses(point, batch), rows, theta, tolerance)
 
         return self._holds_on_all(holds)
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from noisescape.risk.agreement import KINKED
 from noisescape.risk.contract import LARGEST_COPY, in_float64
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.layer_gradients import (
@@ -110,14 +111,15 @@ def usable_layers(
     most = max(2, LARGEST_COPY // (theta.numel() * theta.element_size()))
     tried = [batch.head(min(TRIAL.mapped, most)) for batch in batches]
     wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
+    known = (function, theta, tried, wanted)
+    precise = _in_float64(function, theta, tried)
     found: list[RuledLayer] = []
     if rules_allowed and not function.needs_graph and all(_maps(function, theta, batch) for batch in tried):
-        precise = _in_float64(function, theta, tried)
-        found = _agreeing_layers(*precise) if precise else _agreeing_layers(function, theta, tried, wanted)
+        found = _agreeing_layers(*(precise or known))
     alike = [layer for layer in found if not layer.common]
     for layers in (found, without_partners_lost(found, alike), []):
-        pairs = zip(tried, wanted, strict=True)
-        if all(_agree(function, theta, batch, rows, layers) for batch, rows in pairs):
+        coarse = max(function.tolerance, KINKED) if precise else function.tolerance
+        if _agree(*known, layers, coarse) and (not precise or _agree(*precise, layers, precise[0].tolerance)):
             return layers
     return None
 
@@ -192,7 +194,29 @@ def _same(found: Tensor, wanted: Tensor, least: float, tolerance: float) -> bool
     return bool((errors <= tolerance * torch.linalg.vector_norm(wanted, dim=1) + least).all())
 
 
-def _agree(function: ModelLoss, theta: Tensor, batch: Batch, wanted: Tensor, layers: Sequence[RuledLayer]) -> bool:
+def _agree(
+    function: ModelLoss,
+    theta: Tensor,
+    batches: Sequence[Batch],
+    wanted: Sequence[Tensor],
+    layers: Sequence[RuledLayer],
+    tolerance: float,
+) -> bool:
+    """Whether rows and square norms by the layers' rules are those wanted."""
+    return all(
+        _agree_on(function, theta, batch, rows, layers, tolerance)
+        for batch, rows in zip(batches, wanted, strict=True)
+    )
+
+
+def _agree_on(
+    function: ModelLoss,
+    theta: Tensor,
+    batch: Batch,
+    wanted: Tensor,
+    layers: Sequence[RuledLayer],
+    tolerance: float,
+) -> bool:
     try:
         rows = sample_gradients(function, theta, batch, layers).rows()
         squares = sample_square_norms(function, theta, batch, layers)
@@ -203,6 +227,6 @@ def _agree(function: ModelLoss, theta: Tensor, batch: Batch, wanted: Tensor, lay
     errors = torch.linalg.vector_norm(rows - wanted, dim=1)
     of_squares = (squares - sizes.square()).abs()
     # rounding of a much larger sample's arithmetic, and of inner products that cancel
-    rows_hold = errors <= function.tolerance * sizes.clamp_min(1e-3 * float(largest))
-    squares_hold = of_squares <= function.tolerance * largest.square()
+    rows_hold = errors <= tolerance * sizes.clamp_min(1e-3 * float(largest))
+    squares_hold = of_squares <= tolerance * largest.square()
     return bool(largest > 0) and bool((rows_hold & squares_hold).all())
