@@ -315,6 +315,15 @@ ELSEWHERE: dict[str, dict[str, Bad]] = {
         "a seed of True": Bad(lambda: EXPERIMENTS["digits"].configure(seed=True), "seed must be an int, not True"),
         "a text for names": Bad(lambda: EXPERIMENTS["digits"].configure(dynamics="sgd"), "dynamics"),
         "an infinite rate": Bad(lambda: EXPERIMENTS["toy-2d"].configure(lr=math.inf), "lr must be finite"),
+        "seeds without end": Bad(
+            lambda: EXPERIMENTS["svhn"].configure(seeds=10**18), "seeds must be at most 1000000, not 10"
+        ),
+        "replicas without end": Bad(
+            lambda: EXPERIMENTS["toy-2d"].configure(replicas=10**18), "replicas must be at most 1000000, not 10"
+        ),
+        "steps without end": Bad(
+            lambda: EXPERIMENTS["toy-2d"].configure(steps=10**18), "steps must be at most 1000000000, not 10"
+        ),
         "no seeds": Bad(lambda: EXPERIMENTS["svhn"].configure(seeds=0), "seeds must be at least 1, not 0"),
     },
     "runs": {

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal
 from typing_extensions import override
 
 from noisescape.errors import InvalidTypeError, InvalidValueError, unknown
-from noisescape.scalars import check_positive, check_whole
+from noisescape.scalars import LARGEST, check_positive, check_whole
 
 COMPARED = (
     "gd",
@@ -41,14 +41,19 @@ their fan-out and linear layers by PyTorch's default."""
 INITS: tuple[Init, ...] = ("fan-in", "fan-out")
 
 
+MOST = {"seed": LARGEST, "seeds": 10**6, "replicas": 10**6, "control_replicas": 10**6}
+"""Largest values of counts whose tasks and rows are held together, and of a seed."""
+MOST_ELSEWHERE = 10**9
+
+
 def require_at_least(config: object, **least: int) -> None:
-    """Refuse a constant that is no int, or below its least value.
+    """Refuse a constant that is no int, below its least value, or beyond what a run could ever hold or finish.
 
     Raises:
         ValueError: the message names it.
     """
     for name, bound in least.items():
-        check_whole(name, getattr(config, name), bound)
+        check_whole(name, getattr(config, name), bound, MOST.get(name, MOST_ELSEWHERE))
 
 
 def require_positive(config: object, *names: str) -> None:
