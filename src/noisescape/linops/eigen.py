@@ -243,7 +243,8 @@ class _Search:
                 raise self._unfinished(k)
             ranks = self._rank(values)
             least = values[ranks.argmin()]
-            if not self._seen_beside(vectors, attempt) > ranks.min() + 10 * self.tol * least.abs():
+            rounding = 10 * max(self.tol, torch.finfo(values.dtype).eps) * least.abs()
+            if not self._seen_beside(vectors, attempt) > ranks.min() + rounding:
                 break
             # where the found directions have the least of their values, or 0, another is the extreme one
             shift = torch.zeros_like(least) if self.which == "magnitude" else least
