@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 import noisescape as ns
 from benchmarks.harness import Outcome, Row
-from benchmarks.problems import BATCH_SIZE, Problem, lenet_at_minimum, small_transformer
+from benchmarks.problems import BATCH_SIZE, Problem, lenet_at_minimum, random_lenet, small_transformer
 
 GRADIENTS = 5
 FAST = 15
@@ -26,6 +26,7 @@ WHOLE = ("LeNet", "small transformer")
 
 def run() -> Iterator[Outcome]:
     """Each once, with the gradient's time before and after it; what there is after each problem."""
+    fast(random_lenet(64))  # what only the first calls of a process take: two to three seconds
     outcome = Outcome()
     for name, make in PROBLEMS.items():
         problem = make()
@@ -186,6 +187,7 @@ def images(count: int, side: int, channels: int = 3) -> tuple[Tensor, Tensor]:
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "LeNet": lenet_at_minimum,
     "small transformer": lambda: small_transformer(64),
+    "small transformer, more samples": lambda: small_transformer(512),
     "ResNet-18": resnet18,
     "ViT-Ti": lambda: vit("tiny", 16),
     "GPT-2 small": lambda: gpt2_small(8, 32),
