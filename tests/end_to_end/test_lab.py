@@ -16,6 +16,9 @@ from noisescape.report import write_report
 from noisescape.report.lab.tables import COLUMNS
 
 LONG = ("exits", "llc", "svag", "stability")
+by_law = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in LABS]
+)
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +42,7 @@ def test_every_law_has_claims_a_table_and_small_constants():
     assert not any(claim.control for claim in LAB_CLAIMS)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in LABS]
-)
+@by_law
 def test_a_law_leaves_a_summary_a_table_and_a_report(name, run_of):
     run = run_of(name)
     summary = run.summary()
@@ -59,9 +60,7 @@ def test_a_law_leaves_a_summary_a_table_and_a_report(name, run_of):
     assert (run.path / "figures" / f"{name}.svg").is_file()
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in LABS]
-)
+@by_law
 def test_a_law_is_judged_in_every_case_by_two_seeds(name, run_of):
     findings = ledger([run_of(name)])
     claims = [claim for claim in LAB_CLAIMS if name in claim.experiments]

@@ -174,7 +174,7 @@ def test_one_that_diverges_is_censored_and_the_others_are_compared(data: Path, t
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", [1, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", [1, 4])
 def test_a_run_stopped_in_training_or_at_the_match_goes_on_to_the_same_bytes(
     task: int, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -103,6 +103,7 @@ WITHIN = [
         for experiment, task, step in [
             *itertools.product(["toy-2d"], [3, 17], [2, 12]),
             *itertools.product(["one-hidden-layer"], [1, 2], [0, 1, 2]),
+            *[("one-hidden-layer", 0, 1), ("one-hidden-layer", 3, 1)],
             *[("digits", task, step) for task, step in [(0, 3), (1, 11), (2, 2), (4, 5), (5, 3), (6, 6), (7, 3)]],
             *[("noise-knob", 0, 3), ("noise-knob", 2, 5), ("quantities", 0, 3), ("quantities", 2, 2)],
             *[("matched-loss", 0, 20), ("matched-loss", 1, 7), ("matched-loss", 4, 12)],
@@ -197,7 +198,12 @@ def test_resuming_a_complete_run_changes_nothing(experiment: str, whole: Callabl
 @tolerant
 @pytest.mark.parametrize(
     ("experiment", "place"),
-    [("toy-2d", "nowhere"), ("toy-2d", "empty"), ("one-hidden-layer", "nowhere")],
+    [
+        ("toy-2d", "nowhere"),
+        ("toy-2d", "empty"),
+        ("one-hidden-layer", "nowhere"),
+        pytest.param("digits", "empty", marks=pytest.mark.slow),
+    ],
 )
 def test_resuming_where_there_is_no_run_starts_one(
     experiment: str, place: str, whole: Callable[[str], Path], tmp_path: Path

@@ -244,11 +244,11 @@ class _Search:
             ranks = self._rank(values)
             least = values[ranks.argmin()]
             rounding = 10 * max(self.tol, torch.finfo(values.dtype).eps) * least.abs()
-            if not self._seen_beside(vectors, attempt) > ranks.min() + rounding:
-                break
             # where the found directions have the least of their values, or 0, another is the extreme one
-            shift = torch.zeros_like(least) if self.which == "magnitude" else least
-            value, vector = self.pairs(self._beside(vectors, shift), 1, attempt)
+            beside = self._beside(vectors, torch.zeros_like(least) if self.which == "magnitude" else least)
+            if not self._seen(beside, vectors, attempt) > ranks.min() + rounding:
+                break
+            value, vector = self.pairs(beside, 1, attempt)
             vector = vector - vectors @ (vectors.mT @ vector)
             vectors = torch.cat([vectors, vector / torch.linalg.vector_norm(vector)], dim=1)
             values = torch.cat([values, value])
@@ -260,7 +260,7 @@ class _Search:
         """Larger for those asked for first."""
         return {"largest": values, "smallest": -values, "magnitude": values.abs()}[self.which]
 
-    def _beside(self, vectors: Tensor, shift: Tensor | float) -> SymmetricOperator:
+    def _beside(self, vectors: Tensor, shift: Tensor) -> SymmetricOperator:
         """A on the complement of the vectors, ``shift`` on their span."""
 
         def product(block: Tensor) -> Tensor:
@@ -271,16 +271,14 @@ class _Search:
         like = self.operator
         return FunctionOperator(product, like.size, dtype=like.dtype, device=like.device, name=like.name)
 
-    def _seen_beside(self, vectors: Tensor, seed: int) -> Tensor:
-        """The extreme Ritz value of a few Lanczos steps on the complement of the vectors, as a rank."""
-        like = self.operator
+    def _seen(self, beside: SymmetricOperator, vectors: Tensor, seed: int) -> Tensor:
+        """The extreme Ritz value of a few Lanczos steps that begin in the complement of the vectors, as a rank."""
+        like = beside
         generator = torch.Generator(like.device).manual_seed(seed)
         start = torch.randn(like.size, 1, generator=generator, dtype=like.dtype, device=like.device)
         start -= vectors @ (vectors.mT @ start)
         steps = min(OVERLOOKED_STEPS, like.size - vectors.shape[1])
-        nodes, weights = gauss_quadratures(
-            self._beside(vectors, 0.0), start / torch.linalg.vector_norm(start), steps
-        )
+        nodes, weights = gauss_quadratures(beside, start / torch.linalg.vector_norm(start), steps)
         # nodes without weight belong to steps after the space was exhausted
         return self._rank(nodes[weights > torch.finfo(like.dtype).eps ** 2]).max()
 

@@ -23,7 +23,7 @@ from noisescape.risk.agreement import (
     second_derivative_error,
 )
 from noisescape.risk.closed_form import ClosedForm
-from noisescape.risk.contract import LARGEST_COPY, in_float64, shaken
+from noisescape.risk.contract import LARGEST_COPY, all_in_float64, fits_in_float64, in_float64, shaken
 from noisescape.risk.differentiation import (
     gradient_of,
     gradient_of_sum,
@@ -219,7 +219,7 @@ class Capabilities:
     def _second_derivative_error(self) -> float:
         if isinstance(self.function, ModelLoss) and self._meets_delayed_errors(self.function):
             return math.inf
-        if not isinstance(self.function, ModelLoss) or not self._fits_in_float64:
+        if not isinstance(self.function, ModelLoss) or not fits_in_float64(self.parameters()):
             return 0.0
         theta = self._point().double()
         found = 0.0
@@ -276,10 +276,6 @@ class Capabilities:
             return list(self.tried)
         return [batch.head(TRIAL.compared) for batch in self.tried]
 
-    @property
-    def _fits_in_float64(self) -> bool:
-        return self.function.dimension * torch.float64.itemsize * 8 <= LARGEST_COPY
-
     def _point(self) -> Tensor:
         """Near the module's own parameters, but where none is zero."""
         theta = self.parameters()
@@ -297,26 +293,14 @@ class Capabilities:
 
     def _holds_on_own(self, holds: Holds) -> bool:
         theta, batches = self._point(), self._decided_on
-        function, wide = self._in_float64(theta, batches)
-        tolerance = self.function.tolerance
-        if function is not None:
-            tolerance = max(tolerance, KINKED)
+        precise = all_in_float64(self.function, theta, batches) if isinstance(self.function, ModelLoss) else None
+        tolerance = max(self.function.tolerance, KINKED) if precise else self.function.tolerance
         if not all(holds(self.function, theta, batch, tolerance) for batch in batches):
             return False
-        return function is None or all(holds(function, theta.double(), each, function.tolerance) for each in wide)
-
-    def _in_float64(self, theta: Tensor, batches: Sequence[Batch]) -> tuple[ModelLoss | None, list[Batch]]:
-        """The losses and batches in double precision; None where they are so, or cannot be evaluated there."""
-        if not isinstance(self.function, ModelLoss) or theta.dtype == torch.float64 or not self._fits_in_float64:
-            return None, []
-        pairs = [in_float64(self.function, batch) for batch in batches]
-        function, wide = pairs[0][0], [each for _, each in pairs]
-        try:
-            for each in wide:
-                function.values(theta.double(), each)
-        except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
-            return None, []
-        return function, wide
+        if precise is None:
+            return True
+        function, point, wide = precise
+        return all(holds(function, point, batch, function.tolerance) for batch in wide)
 
     def _gives_derivatives(self, push: Push) -> bool:
         if isinstance(self.function, ClosedForm) and not self.function.probes_single:

@@ -403,6 +403,27 @@ def in_float64(function: ModelLoss, batch: Batch) -> tuple[ModelLoss, Batch]:
     return function.cast(torch.float64, function.device), batch.map(convert)
 
 
+def fits_in_float64(theta: Tensor) -> bool:
+    """Whether derivatives may be taken of a copy in double precision."""
+    return theta.numel() * torch.float64.itemsize * 8 <= LARGEST_COPY
+
+
+def all_in_float64(
+    function: ModelLoss, theta: Tensor, batches: Sequence[Batch]
+) -> tuple[ModelLoss, Tensor, list[Batch]] | None:
+    """Function, θ and batches in double precision; None where they are so, or cannot be evaluated there."""
+    if theta.dtype == torch.float64 or not fits_in_float64(theta):
+        return None
+    try:
+        pairs = [in_float64(function, batch) for batch in batches]
+        precise, wide, point = pairs[0][0], [batch for _, batch in pairs], theta.double()
+        for batch in wide:
+            precise.values(point, batch)
+    except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
+        return None
+    return precise, point, wide
+
+
 def _relative(one: Tensor, other: Tensor) -> float:
     one, other = one.double().nan_to_num(), other.double().nan_to_num()
     size = float(torch.maximum(torch.linalg.vector_norm(one), torch.linalg.vector_norm(other)))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from noisescape.risk.agreement import KINKED
-from noisescape.risk.contract import LARGEST_COPY, in_float64
+from noisescape.risk.contract import LARGEST_COPY, all_in_float64
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.layer_gradients import (
     Meeting,
@@ -112,13 +112,14 @@ def usable_layers(
     tried = [batch.head(min(TRIAL.mapped, most)) for batch in batches]
     wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
     known = (function, theta, tried, wanted)
-    precise = _in_float64(function, theta, tried)
+    maps = all(_maps(function, theta, batch) for batch in tried)
+    precise = _in_float64(function, theta, tried) if maps else None
+    coarse = max(function.tolerance, KINKED) if precise else function.tolerance
     found: list[RuledLayer] = []
-    if rules_allowed and not function.needs_graph and all(_maps(function, theta, batch) for batch in tried):
+    if rules_allowed and not function.needs_graph and maps:
         found = _agreeing_layers(*(precise or known))
     alike = [layer for layer in found if not layer.common]
     for layers in (found, without_partners_lost(found, alike), []):
-        coarse = max(function.tolerance, KINKED) if precise else function.tolerance
         if _agree(*known, layers, coarse) and (not precise or _agree(*precise, layers, precise[0].tolerance)):
             return layers
     return None
@@ -140,13 +141,13 @@ def _in_float64(
     function: ModelLoss, theta: Tensor, batches: Sequence[Batch]
 ) -> tuple[ModelLoss, Tensor, list[Batch], list[Tensor]] | None:
     """What layers are held against in double precision, where small parts are known as well as large ones."""
-    if function.dtype == torch.float64 or theta.numel() * torch.float64.itemsize * 8 > LARGEST_COPY:
+    made = all_in_float64(function, theta, batches)
+    if made is None:
         return None
+    precise, point, wide = made
     try:
-        pairs = [in_float64(function, batch) for batch in batches]
-        precise, wide = pairs[0][0], [batch for _, batch in pairs]
-        return precise, theta.double(), wide, [precise.gradients_one_by_one(theta.double(), each) for each in wide]
-    except (RuntimeError, TypeError, ValueError):  # it is written for its own precision
+        return precise, point, wide, [precise.gradients_one_by_one(point, batch) for batch in wide]
+    except (RuntimeError, TypeError, ValueError):  # its backward pass is written for its own precision
         return None
 
 
