@@ -123,7 +123,7 @@ def two_convolutions(inputs: int, outputs: int, stride: int) -> Residual:
     return Residual(body, inputs, outputs, stride)
 
 
-def resnet18() -> Problem:
+def resnet18(count: int = 32) -> Problem:
     """For 32 × 32 pixels, with group normalisation: 11 million parameters."""
     torch.manual_seed(0)
     blocks = [
@@ -133,7 +133,7 @@ def resnet18() -> Problem:
     ]
     stem = [nn.Conv2d(3, 64, 3, 1, 1, bias=False), nn.GroupNorm(32, 64), nn.ReLU()]
     head = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, 10)]
-    return Problem(nn.Sequential(*stem, *blocks, *head), *images(32, 32))
+    return Problem(nn.Sequential(*stem, *blocks, *head), *images(count, 32))
 
 
 class Logits(nn.Module):
@@ -189,6 +189,9 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "small transformer": lambda: small_transformer(64),
     "small transformer, more samples": lambda: small_transformer(512),
     "ResNet-18": resnet18,
+    "ResNet-18, more samples": lambda: resnet18(256),
     "ViT-Ti": lambda: vit("tiny", 16),
+    "ViT-Ti, more samples": lambda: vit("tiny", 128),
     "GPT-2 small": lambda: gpt2_small(8, 32),
+    "GPT-2 small, more samples": lambda: gpt2_small(64, 32),
 }
