@@ -333,7 +333,7 @@ def test_the_number_of_processes_does_not_matter(
     expected = contents(whole(experiment))
     assert_equal_runs(perform(experiment, tmp_path / "two", jobs=2).path, expected)
     with monkeypatch.context() as patch:
-        stop_within(patch, experiment, 2, 2)
+        stop_within(patch, experiment, task=min(2, EXPERIMENTS[experiment][2] - 1), step=2)
         with pytest.raises(Stop):
             perform(experiment, tmp_path / "changed")
     assert_equal_runs(perform(experiment, tmp_path / "changed", jobs=2, resume=True).path, expected)

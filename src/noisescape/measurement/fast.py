@@ -92,9 +92,11 @@ def measure_fast(
     Of the n one is drawn in the group and one out of it, each for its stratum's share of TrC: where gradients are
     almost orthogonal, most of d_nᵀHd_n is the sample's own d_nᵀH_nd_n/N, which only its own group sees. The eight
     answers are independent but for groups having no sample in common, which makes the intervals too wide rather
-    than too narrow; the curvature of one sample in the half that is not looked at is not seen. Hessian products are
-    never taken of all samples, per-sample gradients are not held, and no eigenpair is looked for: those are in
-    :func:`~noisescape.measurement.measure`.
+    than too narrow; the curvature of one sample in the half that is not looked at is not seen. Where H has hardly
+    more than one direction and the groups few samples, eight answers are too skewed for Student's law: with 80
+    samples and an H of rank one, 74 % of the intervals of Tr(HΣ) hold and 84 % of those of TrH. Hessian products
+    are never taken of all samples, per-sample gradients are not held, and no eigenpair is looked for: those are
+    in :func:`~noisescape.measurement.measure`.
 
     Args:
         risk: L, of a model.
