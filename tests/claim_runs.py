@@ -16,6 +16,7 @@ from scipy import stats
 from noisescape.experiments.claims import CLAIMS, Claim, Evidence, Result
 from noisescape.experiments.statistics import wilson
 from noisescape.runs.run import Run, tidy
+from slowness import quick
 
 CLAIM: dict[str, Claim] = {claim.name: claim for claim in CLAIMS}
 STEPS, GD_STEPS, NOISE_SEEDS = 10, 50, 3
@@ -469,8 +470,10 @@ CASES = [
 ]
 
 
-def by_case(cases: Sequence[Case] = CASES) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("case", cases, ids=[f"{case.claim} {case.case}".strip() for case in cases])
+def by_case(cases: Sequence[Case] = CASES, *, quick_share: int = 1) -> pytest.MarkDecorator:
+    """One in so many is quick."""
+    named = [pytest.param(case, id=f"{case.claim} {case.case}".strip()) for case in cases]
+    return pytest.mark.parametrize("case", quick(named[::quick_share], named))
 
 
 ALL = ("gd", "sgd", *ARMS)

@@ -14,12 +14,13 @@ from noisescape.experiments.fashion_mnist import FASHION_MNIST
 from noisescape.experiments.images import COLUMNS, IMAGE_SETS, ImageSet
 from noisescape.experiments.one_hidden_layer import OneHiddenLayerConfig
 from noisescape.experiments.registry import EXPERIMENTS
+from slowness import quick
 from tiny_images import png
 
 HIDDEN = OneHiddenLayerConfig(seeds=1, widths=(4, 16), points=50, seed=4)
 ON_IMAGES = ("fashion-mnist", "svhn", "cifar10")
 SET_OF = {"fashion-mnist": "fashion_mnist", "svhn": "svhn", "cifar10": "cifar10"}
-on_images = pytest.mark.parametrize("experiment", ON_IMAGES)
+on_images = pytest.mark.parametrize("experiment", quick(["svhn"], ON_IMAGES))
 FIGURES = {
     "one-hidden-layer": {"indicator", "loss"},
     "fashion-mnist": {"learning_curves", "sharpness", "indicator", "spectra"},

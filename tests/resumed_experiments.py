@@ -32,6 +32,7 @@ from noisescape.runs.run import Run
 from noisescape.simulation.loop import simulate
 from noisescape.simulation.records import Trajectory
 from resuming import Stop
+from slowness import quick
 
 Experiment = Callable[..., Run]
 
@@ -143,9 +144,7 @@ EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
 QUICK = ("toy-2d", "one-hidden-layer", "gd-sharpness")
 
 
-every_experiment = pytest.mark.parametrize(
-    "experiment", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in EXPERIMENTS]
-)
+every_experiment = pytest.mark.parametrize("experiment", quick(QUICK, EXPERIMENTS))
 
 
 tolerant = pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")

@@ -34,6 +34,7 @@ from paper_runs import data_directory
 from resumed_experiments import TOY, contents, perform, stop_within
 from resuming import Stop, go, kept
 from resuming import outcome as trajectory
+from slowness import quick
 
 Damage = Callable[[bytes], bytes | None]
 """A file's bytes ↦ those that take their place; None is a folder."""
@@ -177,12 +178,11 @@ KINDS = [
 RARE = {f"bit {seed}" for seed in range(QUICK_BITS, BITS)}
 """More of the same: only with the slow tests."""
 CELLS = [
-    pytest.param(
-        kind, name, id=f"{kind.use.__name__}-{kind.file}-{name}", marks=[pytest.mark.slow] if name in RARE else []
-    )
+    pytest.param(kind, name, id=f"{kind.use.__name__}-{kind.file}-{name}")
     for kind in KINDS
     for name in kind.damages
 ]
+QUICK = [cell for cell in CELLS if cell.values[1] not in RARE][::4]
 COUNT = 660
 MENDS = re.compile(
     r"restore|[Rr]emove|move it|run the experiment again|get the|give |write one|a log is|Log what|go on with"
@@ -232,7 +232,7 @@ def known() -> dict[Callable[[str], object], dict[str, object]]:
     return {}
 
 
-@pytest.mark.parametrize(("kind", "damage"), CELLS)
+@pytest.mark.parametrize(("kind", "damage"), quick(QUICK, CELLS))
 def test_a_damaged_file_changes_nothing_or_is_named(
     kind: Kind,
     damage: str,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import itertools
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from noisescape.experiments.experiment import Experiment
 from noisescape.runs.checksums import read_json, read_table, write_json, write_table
 from noisescape.runs.run import Run
 from resumed_experiments import contents, perform
+from slowness import quick
 
 TEXTS = {
     "script": "<script>alert(1)</script>",
@@ -132,7 +134,7 @@ def test_the_matrix_of_texts_is_whole(count: int) -> None:
     assert count == 44
 
 
-@pytest.mark.parametrize(("place", "text"), CELLS)
+@pytest.mark.parametrize(("place", "text"), quick(CELLS[::5], CELLS))
 def test_text_is_shown_and_never_run(
     place: Callable[[Path, str], None], text: str, run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +155,7 @@ def test_text_is_shown_and_never_run(
         assert "[red]a[/red]" in shown
 
 
-@pytest.mark.parametrize("text", ["script", "mathtext", "lines"])
+@pytest.mark.parametrize("text", quick(["mathtext"], ["script", "lines"]))
 def test_figures_hold_such_text_too(text: str, run: Path) -> None:
     recorded(run, TEXTS[text])
     configured(run, TEXTS[text])
@@ -163,10 +165,7 @@ def test_figures_hold_such_text_too(text: str, run: Path) -> None:
 
 # ------------------------------------------------------------------------------------ entries of other kinds
 
-OTHERS: list[Any] = [
-    *(None, {}, 10**400),
-    *(pytest.param(other, marks=pytest.mark.slow) for other in ([], True, -1, 1.5, "x", ["a", {"b": []}])),
-]
+OTHERS = quick([None, {}, 10**400], [[], True, -1, 1.5, "x", ["a", {"b": []}]])
 ENTRIES = ("experiment", "config", "seed", "data", "versions", "platform", "started")
 
 
@@ -214,10 +213,15 @@ def linked(run: Path, name: str, target: Path) -> None:
     file.symlink_to(target)
 
 
-@pytest.mark.parametrize(
-    "name", ["run.json", "summary.json", "timing.json", "metrics.parquet", "report.html", ".lock"]
-)
-@pytest.mark.parametrize("kind", ["link out", "link to nothing", "link to itself", "pipe"])
+REPLACED = [
+    *itertools.product(
+        ["link out", "link to nothing", "link to itself", "pipe"],
+        ["run.json", "summary.json", "timing.json", "metrics.parquet", "report.html", ".lock"],
+    )
+]
+
+
+@pytest.mark.parametrize(("kind", "name"), quick(REPLACED[::5], REPLACED))
 def test_links_and_pipes_are_never_written_through_nor_waited_for(
     kind: str, name: str, run: Path, outside: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ import math
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -35,6 +36,7 @@ from noisescape.theory import batch_sharpness
 from noisescape.training.noise_scale import Weights, smooth
 from noisescape.training.noise_scale import moments as step_moments
 from noisescape.training.sample_moments import sample_moments
+from slowness import quick
 
 
 @dataclass(frozen=True)
@@ -292,21 +294,27 @@ def short_of(level: float, shares: Mapping[str, float], seeds: int) -> dict[str,
     return {figure: share for figure, share in shares.items() if share < least}
 
 
-QUICK_SHARE = 5
+def cell(estimator: Callable[[Problem, int], Figures], name: str, seeds: int) -> Any:
+    return pytest.param(estimator, name, seeds, id=f"{estimator.__name__}, {name}, {seeds} seeds")
+
+
+QUICK_SHARE = 10
 """One quick cell in so many runs with every change, some of every problem and estimator; the others are slow."""
-CASES = [
-    pytest.param(
-        estimator,
-        name,
-        seeds,
-        marks=pytest.mark.slow if slow or (row + column) % QUICK_SHARE else (),
-        id=f"{estimator.__name__}, {name}, {seeds} seeds",
-    )
-    for row, (estimator, both) in enumerate(ESTIMATORS.items())
-    for slow, seeds in enumerate(both)
-    for column, name in enumerate(PROBLEMS)
-    if (estimator.__name__, name) not in UNSEEN
-]
+CASES = quick(
+    (
+        cell(estimator, name, few)
+        for row, (estimator, (few, _)) in enumerate(ESTIMATORS.items())
+        for column, name in enumerate(PROBLEMS)
+        if (estimator.__name__, name) not in UNSEEN and (row + column) % QUICK_SHARE == 0
+    ),
+    (
+        cell(estimator, name, seeds)
+        for estimator, both in ESTIMATORS.items()
+        for seeds in both
+        for name in PROBLEMS
+        if (estimator.__name__, name) not in UNSEEN
+    ),
+)
 
 
 @pytest.mark.usefixtures("by_probes")

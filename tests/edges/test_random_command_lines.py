@@ -19,8 +19,9 @@ from noisescape.cli import app
 from noisescape.runs.local_engine import Local
 from noisescape.runs.run import strict_json
 from noisescape.training.branch_training import Laboratory
+from slowness import quick
 
-LINES, QUICK_LINES = 300, 100
+LINES, QUICK_LINES = 300, 50
 CHECKED = """
 
 def make_checked():
@@ -75,9 +76,7 @@ def held(place: Path) -> dict[str, bytes | None]:
 
 
 @pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")  # said, and no error
-@pytest.mark.parametrize(
-    "seed", [pytest.param(seed, marks=pytest.mark.slow if seed >= QUICK_LINES else ()) for seed in range(LINES)]
-)
+@pytest.mark.parametrize("seed", quick(range(QUICK_LINES), range(LINES)))
 def test_a_command_line_is_done_or_refused(seed: int, place: Path) -> None:
     line, before = drawn(seed), held(place)
     result: Result = CliRunner().invoke(app, line)

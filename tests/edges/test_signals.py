@@ -19,6 +19,7 @@ from noisescape.experiments.protocols import toy_2d
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
 from noisescape.runs.run import Run
 from resumed_experiments import TOY, assert_equal_runs, contents
+from slowness import quick
 
 psutil = pytest.importorskip("psutil")
 pytestmark = pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
@@ -27,7 +28,7 @@ GOES_ON = "interrupted: what was finished is kept; the same command with --resum
 CODES = {"SIGINT": 130, "SIGTERM": 143, "SIGHUP": 129}
 
 
-@pytest.mark.parametrize("name", CODES)
+@pytest.mark.parametrize("name", quick(["SIGTERM"], CODES))
 def test_a_signal_ends_a_run_with_a_line_and_its_code(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:

@@ -15,6 +15,7 @@ import noisescape as ns
 COMMAND = [sys.executable, "-c", "from noisescape.cli import app; app(prog_name='noisescape')"]
 
 
+@pytest.mark.slow
 def test_a_module_of_the_working_directory_is_found_by_the_program(call: object, tmp_path: Path) -> None:
     target = ["measure", "laboratory:make_risk", "--batch-size", "8", "--json"]
     done = subprocess.run([*COMMAND, *target], cwd=tmp_path, capture_output=True, text=True, check=True)
@@ -37,6 +38,7 @@ def test_the_package_is_a_program(tmp_path: Path) -> None:
     assert done.stdout == f"noisescape {ns.__version__}\n"
 
 
+@pytest.mark.slow
 def test_a_bug_in_a_users_function_is_a_plain_traceback(tmp_path: Path) -> None:
     (tmp_path / "theirs.py").write_text("def make():\n    return {}['absent']\n")
     target = ["measure", "theirs:make", "--batch-size", "8"]

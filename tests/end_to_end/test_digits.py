@@ -201,6 +201,7 @@ def test_a_digits_table_names_every_dynamics(digits: Run) -> None:
     assert all(name in capture.get() for name in SMALL.dynamics)
 
 
+@pytest.mark.slow
 def test_figures_that_are_not_finite_do_not_stop_the_report(copied: Run) -> None:
     """JSON has no infinity: a decay exponent where λ_{k+1} ≤ 0, say, comes back as None."""
     summary = copied.summary()

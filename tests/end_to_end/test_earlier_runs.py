@@ -13,6 +13,7 @@ from noisescape.experiments.claims import ledger
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.report import write_report
 from noisescape.runs.run import Run
+from slowness import quick
 
 RESULTS = Path(__file__).resolve().parents[2] / "docs" / "results"
 KEPT = sorted(path.parent.name for path in RESULTS.glob("*/run.json"))
@@ -40,7 +41,7 @@ def test_the_ledger_of_all_of_them_is_the_kept_one() -> None:
     assert [(f.claim.name, f.run, f.result.case, f.result.verdict) for f in ledger(runs)] == known
 
 
-@pytest.mark.parametrize("name", ["one-hidden-layer", "svhn"])
+@pytest.mark.parametrize("name", quick(["svhn"], ["one-hidden-layer"]))
 def test_an_earlier_run_without_checkpoints_is_drawn_again(name: str, tmp_path: Path) -> None:
     shutil.copytree(RESULTS / name, tmp_path / name, ignore=shutil.ignore_patterns("*.png"))
     assert "How the claims are judged" in write_report(Run.open(tmp_path / name)).read_text(encoding="utf-8")

@@ -17,6 +17,7 @@ import noisescape as ns
 from cli_calls import the_error
 from noisescape.errors import FailedError
 from noisescape.experiments.experiment import Experiment
+from slowness import quick
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMANDS = [
@@ -27,7 +28,13 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize("example", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.stem)
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+LONG = ("noise_knob_in_your_loop", "monitor_transformers", "which_batch_size")
+
+
+@pytest.mark.parametrize(
+    "example", quick([path for path in EXAMPLES if path.stem not in LONG], EXAMPLES), ids=lambda path: path.stem
+)
 def test_example_runs_and_prints_its_answer(example, capsys):
     runpy.run_path(str(example), run_name="__main__")
     assert len(capsys.readouterr().out.splitlines()) >= 4

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import math
 import os
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,40 +15,43 @@ import torch
 
 from noisescape.experiments.cifar10 import CIFAR10
 from noisescape.experiments.claims import Evidence, ledger
-from noisescape.experiments.fashion_mnist import FASHION_MNIST, fashion_mnist_problem
+from noisescape.experiments.fashion_mnist import fashion_mnist_problem
 from noisescape.experiments.images import open_images
 from noisescape.experiments.models import vgg11
 from noisescape.experiments.protocols import escape
 from noisescape.experiments.registry import EXPERIMENTS
 from noisescape.experiments.statistics import derived_seed
-from noisescape.experiments.svhn import SVHN
 from noisescape.report import write_combined_report, write_report
 from noisescape.runs.places import open_runs
 from noisescape.runs.run import Run
 from paper_runs import FIGURES, SET_OF, on_images, tiny
 from run_files import check_page, check_report, files, headings, recorded
+from slowness import quick
 
 
 @pytest.fixture(scope="module")
-def runs(data: Path, tmp_path_factory: pytest.TempPathFactory, small_hidden: Run) -> dict[str, Run]:
-    """All of the paper but for its toy, at a tiny size, with reports."""
+def run_of(data: Path, tmp_path_factory: pytest.TempPathFactory, small_hidden: Run) -> Callable[[str], Run]:
+    """An experiment of the paper but for its toy, at a tiny size, with its report."""
     root = tmp_path_factory.mktemp("suite")
-    made = {
-        "one-hidden-layer": small_hidden,
-        "fashion-mnist": FASHION_MNIST.run(
-            tiny("fashion-mnist", data), root / "fashion-mnist", jobs=1, progress=False
-        ),
-        "svhn": SVHN.run(tiny("svhn", data), root / "svhn", jobs=1, progress=False),
-        "cifar10": CIFAR10.run(tiny("cifar10", data, seeds=1), root / "cifar10", jobs=1, progress=False),
-    }
-    for run in made.values():
+
+    @functools.cache
+    def made(name: str) -> Run:
+        if name == "one-hidden-layer":
+            run = small_hidden
+        else:
+            changes = {"seeds": 1} if name == "cifar10" else {}
+            run = EXPERIMENTS[name].run(tiny(name, data, **changes), root / name, jobs=1, progress=False)
         write_report(run)
+        return run
+
     return made
 
 
 @on_images
-def test_a_run_on_images_leaves_everything_behind(experiment: str, runs: dict[str, Run], data: Path) -> None:
-    run = runs[experiment]
+def test_a_run_on_images_leaves_everything_behind(
+    experiment: str, run_of: Callable[[str], Run], data: Path
+) -> None:
+    run = run_of(experiment)
     assert run.complete
     assert not (run.path / "tasks").exists()
     checkpoints = {"data", "final"} | ({"minima", "spectra"} if experiment == "fashion-mnist" else set())
@@ -72,8 +77,10 @@ def test_a_run_on_images_leaves_everything_behind(experiment: str, runs: dict[st
 
 
 @on_images
-def test_a_run_on_images_says_what_it_was_trained_on(experiment: str, runs: dict[str, Run], data: Path) -> None:
-    run = runs[experiment]
+def test_a_run_on_images_says_what_it_was_trained_on(
+    experiment: str, run_of: Callable[[str], Run], data: Path
+) -> None:
+    run = run_of(experiment)
     config, facts, kept = run.info["config"], run.summary()["data"], run.tensors("data")
     name = SET_OF[experiment]
     source = open_images(name, "train", data)
@@ -106,9 +113,9 @@ def test_a_run_on_images_says_what_it_was_trained_on(experiment: str, runs: dict
 
 
 @on_images
-def test_injected_noise_is_recorded_beside_its_target(experiment: str, runs: dict[str, Run]) -> None:
-    run = runs[experiment]
-    config, evidence = run.info["config"], Evidence.of(runs[experiment])
+def test_injected_noise_is_recorded_beside_its_target(experiment: str, run_of: Callable[[str], Run]) -> None:
+    run = run_of(experiment)
+    config, evidence = run.info["config"], Evidence.of(run_of(experiment))
     phase = "escape" if experiment == "fashion-mnist" else "training"
     for name in config["dynamics"]:
         for seed in range(config["seeds"]):
@@ -124,8 +131,8 @@ def test_injected_noise_is_recorded_beside_its_target(experiment: str, runs: dic
 
 
 @on_images
-def test_every_dynamics_starts_from_the_same_point(experiment: str, runs: dict[str, Run]) -> None:
-    run = runs[experiment]
+def test_every_dynamics_starts_from_the_same_point(experiment: str, run_of: Callable[[str], Run]) -> None:
+    run = run_of(experiment)
     phase = "escape" if experiment == "fashion-mnist" else "training"
     for seed in range(run.info["config"]["seeds"]):
         for metric in ("loss", "test_accuracy", "trace_target"):
@@ -139,9 +146,9 @@ def test_every_dynamics_starts_from_the_same_point(experiment: str, runs: dict[s
 
 
 @on_images
-def test_every_claim_finds_its_figures_in_a_real_run(experiment: str, runs: dict[str, Run]) -> None:
-    findings = ledger([runs[experiment]])
-    seeds = runs[experiment].info["config"]["seeds"]
+def test_every_claim_finds_its_figures_in_a_real_run(experiment: str, run_of: Callable[[str], Run]) -> None:
+    findings = ledger([run_of(experiment)])
+    seeds = run_of(experiment).info["config"]["seeds"]
     assert findings
     for finding in findings:
         if finding.claim.name == "flatter-generalises":
@@ -152,21 +159,23 @@ def test_every_claim_finds_its_figures_in_a_real_run(experiment: str, runs: dict
             assert finding.result.verdict == "undecided"
 
 
-@pytest.mark.parametrize("experiment", FIGURES)
-def test_every_report_starts_with_the_ledger_and_ends_with_its_rules(experiment: str, runs: dict[str, Run]) -> None:
-    page = check_page(runs[experiment], FIGURES[experiment])
+@pytest.mark.parametrize("experiment", quick(["svhn"], FIGURES))
+def test_every_report_starts_with_the_ledger_and_ends_with_its_rules(
+    experiment: str, run_of: Callable[[str], Run]
+) -> None:
+    page = check_page(run_of(experiment), FIGURES[experiment])
     body, rules = html.unescape(page).split("How the claims are judged</h2>")
-    for finding in ledger([runs[experiment]]):
+    for finding in ledger([run_of(experiment)]):
         assert finding.claim.statement in body
         assert finding.effect_text in body
         assert finding.claim.rule in rules
-    assert runs[experiment].summary()["preset"] in page
+    assert run_of(experiment).summary()["preset"] in page
     assert headings(page)[-2] == "Where this run departs from the published code and the paper"
 
 
 @on_images
-def test_a_report_says_what_it_rests_on(experiment: str, runs: dict[str, Run]) -> None:
-    page = (runs[experiment].path / "report.html").read_text(encoding="utf-8")
+def test_a_report_says_what_it_rests_on(experiment: str, run_of: Callable[[str], Run]) -> None:
+    page = (run_of(experiment).path / "report.html").read_text(encoding="utf-8")
     assert "Preset quick" in page
     assert "of 60 " in page
     assert "(only a part of the official set)" in page
@@ -194,7 +203,11 @@ def test_sharpness_is_measured_where_it_is_asked_for_and_at_the_end(data: Path, 
     assert "Sharpness along training" in headings(page)
 
 
-def test_the_combined_report_holds_the_ledger_and_every_experiment(runs: dict[str, Run], tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_combined_report_holds_the_ledger_and_every_experiment(
+    run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
+    runs = {name: run_of(name) for name in FIGURES}
     path = write_combined_report(tmp_path, [*runs.values()], "All")
     assert path == tmp_path / "report.html"
     page = path.read_text(encoding="utf-8")
@@ -211,11 +224,15 @@ def test_the_combined_report_holds_the_ledger_and_every_experiment(runs: dict[st
     assert "http-equiv" in page
 
 
-def test_runs_are_found_one_by_one_or_by_the_directory_around_them(runs: dict[str, Run], tmp_path: Path) -> None:
-    root = runs["svhn"].path.parent
+@pytest.mark.slow
+def test_runs_are_found_one_by_one_or_by_the_directory_around_them(
+    run_of: Callable[[str], Run], tmp_path: Path
+) -> None:
+    root = run_of("svhn").path.parent
+    run_of("cifar10"), run_of("fashion-mnist")
     inside = ["cifar10", "fashion-mnist", "svhn"]
     assert [run.path.name for run in open_runs([root])] == inside
-    assert open_runs([runs["svhn"].path, runs["cifar10"].path]) == [runs["svhn"], runs["cifar10"]]
+    assert open_runs([run_of("svhn").path, run_of("cifar10").path]) == [run_of("svhn"), run_of("cifar10")]
     with pytest.raises(FileNotFoundError, match=r"no such directory: .*/absent"):
         open_runs([tmp_path / "absent"])
     Run.create(tmp_path / "begun", experiment="svhn", config={}, seed=0)

@@ -11,6 +11,7 @@ import pytest
 
 from bundles import files, needs_limits
 from noisescape.runs.storage import read_bundle, sweep
+from slowness import quick
 
 KILLED = """
 import os, signal, sys
@@ -41,7 +42,7 @@ kill()
 
 
 @needs_limits
-@pytest.mark.parametrize("moment", ["half written", "unsynced", "unnamed", "after"])
+@pytest.mark.parametrize("moment", quick(["half written"], ["unsynced", "unnamed", "after"]))
 def test_a_kill_leaves_the_old_bundle_or_the_new(moment: str, path: Path, written: bytes) -> None:
     done = subprocess.run([sys.executable, "-c", KILLED, path, moment], capture_output=True, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
@@ -93,6 +94,7 @@ print(len(seen), sum(1 for _ in path.parent.iterdir()) - 1)
 """
 
 
+@pytest.mark.slow
 @needs_limits
 def test_no_kill_at_a_random_moment_leaves_half_a_bundle(path: Path) -> None:
     kills = 40

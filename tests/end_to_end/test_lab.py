@@ -14,11 +14,9 @@ from noisescape.experiments.claims.lab_catalogue import LAB_CLAIMS
 from noisescape.experiments.lab.registry import LABS
 from noisescape.report import write_report
 from noisescape.report.lab.tables import COLUMNS
+from slowness import quick
 
-LONG = ("exits", "llc", "svag", "stability")
-by_law = pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in LABS]
-)
+by_law = pytest.mark.parametrize("name", quick(["noise-law", "implicit-bias"], LABS))
 
 
 @pytest.fixture(scope="module")

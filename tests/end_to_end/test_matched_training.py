@@ -104,6 +104,7 @@ def test_training_ends_at_the_first_look_that_is_at_or_below_the_level(run: Run)
     assert min(taken) < steps, "one of them came down by itself"
 
 
+@pytest.mark.slow
 def test_the_noise_of_a_run_that_ended_early_is_measured_beside_its_target(run: Run) -> None:
     for name in ARMS[1:]:
         ratios = Evidence.of(run).trace_ratio("training", name)
@@ -111,6 +112,7 @@ def test_the_noise_of_a_run_that_ended_early_is_measured_beside_its_target(run: 
     assert run.summary()["injected_trace"]["sgd"]["value"] > 0
 
 
+@pytest.mark.slow
 def test_every_claim_on_the_arms_finds_its_figures(run: Run) -> None:
     found = {(finding.claim.name, finding.result.case): finding.result for finding in ledger([run])}
     assert found.keys() == {
@@ -128,6 +130,7 @@ def test_every_claim_on_the_arms_finds_its_figures(run: Run) -> None:
     assert found["accuracy-order", "sgd over gld-diagonal"].effect == pytest.approx(sum(gains) / 2)
 
 
+@pytest.mark.slow
 def test_the_page_says_what_was_compared_and_what_only_a_gpu_decides(run: Run) -> None:
     page = check_report(run, FIGURES["cifar10"])
     assert "At the same training loss" in headings(page)
@@ -164,6 +167,7 @@ def test_what_does_not_come_down_is_censored_and_not_measured(data: Path, tmp_pa
     assert "No dynamics came down to the training loss" in page
 
 
+@pytest.mark.slow
 def test_one_that_diverges_is_censored_and_the_others_are_compared(data: Path, tmp_path: Path) -> None:
     config = config_of(data, dynamics=("gd", "sgd", "gld-constant"), rho=1e12, seeds=1)
     made = run_of(config, tmp_path / "run")

@@ -43,6 +43,7 @@ def recorded(run: Run, seed: int, name: str, metric: str) -> dict[int, float]:
     }
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind(run: Run) -> None:
     assert run.complete
     assert files(run.path) >= {
@@ -54,6 +55,7 @@ def test_a_run_leaves_everything_behind(run: Run) -> None:
     assert run.tensors("final").keys() == {f"{name}/seed-{seed}" for name in ARMS for seed in range(2)}
 
 
+@pytest.mark.slow
 def test_every_arm_starts_at_the_same_place_and_ends_where_it_says(run: Run) -> None:
     for seed in range(2):
         made = noise_knob_problem(SMALL, seed)
@@ -74,6 +76,7 @@ def test_every_arm_starts_at_the_same_place_and_ends_where_it_says(run: Run) -> 
     assert all(not torch.equal(one, other) for i, one in enumerate(thetas) for other in thetas[:i])
 
 
+@pytest.mark.slow
 def test_the_largest_eigenvalue_is_the_hessians(run: Run) -> None:
     """By power iteration in float64."""
     risk = noise_knob_problem(SMALL, 0).risk.to(torch.float64)
@@ -88,6 +91,7 @@ def test_the_largest_eigenvalue_is_the_hessians(run: Run) -> None:
     assert found == pytest.approx(value, rel=2e-3)
 
 
+@pytest.mark.slow
 def test_noise_and_its_target_are_measured_at_the_same_steps(run: Run) -> None:
     risk = noise_knob_problem(SMALL, 0).risk
     theta = risk.parameters()
@@ -101,6 +105,7 @@ def test_noise_and_its_target_are_measured_at_the_same_steps(run: Run) -> None:
             assert start == pytest.approx(float(risk.noise_covariance(theta, size).trace()), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_the_summary_is_of_what_was_recorded(run: Run) -> None:
     summary = run.summary()
     assert summary["final"].keys() == set(ARMS)
@@ -111,6 +116,7 @@ def test_the_summary_is_of_what_was_recorded(run: Run) -> None:
     assert summary["injected_trace"]["gradient-penalty"]["value"] == 0.0
 
 
+@pytest.mark.slow
 def test_a_report_is_self_contained_and_has_the_ledger(run: Run) -> None:
     page = check_report(run, {"learning_curves", "sharpness_accuracy"})
     for text in (

@@ -70,6 +70,7 @@ def test_the_description_can_be_shown(built: Path) -> None:
     assert found.returncode == 0, found.stdout
 
 
+@pytest.mark.slow
 def test_what_is_installed_from_the_wheel_works(built: Path, tmp_path: Path) -> None:
     (wheel,) = built.glob("*.whl")
     target = tmp_path / "site"

@@ -16,6 +16,7 @@ from noisescape.runs import tasks
 from noisescape.runs.local_engine import Local
 from noisescape.runs.run import Run
 from resumed_experiments import contents
+from slowness import quick
 
 SMALLEST = ["reproduce", "toy-2d", "--replicas", "2", "--control-replicas", "0", "--steps", "3", "--jobs", "1"]
 
@@ -34,15 +35,13 @@ def without_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "published-gld-leading-0.done.safetensors",
-        "summary.json",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("run.json", "metrics.parquet", "report.html")),
-    ],
+    quick(
+        ["published-gld-leading-0.done.safetensors"], ["summary.json", "run.json", "metrics.parquet", "report.html"]
+    ),
 )
 @pytest.mark.parametrize(
     "place",
-    [pytest.param([], id="by default", marks=pytest.mark.slow), pytest.param(["--out", "here"], id="in --out")],
+    quick([pytest.param(["--out", "here"], id="in --out")], [pytest.param([], id="by default")]),
 )
 def test_on_a_full_disk_the_program_says_so_in_a_line_and_can_be_resumed(
     name: str, place: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -56,6 +56,7 @@ def recorded(run: Run, phase: str, seed: int, size: int, metric: str) -> dict[in
     }
 
 
+@pytest.mark.slow
 def test_a_run_leaves_everything_behind(run: Run) -> None:
     assert run.complete
     assert files(run.path) >= {
@@ -73,6 +74,7 @@ def test_a_run_leaves_everything_behind(run: Run) -> None:
     assert len(set(keys)) == len(keys)
 
 
+@pytest.mark.slow
 def test_gradient_descent_ends_at_the_minimum_with_a_rate_that_fell_to_zero(run: Run) -> None:
     made = quantities_problem(SMALL, 1)
     theta = made.risk.parameters()
@@ -83,6 +85,7 @@ def test_gradient_descent_ends_at_the_minimum_with_a_rate_that_fell_to_zero(run:
     assert SMALL.gd_rate(40) == 0
 
 
+@pytest.mark.slow
 def test_every_run_starts_at_the_minimum_and_what_is_measured_there_is_right(run: Run) -> None:
     made = quantities_problem(SMALL, 0)
     risk, theta = made.risk, run.tensors("minima")["seed-0"]
@@ -111,6 +114,7 @@ def test_every_run_starts_at_the_minimum_and_what_is_measured_there_is_right(run
     assert recorded(run, "minimum", 0, 0, "trace/C")[40] == pytest.approx(trace_c, rel=1e-3)
 
 
+@pytest.mark.slow
 def test_everything_is_measured_where_it_is_due(run: Run) -> None:
     for size in (3, 12):
         for metric in ("loss", "gradient/squared_norm"):
@@ -122,6 +126,7 @@ def test_everything_is_measured_where_it_is_due(run: Run) -> None:
         assert [*recorded(run, "sgd", 1, size, "matrices/cosine/C/H")] == [12]
 
 
+@pytest.mark.slow
 def test_the_intervals_of_cosines_and_overlaps_stay_in_their_range(run: Run) -> None:
     found = {
         (place, name): figure
@@ -134,6 +139,7 @@ def test_the_intervals_of_cosines_and_overlaps_stay_in_their_range(run: Run) -> 
         assert -1 <= figure["low"] <= figure["value"] <= figure["high"] <= 1 + 1e-6
 
 
+@pytest.mark.slow
 def test_the_account_adds_up(run: Run) -> None:
     for size in (3, 12):
         of_loss = recorded(run, "sgd", 0, size, "loss")
@@ -151,6 +157,7 @@ def test_the_account_adds_up(run: Run) -> None:
         assert found["noise"][12] > 0
 
 
+@pytest.mark.slow
 def test_a_tiny_step_of_a_smooth_network_changes_what_its_budget_says(run: Run) -> None:
     """η = 10⁻³, at a place where the gradient is not 0."""
     for size in ("3", "12"):
@@ -158,6 +165,7 @@ def test_a_tiny_step_of_a_smooth_network_changes_what_its_budget_says(run: Run) 
         assert found["drawn_over_predicted"]["value"] == pytest.approx(1, abs=0.1)
 
 
+@pytest.mark.slow
 def test_the_summary_is_of_what_was_recorded(run: Run) -> None:
     summary = run.summary()
     ends = [recorded(run, "sgd", seed, 3, "account/remainder")[12] for seed in range(2)]
@@ -201,6 +209,7 @@ def test_a_correlation_is_over_a_seeds_iterates_and_its_interval_over_seeds() ->
     assert math.isnan(_correlation(SMALL, curves, [7])["value"])
 
 
+@pytest.mark.slow
 def test_the_page_is_self_contained(run: Run) -> None:
     write_report(run)
     figures = {"budget", "indicator", "alignment", "pairs"}

@@ -12,6 +12,8 @@ from browser import Opened
 from noisescape.experiments.toy_2d import TOY_2D, Toy2DConfig
 from noisescape.report.single import write_report
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -17,6 +17,7 @@ from noisescape.experiments.protocols import session
 from noisescape.runs.run import Run
 from resumed_experiments import (
     EXPERIMENTS,
+    QUICK,
     assert_equal_runs,
     contents,
     every_experiment,
@@ -26,6 +27,7 @@ from resumed_experiments import (
     tolerant,
 )
 from resuming import Stop
+from slowness import quick
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @tolerant
-@every_experiment
+@pytest.mark.parametrize("experiment", quick([*QUICK, "noise-knob"], EXPERIMENTS))
 def test_an_experiment_leaves_the_same_bytes_each_time(
     experiment: str, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:
@@ -51,12 +53,10 @@ def test_an_experiment_leaves_the_same_bytes_each_time(
     assert_equal_runs(perform(experiment, tmp_path / "again").path, expected)
 
 
+@pytest.mark.slow
 @tolerant
 @pytest.mark.parametrize("named", [False, True], ids=["before it has its name", "after"])
-@pytest.mark.parametrize(
-    "experiment",
-    [pytest.param(name, marks=() if name == "gd-sharpness" else pytest.mark.slow) for name in EXPERIMENTS],
-)
+@pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_stopped_at_any_file_it_goes_on_to_the_same_bytes(
     experiment: str,
     named: bool,
@@ -94,22 +94,23 @@ def test_stopped_again_and_again_it_ends_all_the_same(
     assert_equal_runs(tmp_path / "run", contents(whole(experiment)))
 
 
-WITHIN = [
-    *itertools.product(["toy-2d"], [0, 10], [2, 12]),
-    *itertools.product(["one-hidden-layer"], [0, 3], [0, 2]),
-    *[("digits", 3, 6), ("noise-knob", 1, 2), ("gd-sharpness", 0, 3), ("gd-sharpness", 1, 4)],
-    *[
-        pytest.param(experiment, task, step, marks=pytest.mark.slow)
-        for experiment, task, step in [
-            *itertools.product(["toy-2d"], [3, 17], [2, 12]),
-            *itertools.product(["one-hidden-layer"], [1, 2], [0, 1, 2]),
-            *[("one-hidden-layer", 0, 1), ("one-hidden-layer", 3, 1)],
-            *[("digits", task, step) for task, step in [(0, 3), (1, 11), (2, 2), (4, 5), (5, 3), (6, 6), (7, 3)]],
-            *[("noise-knob", 0, 3), ("noise-knob", 2, 5), ("quantities", 0, 3), ("quantities", 2, 2)],
-            *[("matched-loss", 0, 20), ("matched-loss", 1, 7), ("matched-loss", 4, 12)],
-        ]
+WITHIN = quick(
+    [
+        *[("toy-2d", 0, 2), ("toy-2d", 10, 12), ("one-hidden-layer", 0, 2), ("one-hidden-layer", 3, 0)],
+        ("gd-sharpness", 1, 4),
     ],
-]
+    [
+        *itertools.product(["toy-2d"], [0, 3, 10, 17], [2, 12]),
+        *itertools.product(["one-hidden-layer"], [0, 1, 2, 3], [0, 1, 2]),
+        *[
+            ("digits", task, step)
+            for task, step in [(0, 3), (1, 11), (2, 2), (3, 6), (4, 5), (5, 3), (6, 6), (7, 3)]
+        ],
+        *[("noise-knob", 0, 3), ("noise-knob", 1, 2), ("noise-knob", 2, 5), ("gd-sharpness", 0, 3)],
+        *[("quantities", 0, 3), ("quantities", 2, 2)],
+        *[("matched-loss", 0, 20), ("matched-loss", 1, 7), ("matched-loss", 4, 12)],
+    ],
+)
 
 
 @tolerant
@@ -145,7 +146,7 @@ def test_stopped_within_a_task_it_goes_on_there_to_the_same_bytes(
 
 
 @tolerant
-@pytest.mark.parametrize("experiment", ["toy-2d", pytest.param("digits", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("experiment", quick(["toy-2d"], ["digits"]))
 def test_a_dynamics_that_breaks_loses_no_finished_task(
     experiment: str,
     whole: Callable[[str], Path],
@@ -198,12 +199,7 @@ def test_resuming_a_complete_run_changes_nothing(experiment: str, whole: Callabl
 @tolerant
 @pytest.mark.parametrize(
     ("experiment", "place"),
-    [
-        ("toy-2d", "nowhere"),
-        ("toy-2d", "empty"),
-        ("one-hidden-layer", "nowhere"),
-        pytest.param("digits", "empty", marks=pytest.mark.slow),
-    ],
+    quick([("toy-2d", "empty"), ("one-hidden-layer", "nowhere")], [("toy-2d", "nowhere"), ("digits", "empty")]),
 )
 def test_resuming_where_there_is_no_run_starts_one(
     experiment: str, place: str, whole: Callable[[str], Path], tmp_path: Path
@@ -216,26 +212,25 @@ def test_resuming_where_there_is_no_run_starts_one(
 @pytest.mark.parametrize("complete", [False, True])
 @pytest.mark.parametrize(
     ("experiment", "changes", "message"),
-    [
-        ("toy-2d", {"seed": 4}, "seed = 3 there, 4 now"),
-        ("toy-2d", {"steps": 13, "lr": 0.004}, r"lr = 0\.005 there, 0\.004 now, steps = 12 there, 13 now"),
-        ("toy-2d", {"preset": "as-published"}, "preset = quick there, as-published now"),
-        ("toy-2d", {"control_replicas": 3}, "control_replicas = 2 there, 3 now"),
-        ("one-hidden-layer", {"epochs": 4}, "epochs = 3 there, 4 now"),
-        ("one-hidden-layer", {"widths": (6, 4)}, r"widths = \[4, 6\] there, \[6, 4\] now"),
-        ("digits", {"rho": 0.1}, r"rho = None there, 0\.1 now"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [
-                ("noise-knob", {"penalty": 2.0}, r"penalty = 1\.0 there, 2\.0 now"),
-                ("matched-loss", {"left": 0.02}, r"left = 0\.01 there, 0\.02 now"),
-                ("quantities", {"activation": "gelu"}, "activation = relu there, gelu now"),
-                ("digits", {"gd_steps": 13}, "gd_steps = 12 there, 13 now"),
-                ("digits", {"seeds": 3}, "seeds = 2 there, 3 now"),
-                ("digits", {"dynamics": ("gd",)}, r"dynamics = \['gd', .*\] there, \['gd'\] now"),
-            ]
-        ),
-    ],
+    quick(
+        [
+            ("toy-2d", {"seed": 4}, "seed = 3 there, 4 now"),
+            ("toy-2d", {"steps": 13, "lr": 0.004}, r"lr = 0\.005 there, 0\.004 now, steps = 12 there, 13 now"),
+            ("toy-2d", {"preset": "as-published"}, "preset = quick there, as-published now"),
+            ("toy-2d", {"control_replicas": 3}, "control_replicas = 2 there, 3 now"),
+            ("one-hidden-layer", {"epochs": 4}, "epochs = 3 there, 4 now"),
+            ("one-hidden-layer", {"widths": (6, 4)}, r"widths = \[4, 6\] there, \[6, 4\] now"),
+        ],
+        [
+            ("digits", {"rho": 0.1}, r"rho = None there, 0\.1 now"),
+            ("noise-knob", {"penalty": 2.0}, r"penalty = 1\.0 there, 2\.0 now"),
+            ("matched-loss", {"left": 0.02}, r"left = 0\.01 there, 0\.02 now"),
+            ("quantities", {"activation": "gelu"}, "activation = relu there, gelu now"),
+            ("digits", {"gd_steps": 13}, "gd_steps = 12 there, 13 now"),
+            ("digits", {"seeds": 3}, "seeds = 2 there, 3 now"),
+            ("digits", {"dynamics": ("gd",)}, r"dynamics = \['gd', .*\] there, \['gd'\] now"),
+        ],
+    ),
 )
 def test_other_constants_are_refused_by_name(
     experiment: str,
@@ -276,14 +271,15 @@ def test_a_run_is_not_begun_again_by_accident(tmp_path: Path, monkeypatch: pytes
 
 
 @tolerant
-@pytest.mark.parametrize("kind", ["done", "partial"])
 @pytest.mark.parametrize(
-    ("experiment", "damage"),
-    [
-        *itertools.product(["toy-2d"], ["flipped", "cut", "empty", "of another program"]),
-        ("one-hidden-layer", "flipped"),
-        pytest.param("digits", "flipped", marks=pytest.mark.slow),
-    ],
+    ("experiment", "damage", "kind"),
+    quick(
+        [("toy-2d", "cut", "partial"), ("one-hidden-layer", "flipped", "done")],
+        [
+            *itertools.product(["toy-2d"], ["flipped", "cut", "empty", "of another program"], ["done", "partial"]),
+            *itertools.product(["one-hidden-layer", "digits"], ["flipped"], ["done", "partial"]),
+        ],
+    ),
 )
 def test_a_damaged_task_is_named_and_done_again_once_removed(
     experiment: str,

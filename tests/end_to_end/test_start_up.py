@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from slowness import quick
+
 HEAVY = {
     "torch",
     "numpy",
@@ -34,17 +36,17 @@ finally:
 
 @pytest.mark.parametrize(
     "arguments",
-    [
-        [],
-        ["--help"],
-        ["--version"],
-        ["reproduce", "--help"],
-        *(["reproduce", name, "--help"] for name in ("toy-2d", "one-hidden-layer", "fashion-mnist", "svhn")),
-        *(["reproduce", name, "--help"] for name in ("cifar10", "digits", "noise-knob", "quantities")),
-        *(["reproduce", name, "--help"] for name in ("gd-sharpness", "all")),
-        *([command, "--help"] for command in ("demo", "claims", "measure", "batch-size", "report", "watch")),
-        ["reproduce", "digits", "--steps", "many"],
-    ],
+    quick(
+        [["--help"], ["--version"], ["reproduce", "digits", "--help"], ["measure", "--help"], ["watch", "--help"]],
+        [
+            [],
+            ["reproduce", "--help"],
+            *(["reproduce", name, "--help"] for name in ("toy-2d", "one-hidden-layer", "fashion-mnist", "svhn")),
+            *(["reproduce", name, "--help"] for name in ("cifar10", "noise-knob", "quantities", "gd-sharpness")),
+            *(["reproduce", "all", "--help"], ["reproduce", "digits", "--steps", "many"]),
+            *([command, "--help"] for command in ("demo", "claims", "batch-size", "report")),
+        ],
+    ),
     ids=" ".join,
 )
 def test_nothing_that_works_is_imported(arguments: list[str], tmp_path: Path) -> None:

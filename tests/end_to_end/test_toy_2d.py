@@ -110,6 +110,7 @@ def test_toy_indicators_are_those_of_the_basins(toy: Run) -> None:
     assert published["gld-leading"]["value"] < 0.97 * published["gld-leading-1"]["value"], "of rank 2, not of 1"
 
 
+@pytest.mark.slow
 def test_a_toy_report_is_self_contained(toy: Run) -> None:
     page = check_report(toy, {"trajectories", "success", "indicator"})
     departs = "Where this run departs from the published code and the paper"
@@ -146,12 +147,14 @@ def test_toy_results_do_not_depend_on_the_number_of_processes(tmp_path: Path) ->
     assert_same_results(*runs, checkpoints=("trajectories",))
 
 
+@pytest.mark.slow
 def test_another_seed_is_another_run(toy: Run, tmp_path: Path) -> None:
     other = TOY_2D.run(replace(TINY, seed=4), tmp_path / "run", jobs=1, progress=False)
     pairs = zip(toy.metrics().to_pylist(), other.metrics().to_pylist(), strict=True)
     assert all(a["w1"] != b["w1"] for a, b in pairs)
 
 
+@pytest.mark.slow
 def test_the_preset_changes_only_the_noises_that_look_at_gradients(toy: Run, tmp_path: Path) -> None:
     other = TOY_2D.run(replace(TINY, preset="as-published"), tmp_path / "run", jobs=1, progress=False)
     assert (toy.summary()["preset"], other.summary()["preset"]) == ("quick", "as-published")
@@ -170,6 +173,7 @@ def test_replicas_beyond_one_block_are_all_there(tmp_path: Path) -> None:
     assert len({(row["w1"], row["w2"]) for row in leading}) == BLOCK + 1, "blocks have noise of their own"
 
 
+@pytest.mark.slow
 def test_one_replica_one_step_and_no_controls_are_enough(tmp_path: Path) -> None:
     config = Toy2DConfig(replicas=1, control_replicas=0, points=2, steps=1)
     run = TOY_2D.run(config, tmp_path / "run", jobs=1, progress=False)

@@ -13,11 +13,11 @@ import pytest
 from noisescape.errors import DataError
 from noisescape.experiments.images import COLUMNS
 from noisescape.experiments.registry import EXPERIMENTS
-from paper_runs import ON_IMAGES, SET_OF, data_directory, on_images, tiny
+from paper_runs import ON_IMAGES, SET_OF, data_directory, tiny
 from run_files import files
 
 
-@on_images
+@pytest.mark.parametrize("experiment", ON_IMAGES)
 def test_missing_data_is_refused_before_anything_is_written(experiment: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"no directory .*/absent; give another --data-dir or set NOISESCAPE_DATA"):
         EXPERIMENTS[experiment].run(tiny(experiment, tmp_path / "absent"), tmp_path / "run", jobs=1, progress=False)
@@ -69,7 +69,7 @@ def test_constants_that_do_not_fit_the_data_are_refused_before_anything_is_writt
     assert not (tmp_path / "run").exists()
 
 
-@on_images
+@pytest.mark.parametrize("experiment", ON_IMAGES)
 def test_a_broken_image_is_refused_before_anything_is_written(experiment: str, tmp_path: Path) -> None:
     name = SET_OF[experiment]
     path = data_directory(tmp_path / "data", rows=40) / name / "train_prefix.parquet"

@@ -111,6 +111,7 @@ def test_it_follows_a_training_until_interrupted(tmp_path: Path) -> None:
     assert max(cell_len(line.rstrip()) for line in lines) <= 80
 
 
+@pytest.mark.slow
 def test_a_mistake_ends_it_with_one_line(tmp_path: Path) -> None:
     as_csv(reports(), tmp_path / "a.csv")
     as_csv(reports(), tmp_path / "b.csv")

@@ -9,8 +9,6 @@ import noisescape as ns
 from cases import WIDER
 from torchrun import at_once, started
 
-ENDS = ["killed", *(pytest.param(end, marks=pytest.mark.slow) for end in ("hanging", "failing"))]
-
 
 @pytest.fixture(scope="module")
 def undisturbed():
@@ -21,7 +19,7 @@ def undisturbed():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("end", ENDS)
+@pytest.mark.parametrize("end", ["killed", "hanging", "failing"])
 def test_the_others_say_who_is_missing_and_the_run_goes_on_elsewhere(end, undisturbed, tmp_path):
     began = time.monotonic()
     first, _ = at_once("shard_walk.py", 2, str(tmp_path), end)

@@ -66,6 +66,7 @@ def reported(tmp_path_factory):
     return [json.loads((made / f"{rank}.json").read_text()) for rank in range(2)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mistake", [mistake.__name__ for mistake in MISTAKES])
 def test_every_rank_is_told(mistake, reported):
     expected = APART.get(mistake) or [ALIKE[mistake]] * 2
@@ -73,17 +74,20 @@ def test_every_rank_is_told(mistake, reported):
         assert re.match(line, report[mistake]), report[mistake]
 
 
+@pytest.mark.slow
 def test_and_the_ranks_go_on(reported):
     risk = ns.EmpiricalRisk(net(), LOSS, DATA)
     assert all(report["and then"] == pytest.approx(float(risk.loss(risk.parameters()))) for report in reported)
 
 
+@pytest.mark.slow
 def test_a_theta_that_is_broadcast_is_the_same_again(reported):
     risk = ns.EmpiricalRisk(net(), LOSS, DATA)
     wanted = float(risk.loss(risk.parameters()))
     assert all(report["broadcast"] == pytest.approx(wanted) for report in reported)
 
 
+@pytest.mark.slow
 def test_a_list_of_batches_is_parted_as_one(reported):
     risk = ns.EmpiricalRisk(net(), LOSS, DATA)
     wanted = float(risk.noise_covariance(risk.parameters(), 1).trace())

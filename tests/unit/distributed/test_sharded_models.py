@@ -9,6 +9,8 @@ import noisescape as ns
 from sharded_models import INPUTS, KINDS, LOSS, REFUSED, TARGETS, asked, net
 from torchrun import of_ranks, once
 
+pytestmark = pytest.mark.slow
+
 REASONS = {
     "fsdp1": r"InvalidTypeError: the model is in FullyShardedDataParallel (FSDP1)",
     "frozen": r"InvalidValueError: the parameters 0.weight, 0.bias are frozen and lie with several ranks",

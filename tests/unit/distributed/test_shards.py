@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from shard_calls import CALLS, EXACT, QUICK, RISKS, SLOW, answers
+from slowness import quick
 from torchrun import of_ranks, once
 
 ASKED = [
@@ -46,7 +47,7 @@ def by_ranks(tmp_path_factory):
 
 
 @pytest.mark.parametrize("asked", ASKED)
-@pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("ranks", quick([2], [4]))
 def test_shards_answer_as_one_process_does(ranks, asked, by_one, by_ranks):
     name = asked.split(" · ")[-1]
     for found in by_ranks(ranks, name):

@@ -113,7 +113,7 @@ OFF = {
 }
 
 
-@by_case([case for case in CASES if case.noisy])
+@by_case([case for case in CASES if case.noisy], quick_share=9)
 @pytest.mark.parametrize("off", OFF)
 def test_noise_not_shown_to_be_of_its_trace_vetoes_any_verdict(case: Case, off: str, tmp_path: Path) -> None:
     ratios, veto = OFF[off]
@@ -125,7 +125,7 @@ def test_noise_not_shown_to_be_of_its_trace_vetoes_any_verdict(case: Case, off: 
         assert found.effect == pytest.approx(case.effect(mean(case, values)), abs=1e-12)
 
 
-@by_case([case for case in CASES if case.noisy])
+@by_case([case for case in CASES if case.noisy], quick_share=9)
 @pytest.mark.parametrize("ratios", [(0.85, 0.85, 0.85), (1.2, 1.2, 1.2), (1.06, 0.97, 1.02)])
 def test_noise_shown_to_be_of_its_trace_is_judged(
     case: Case, ratios: tuple[float, float, float], tmp_path: Path

@@ -80,6 +80,7 @@ def test_other_columns_and_odd_metadata_do_no_harm(tiny: Path) -> None:
     assert np.array_equal(found[:, 0].numpy(), pixels[..., 0])
 
 
+@pytest.mark.slow
 def test_the_slow_import_waits_until_images_are_opened() -> None:
     program = "import sys, noisescape.experiments.data; sys.exit('datasets' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

@@ -22,6 +22,7 @@ from noisescape.experiments.protocols.knob_arms import (
     network_losses,
 )
 from noisescape.experiments.protocols.noise_knob import make_arm
+from slowness import quick
 
 LARGE, SMALL = 6, 2
 
@@ -50,11 +51,7 @@ def drawn(arm: Dynamics, risk: ns.EmpiricalRisk, count: int = 3000) -> Tensor:
 
 @pytest.mark.parametrize(
     "name",
-    [
-        "as-if-small",
-        "isotropic",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("large-batch", "small-batch")),
-    ],
+    quick(["as-if-small"], ["isotropic", "large-batch", "small-batch"]),
 )
 def test_the_noise_of_each_arm_has_its_covariance(name: str, subject: tuple[ns.EmpiricalRisk, Losses]) -> None:
     risk, losses = subject

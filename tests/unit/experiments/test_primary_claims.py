@@ -260,6 +260,7 @@ def test_verdicts_without_an_effect_are_as_rare_as_they_should_be() -> None:
     assert decided / 1000 == pytest.approx(0.05, abs=3 * math.sqrt(0.05 * 0.95 / 1000))
 
 
+@pytest.mark.slow
 def test_a_verdict_once_there_stays_as_seeds_are_added() -> None:
     """Small effects, so that all kinds of ways lead to a verdict; also by a level that rose for another claim's."""
     random = np.random.default_rng(7)

@@ -149,6 +149,7 @@ def test_two_points_have_no_correlation() -> None:
     assert math.isnan(fisher_z(math.nan, 1))
 
 
+@pytest.mark.slow
 def test_the_interval_by_fishers_z_covers_as_often_as_it_says() -> None:
     """Twelve seeds, each a rank correlation of eight pairs that are correlated; the true mean z by many of them."""
     random = np.random.default_rng(4)

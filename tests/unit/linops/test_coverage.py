@@ -27,6 +27,7 @@ from noisescape.linops import (
     trace,
 )
 from noisescape.linops.probing import FIRST_STAGE, mean_of_probes
+from slowness import quick
 
 REPEATED_ESTIMATES: dict[str, tuple[Callable[[int], Estimate], float]] = {
     "trace": (
@@ -76,19 +77,8 @@ REPEATED_ESTIMATES: dict[str, tuple[Callable[[int], Estimate], float]] = {
 }
 
 
-# the longest are slow; with a control and fewer seeds the property is also held to below
-LONG = {
-    "product trace by way of a control",
-    "product trace over the factors of a covariance",
-    "product trace by signs",
-    "squared norm",
-}
-
-
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(name, marks=pytest.mark.slow if name in LONG else ()) for name in REPEATED_ESTIMATES],
-)
+# with fewer seeds the property is held to for every estimator in test_interval_coverage.py
+@pytest.mark.parametrize("name", quick(["trace, deflated", "trace, first stage only"], REPEATED_ESTIMATES))
 @pytest.mark.usefixtures("by_probes")
 def test_intervals_cover_and_estimates_are_unbiased_over_a_thousand_seeds(name: str) -> None:
     estimate, exact = REPEATED_ESTIMATES[name]
@@ -135,13 +125,8 @@ def _problem(name: str, control: bool) -> Problem:
     return next(one for one in problems() if one.name == name and (one.control is not None) is control)
 
 
-@pytest.mark.parametrize(
-    ("name", "control"),
-    [
-        pytest.param(*case, marks=pytest.mark.slow if count == 200 or "gap" in case[0] else ())
-        for case, count in COVERED.items()
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("name", "control"), COVERED)
 def test_intervals_cover_and_the_value_is_unbiased_with_a_control_and_without(name: str, control: bool) -> None:
     """To three standard errors each; ``benchmarks/coverage.py`` does it with thousands of seeds."""
     seeds = COVERED[name, control]

@@ -17,6 +17,7 @@ from noisescape.linops import (
     SymmetricOperator,
     product_trace,
 )
+from slowness import quick
 
 OPERANDS: dict[str, Callable[[], SymmetricOperator]] = {
     "Hessian": lambda: WIDER.risk().hessian(WIDER.theta),
@@ -32,7 +33,10 @@ OPERANDS: dict[str, Callable[[], SymmetricOperator]] = {
 }
 
 
-@pytest.mark.parametrize(("one", "other"), list(itertools.combinations(OPERANDS, 2)))
+PAIRS = [*itertools.combinations(OPERANDS, 2)]
+
+
+@pytest.mark.parametrize(("one", "other"), quick(PAIRS[::4], PAIRS))
 @pytest.mark.usefixtures("by_probes")
 def test_the_order_of_operands_changes_neither_value_nor_cost(one: str, other: str) -> None:
     first, second = (

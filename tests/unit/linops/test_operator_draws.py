@@ -9,6 +9,7 @@ from torch import Tensor
 from cases import F64, Case, close, generator, normal
 from noisescape.linops import DiagonalOperator, IsotropicOperator, LowRankOperator, SymmetricOperator
 from operator_matrix import MATRIX, MLP, D, N, each_psd, fisher_by_classes, matrix_of
+from slowness import quick
 
 
 def true_classes(outputs: Tensor, gen: torch.Generator) -> Tensor:
@@ -20,6 +21,8 @@ Z_BOUND = 5.5
 """Of the at most 31·32/2 entries tested together; chance of one beyond it: 2e-5."""
 ONE_BY_ONE = ("noise covariance without forward mode", "Gauss–Newton, streamed")
 """Whose draws are a backward pass each: minutes for all of them."""
+LONG = (*ONE_BY_ONE, "Gauss–Newton, sequence", "Gauss–Newton, squared", "Fisher, squared", "Fisher, logistic")
+DRAWN = [name for name, entry in MATRIX.items() if entry.psd]
 
 
 def draws(operator: SymmetricOperator, seed: int, count: int = DRAWS) -> Tensor:
@@ -27,7 +30,7 @@ def draws(operator: SymmetricOperator, seed: int, count: int = DRAWS) -> Tensor:
     return torch.cat([operator.sample(count // 10, gen) for _ in range(10)])
 
 
-@each_psd
+@pytest.mark.parametrize("name", quick([name for name in DRAWN if name not in LONG], DRAWN))
 def test_covariance_of_draws_is_the_operator(name: str) -> None:
     assert_covariance_of_draws(name, DRAWS // 100 if name in ONE_BY_ONE else DRAWS)
 
@@ -83,6 +86,7 @@ def test_draws_of_replicas_have_each_their_own_covariance() -> None:
         assert float((cross.abs() / (torch.outer(spread[0], spread[1]) / DRAWS).sqrt()).max()) < 4.5
 
 
+@pytest.mark.slow
 def test_sampled_fisher_converges_to_the_exact_one_within_its_standard_error() -> None:
     """Each entry is a mean of independent g_i g_j whose variance is known by enumeration of the classes."""
     repeats = 3000

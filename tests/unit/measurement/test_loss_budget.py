@@ -14,6 +14,7 @@ from noisescape.linops import DenseOperator
 from noisescape.measurement import drawn_loss_change, loss_budget
 from noisescape.risk import EmpiricalRisk
 from noisescape.theory.landscapes import quadratic
+from slowness import quick
 
 N, B = 7, 3
 HESSIAN = symmetric(4, torch.tensor([3.0, 1.0, 0.4, -0.5]), seed=1)
@@ -112,7 +113,7 @@ def test_another_hessian_may_be_given() -> None:
 
 
 @by_law
-@pytest.mark.parametrize("lr", [0.05, 0.8])
+@pytest.mark.parametrize("lr", quick([0.05], [0.8]))
 def test_the_change_of_drawn_steps_is_that_of_all_batches(lr: float, replacement: bool) -> None:
     """Within its error, also where the second order is far off; and its interval is no wider than it must be."""
     risk = SMALL.risk()

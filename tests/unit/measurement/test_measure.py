@@ -13,6 +13,7 @@ from cases import CASES, F64, WIDER, bowl_gradients, bowl_hessian, bowl_risk, no
 from dense_indicators import FIGURES, of_case, reference
 from noisescape.linops import FunctionOperator
 from noisescape.theory.landscapes import quadratic
+from slowness import quick
 
 
 @pytest.mark.parametrize(("batch_size", "replacement"), [(1, True), (3, True), (20, True), (3, False)])
@@ -49,7 +50,7 @@ def test_noise_of_low_rank_shows_the_eigenvalues_there_are() -> None:
     torch.testing.assert_close(found.noise.values, noise[:8], rtol=1e-7, atol=1e-12)
 
 
-@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(1, 4))])
+@pytest.mark.parametrize("seed", quick([0], range(1, 4)))
 @pytest.mark.usefixtures("by_probes")
 def test_a_larger_networks_figures_lie_within_their_errors(seed: int) -> None:
     """171 parameters, so that Lanczos and probes are at work; Student's quantile where there are few probes."""

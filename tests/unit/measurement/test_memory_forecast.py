@@ -15,6 +15,7 @@ import noisescape as ns
 from cases import CASES, bowl_risk
 from internals import DECISIONS, decide, decided
 from noisescape.measurement.memory import AllocationTracker
+from slowness import quick
 
 Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
 
@@ -39,9 +40,7 @@ def really(risk: ns.EmpiricalRisk, computation: Computation) -> int:
 
 
 @pytest.mark.parametrize("name", COMPUTATIONS)
-@pytest.mark.parametrize(
-    "case", ["conv", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mlp cross-entropy", "attention"))]
-)
+@pytest.mark.parametrize("case", quick(["conv"], ["mlp cross-entropy", "attention"]))
 def test_a_forecast_is_what_the_computation_takes(case: str, name: str) -> None:
     risk = CASES[case].risk()
     forecast = ns.forecast_memory(risk, COMPUTATIONS[name])
@@ -113,10 +112,8 @@ def test_what_was_there_before_is_not_counted() -> None:
     assert ledger.peak == total.numel() * 4
 
 
-@pytest.mark.parametrize("name", DECISIONS)
-@pytest.mark.parametrize(
-    "case", ["conv", *(pytest.param(each, marks=pytest.mark.slow) for each in ("mlp cross-entropy", "attention"))]
-)
+@pytest.mark.parametrize("name", quick([*DECISIONS][::4], DECISIONS))
+@pytest.mark.parametrize("case", quick(["conv"], ["mlp cross-entropy", "attention"]))
 def test_what_a_risk_decides_once_leaves_nothing_behind(case: str, name: str) -> None:
     risk = CASES[case].risk()
     with AllocationTracker() as ledger:

@@ -15,9 +15,21 @@ from torch import Tensor
 from architectures import ARCHITECTURES
 from architectures.reference import BATCH_SIZE, Examined
 from noisescape.linops import product_trace
+from slowness import quick
+
+LONG = (
+    *(
+        "gpt2 checkpointed, training",
+        "gpt2 lora by peft",
+        "bert",
+        "bert lora by peft",
+        "bert, None among the inputs",
+    ),
+    *("llama", "t5", "mixtral, eager experts", "mamba"),
+)
 
 
-@pytest.fixture(params=ARCHITECTURES, scope="module")
+@pytest.fixture(params=quick([name for name in ARCHITECTURES if name not in LONG], ARCHITECTURES), scope="module")
 def subject(request: pytest.FixtureRequest) -> Examined:
     return ARCHITECTURES[request.param].subject
 

@@ -16,8 +16,12 @@ from torch.utils._pytree import tree_map
 import noisescape as ns
 from coupled_models import COUPLED, SOUND
 from coupled_models.subjects import F32, F64, Entry, Subject
+from slowness import quick
 
 NAMES = {F32: "float32", F64: "float64"}
+
+
+LARGE = ("drop path in eval, ConvNext", "drop path of rate 0, Swin")
 
 
 def rows(entries: dict[str, Entry]) -> Callable[..., Any]:
@@ -144,6 +148,6 @@ def test_reference_coupling_shows_in_the_whole_batch(name: str) -> None:
         assert compared(entry, entry.dtypes[-1], 2) < 1e-12
 
 
-@pytest.mark.parametrize("name", SOUND)
+@pytest.mark.parametrize("name", quick([name for name in SOUND if name not in LARGE], SOUND))
 def test_reference_sound_losses_are_those_of_each_sample_alone(name: str) -> None:
     assert compared(SOUND[name], F64, 40) < 1e-8

@@ -16,6 +16,7 @@ from criteria import BITS, CE, CLASSES, NUMBERS, TIGHT, WEIGHT, C, Focal, N, Nam
 from internals import chunk_size, decide
 from noisescape.measurement.memory import AllocationTracker
 from noisescape.risk import EmpiricalRisk
+from slowness import quick
 
 
 def mlp() -> nn.Module:
@@ -91,7 +92,7 @@ def drawn(outputs: Tensor, generator: torch.Generator) -> Tensor:
     return torch.multinomial(outputs.softmax(1), 1, generator=generator)[:, 0]
 
 
-@pytest.mark.parametrize("held", ["held", "streamed"])
+@pytest.mark.parametrize("held", quick(["held"], ["streamed"]))
 def test_a_sampled_fisher_information_is_the_mean_over_its_draws(held: str) -> None:
     model = mlp()
     batches = [(X[:2], CLASSES[:2]), (X[2:], CLASSES[2:])]

@@ -14,6 +14,7 @@ from cases import F64, classes, normal
 from internals import without_rule
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradients import factored_gradients, per_sample_square_norms
+from slowness import quick
 
 COUNT = 7
 Build = Callable[[], nn.Module]
@@ -494,7 +495,7 @@ LATER: dict[str, tuple[Build, Tensor, float]] = {
 
 @pytest.mark.parametrize("name", list(LATER))
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-@pytest.mark.parametrize("chunk", [COUNT, 3])
+@pytest.mark.parametrize("chunk", quick([3], [COUNT]))
 def test_gradients_are_right_also_where_the_trial_saw_something_else(
     name: str, dtype: torch.dtype, chunk: int
 ) -> None:

@@ -12,8 +12,9 @@ import torch
 import noisescape as ns
 from cases import normal
 from risk_calls import CALLS, INERT, OF_TENSOR_OUTPUTS, logits_of
+from slowness import quick
 from snapshots import Snapshot
-from whole_modules import SUBJECTS
+from whole_modules import QUICK, SUBJECTS
 
 pytestmark = pytest.mark.filterwarnings("ignore:parameters have gradient hooks")  # hooks are warned of, and kept
 
@@ -59,18 +60,18 @@ def used(name: str) -> Used:
     return Used(name)
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", quick(QUICK, SUBJECTS))
 def test_every_call_leaves_the_module_as_it_was(name: str) -> None:
     assert used(name).damage == {}
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", quick(QUICK, SUBJECTS))
 def test_every_call_returns(name: str) -> None:
     """Otherwise the test above would hold for nothing. The one exception needs forward mode over reverse."""
     assert used(name).raised.keys() - {"hvp_by_forward_mode"} == set(), used(name).raised
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", quick(QUICK, SUBJECTS))
 def test_training_goes_on(name: str) -> None:
     subject = used(name)
     model, (inputs, targets) = subject.model, subject.data

@@ -114,6 +114,7 @@ def test_runs_begun_in_the_same_second_get_places_of_their_own(tmp_path: Path) -
     assert len({path.name.rpartition("-")[0] for path in paths}) <= 2
 
 
+@pytest.mark.slow
 def test_of_two_processes_only_one_works_on_a_run(tmp_path: Path, owners: list[Owner]) -> None:
     one, other = owners
     assert one.asked("hold") == "held"
@@ -125,7 +126,6 @@ def test_of_two_processes_only_one_works_on_a_run(tmp_path: Path, owners: list[O
     assert other.asked("hold") == "held"
 
 
-@pytest.mark.slow
 def test_what_the_owner_writes_is_left_alone(tmp_path: Path, owners: list[Owner]) -> None:
     run = begun(tmp_path / "run")
     with atomic_path(run.path / "metrics.parquet") as temporary:
@@ -146,6 +146,7 @@ def test_a_complete_run_may_be_asked_for_while_its_owner_draws_the_report(
         assert temporary.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs SIGKILL")
 def test_a_killed_owners_run_can_be_resumed_at_once(tmp_path: Path, owners: list[Owner]) -> None:
     one, other = owners
@@ -158,6 +159,7 @@ def test_a_killed_owners_run_can_be_resumed_at_once(tmp_path: Path, owners: list
         begun(tmp_path / "run", resume=True)
 
 
+@pytest.mark.slow
 def test_a_run_is_free_when_nothing_holds_it(tmp_path: Path, owners: list[Owner]) -> None:
     run = begun(tmp_path / "run")
     perform(run, TASKS[:1], engine=Local(1), title="", progress=False)

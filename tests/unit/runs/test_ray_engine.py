@@ -83,6 +83,7 @@ def test_a_task_whose_worker_is_killed_is_done_again(cluster, run, tmp_path):
     assert values(done(run, tasks)) == [0, 1, 4]
 
 
+@pytest.mark.slow
 def test_a_task_whose_workers_are_always_killed_ends_the_run_with_a_line(cluster, run):
     with pytest.raises(FailedError, match=r"task bad were lost again and again .* --resume") as caught:
         done(run, [Task("good", square, (2,)), Task("bad", killed, ())], Ray(retries=1, jobs=1))
@@ -90,6 +91,7 @@ def test_a_task_whose_workers_are_always_killed_ends_the_run_with_a_line(cluster
     assert values(done(run, [Task("good", killed, ())])) == [4]
 
 
+@pytest.mark.slow
 def test_a_tasks_own_error_is_raised_as_it_is(cluster, run):
     with pytest.raises(DataError, match=r"^no such images; give --data-dir$"):
         done(run, [Task("bad", refused, ())])

@@ -102,6 +102,7 @@ def eigenvectors(*_: object, checkpoint: Path) -> Outcome:
     return Outcome(tensors={"values": values, "vectors": vectors.contiguous()})
 
 
+@pytest.mark.slow
 def test_eigenvectors_do_not_depend_on_the_number_of_processes(tmp_path: Path) -> None:
     found = []
     for jobs in (1, 2):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import pytest
@@ -15,6 +16,7 @@ from noisescape.simulation import recorders
 from noisescape.simulation.divergence import RUNAWAY
 from noisescape.theory.landscapes import quadratic
 from simulations import ALL, START, bowl, run
+from slowness import quick
 
 
 def power(exponent: int, dtype: torch.dtype) -> ns.EmpiricalRisk:
@@ -47,6 +49,8 @@ LANDSCAPES = {
 }
 
 
+RUNS = [*itertools.product(ALL, LANDSCAPES)]
+OF_MODELS = [*itertools.product(ALL, [None, 2])]
 WATCH = {
     "loss": recorders.loss,
     "indicator": recorders.indicator(3),
@@ -78,8 +82,7 @@ def test_a_run_within_bounds_is_not_called_diverged() -> None:
 
 
 @pytest.mark.parametrize("watch", [{}, WATCH], ids=["unwatched", "watched"])
-@pytest.mark.parametrize("landscape", LANDSCAPES)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "landscape"), quick(RUNS[::4], RUNS))
 def test_a_diverging_run_is_an_outcome_not_a_crash(
     name: str, landscape: str, watch: dict[str, recorders.Recorder]
 ) -> None:
@@ -94,8 +97,7 @@ def test_a_diverging_run_is_an_outcome_not_a_crash(
 
 
 @pytest.mark.parametrize("watch", [{}, WATCH], ids=["unwatched", "watched"])
-@pytest.mark.parametrize("landscape", LANDSCAPES)
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize(("name", "landscape"), quick(RUNS[::4], RUNS))
 def test_the_other_replicas_go_on_when_one_diverges(
     name: str, landscape: str, watch: dict[str, recorders.Recorder]
 ) -> None:
@@ -113,8 +115,7 @@ def test_the_other_replicas_go_on_when_one_diverges(
         assert torch.isnan(record.values[when:, 1]).all()
 
 
-@pytest.mark.parametrize("name", ALL)
-@pytest.mark.parametrize("replicas", [None, 2])
+@pytest.mark.parametrize(("name", "replicas"), quick(OF_MODELS[::3], OF_MODELS))
 def test_a_diverging_model_is_an_outcome_not_a_crash(name: str, replicas: int | None, mlp: Case) -> None:
     risk = ns.EmpiricalRisk(mlp.model(), torch.nn.functional.mse_loss, (mlp.inputs, normal(11, 3, seed=2)))
     found = run(risk, ALL[name], mlp.theta, lr=1e5, steps=60, replicas=replicas, record=WATCH, every=1)

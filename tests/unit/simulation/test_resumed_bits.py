@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,10 @@ from noisescape.simulation.recorders import Recorder
 from noisescape.theory.landscapes import toy_2d as toy_risk
 from noisescape.theory.landscapes import toy_points
 from resuming import ALL, ONE_ONLY, STEPS, WATCH, assert_resumes, larger_risk, outcome
+from slowness import quick
 
+SEVERAL = [name for name in ALL if name != ONE_ONLY]
+RUNS = [*itertools.product(SEVERAL, [None, 1, 3]), (ONE_ONLY, None)]
 LARGE = [
     ns.GLDLeading(4, k=5, refresh=4),
     ns.GLDHessian(4, k=6, refresh=4),
@@ -35,12 +39,7 @@ LARGE = [
 
 @pytest.mark.parametrize(
     ("name", "replicas"),
-    [
-        pytest.param(n, r, marks=pytest.mark.slow if r == 1 else ())
-        for n in ALL
-        for r in (None, 1, 3)
-        if r is None or n != ONE_ONLY
-    ],
+    quick(RUNS[1::9], RUNS),
 )
 def test_a_closed_form_goes_on_to_the_same_bits(name: str, replicas: int | None, checkpoint: Path) -> None:
     start = torch.tensor([0.5, -1.0, 0.3], dtype=F64)
@@ -55,15 +54,10 @@ def test_a_closed_form_goes_on_to_the_same_bits(name: str, replicas: int | None,
     }
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(F64, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("dtype", quick([torch.float32], [F64]))
 @pytest.mark.parametrize(
     ("name", "replicas"),
-    [
-        pytest.param(n, r, marks=pytest.mark.slow if r else ())
-        for n in ALL
-        for r in (None, 3)
-        if r is None or n != ONE_ONLY
-    ],
+    quick([(name, None) for name in ALL], [(name, 3) for name in ALL if name != ONE_ONLY]),
 )
 def test_a_network_goes_on_to_the_same_bits(
     name: str, replicas: int | None, dtype: torch.dtype, mlp: Case, checkpoint: Path
@@ -77,11 +71,14 @@ def test_a_network_goes_on_to_the_same_bits(
 @pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
 @pytest.mark.parametrize(
     ("hidden", "count"),
-    [(18, 40), *(pytest.param(*size, marks=pytest.mark.slow) for size in ((18, 300), (8, 40), (8, 200)))],
+    quick([(18, 40)], [(18, 300), (8, 40), (8, 200)]),
 )
 @pytest.mark.parametrize(
     ("dynamics", "replicas"),
-    [(made, r) for made in LARGE for r in (None, 2) if r is None or not isinstance(made, PublishedHessian)],
+    quick(
+        [(LARGE[0], None), (LARGE[2], None), (LARGE[4], 2)],
+        [(made, r) for made in LARGE for r in (None, 2) if r is None or not isinstance(made, PublishedHessian)],
+    ),
     ids=lambda value: f"{type(value).__name__} {value.name}" if isinstance(value, Dynamics) else str(value),
 )
 def test_noise_of_several_directions_goes_on_to_the_same_bits_wherever_it_lies_in_the_file(
@@ -105,14 +102,15 @@ def test_noise_of_several_directions_goes_on_to_the_same_bits_wherever_it_lies_i
             )
 
 
-@pytest.mark.parametrize("start", ["transposed", "expanded", "one coordinate after the other"])
 @pytest.mark.parametrize(
-    "name",
-    [
-        "sgd",
-        "gld-hessian",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gd", "gld-leading", "gld-full")),
-    ],
+    ("name", "start"),
+    quick(
+        [("sgd", "transposed"), ("gld-hessian", "expanded"), ("sgd", "one coordinate after the other")],
+        itertools.product(
+            ["sgd", "gld-hessian", "gd", "gld-leading", "gld-full"],
+            ["transposed", "expanded", "one coordinate after the other"],
+        ),
+    ),
 )
 def test_a_strided_start_goes_on_to_the_same_bits(name: str, start: str, mlp: Case, checkpoint: Path) -> None:
     made = {
@@ -123,8 +121,13 @@ def test_a_strided_start_goes_on_to_the_same_bits(name: str, start: str, mlp: Ca
     assert_resumes(checkpoint, mlp.risk(), ALL[name], made[start], stops=((2,), (5,)))
 
 
-@pytest.mark.parametrize("kind", [SampleLoss, RunningSums])
-@pytest.mark.parametrize("name", toy_2d.toy_dynamics(400.0))
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    quick(
+        [("gd", SampleLoss), ("gld-constant", SampleLoss), ("gld-leading", RunningSums)],
+        itertools.product(toy_2d.toy_dynamics(400.0), [SampleLoss, RunningSums]),
+    ),
+)
 def test_the_toys_replicas_go_on_to_the_same_bits(name: str, kind: type[SampleLoss], checkpoint: Path) -> None:
     points = toy_points(5, 20, torch.Generator().manual_seed(0), torch.float32)
     record = {name: recorder for name, recorder in WATCH.items() if name != "sharpness"}
@@ -132,7 +135,7 @@ def test_the_toys_replicas_go_on_to_the_same_bits(name: str, kind: type[SampleLo
     assert_resumes(checkpoint, risk, toy_2d.toy_dynamics(400.0)[name], start, lr=0.005, record=record)
 
 
-@pytest.mark.parametrize("name", [name for name in ALL if name != ONE_ONLY])
+@pytest.mark.parametrize("name", quick(SEVERAL[::5], SEVERAL))
 def test_a_diverging_replica_is_remembered(name: str, checkpoint: Path) -> None:
     points = (0.3 * normal(8, 2, seed=3)).to(torch.float32)
 

@@ -21,6 +21,7 @@ from noisescape.errors import FailedError
 from noisescape.linops import DeviationsOperator, SymmetricOperator
 from noisescape.theory.exit_laws import discrete_exit_time, fit_exit_law, kramers_time
 from noisescape.theory.exits import ExitTimes, exit_rate, exit_times, survival
+from slowness import quick
 
 OVERSHOOT = 0.5826
 """−ζ(½)/√(2π): a Gaussian walk crosses a line so many standard deviations of a step beyond it, in the mean."""
@@ -353,7 +354,7 @@ def test_a_fit_has_the_likelihood_and_the_information_of_exponential_times() -> 
     assert found.saturated > max(found.additive.log_likelihood, found.multiplicative.log_likelihood)
 
 
-@pytest.mark.parametrize("which", ["additive", "multiplicative"])
+@pytest.mark.parametrize("which", quick(["additive"], ["multiplicative"]))
 def test_fits_cover_the_truth_and_find_the_law(which: str) -> None:
     """Intervals of slope and intercept over repetitions; the deviance is that of χ² with barriers − 2 degrees."""
     rng, heights, slope, repeats = np.random.default_rng(1), np.array([0.5, 1.0, 2.0, 4.0]), 1.3, 1000

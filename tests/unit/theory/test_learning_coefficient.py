@@ -21,6 +21,7 @@ from noisescape.theory.learning_coefficient import (
     expected_on_quadratic,
     local_learning_coefficient,
 )
+from slowness import quick
 
 CURVATURES = torch.tensor([4.0, 2.0, 1.0, 1.0, 0.5], dtype=F64)
 REGULAR = landscapes.quadratic(torch.diag(CURVATURES), torch.zeros(100, 5, dtype=F64))
@@ -48,7 +49,10 @@ def assert_within(found: LearningCoefficient, exact: float, *, relative: float) 
 # ---------------------------------------------------------------------- regular minima
 
 
-@pytest.mark.parametrize(("localisation", "lr"), [(0.1, 0.005), (20.0, 0.02)], ids=["faithful", "biased"])
+@pytest.mark.parametrize(
+    ("localisation", "lr"),
+    quick([pytest.param(0.1, 0.005, id="faithful")], [pytest.param(20.0, 0.02, id="biased")]),
+)
 def test_at_a_regular_minimum_it_is_the_closed_form_biases_included(localisation: float, lr: float) -> None:
     found = sampled(REGULAR, localisation=localisation, lr=lr, chains=50, steps=3_000)
     exact = expected_on_quadratic(CURVATURES, scale=found.scale, localisation=localisation, lr=lr)
@@ -95,6 +99,7 @@ def test_minibatches_add_their_noise() -> None:
     assert found.estimate.value > full + 10 * found.estimate.stderr
 
 
+@pytest.mark.slow
 def test_of_a_rank_deficient_linear_model_it_is_half_the_rank() -> None:
     """Two of five directions count; the three flat ones only random-walk as far as γ lets them."""
     inputs = normal(20, 2, seed=1) @ normal(2, 5, seed=2)
@@ -317,6 +322,7 @@ def test_chains_that_diverge_are_refused_with_the_mend() -> None:
         expected_on_quadratic(CURVATURES, scale=20.0, localisation=1.0, lr=1.0)
 
 
+@pytest.mark.slow
 def test_a_start_that_is_no_minimum_is_doubted() -> None:
     """λ̂ is then too low by Nβ(L(θ) − L₀), here to below 0."""
     away = torch.full((5,), 0.5, dtype=F64)

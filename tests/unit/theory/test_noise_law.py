@@ -75,6 +75,7 @@ def test_coordinates_of_unlike_variance_are_heavy_and_so_is_their_null():
     assert abs(found.kurtosis_over_iterations.value) < 0.5
 
 
+@pytest.mark.slow
 def test_kurtosis_is_that_of_the_batches_exactly():
     """Of a mean of B draws from N equal to the population's excess kurtosis over B."""
     rows = drawn((50, 70)) ** 3

@@ -15,6 +15,7 @@ from cases import F64
 from noisescape.errors import FailedError
 from noisescape.training import branches
 from noisescape.training.branches import BranchedCheck
+from slowness import quick
 
 CURVATURE = torch.tensor([1.0, 0.2], dtype=F64)
 START = torch.tensor([0.5, -1.0], dtype=F64)
@@ -53,6 +54,7 @@ def test_without_noise_larger_batches_are_fine_up_to_the_curvature() -> None:
     assert noiseless(0.3, tolerance=0.01, rule="constant").answer == "below 4"
 
 
+@pytest.mark.slow
 def test_what_diverges_is_worse_and_no_accident() -> None:
     found = noiseless(0.9, samples=8 * 400, tolerance=0.01, multiples=(1, 2, 4), seeds=2)
     last = found.branches[-1]
@@ -74,13 +76,8 @@ def checked(lr: float, **given: object) -> tuple[BranchedCheck, Bowl]:
     return ns.branched_check(bowl, optimizer, half_square, Drawn(500, SPREAD), **settings | given), bowl
 
 
-@pytest.mark.parametrize(
-    ("rule", "factor"),
-    [
-        *(pytest.param(*rule, marks=pytest.mark.slow) for rule in (("linear", 1.0), ("constant", 0.0))),
-        ("sqrt", 0.5),
-    ],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("rule", "factor"), [("linear", 1.0), ("sqrt", 0.5), ("constant", 0.0)])
 def test_with_noise_every_loss_is_the_expected_one(rule: str, factor: float) -> None:
     """Smoothed over the last quarter, as is its closed form."""
     found, bowl = checked(0.1, rule=rule, seeds=100, samples=128)
@@ -113,13 +110,14 @@ def difference(bowl: Bowl, multiple: int, lr: float, samples: int) -> float:
 
 @pytest.mark.parametrize(
     ("lr", "answer"),
-    [
-        (0.02, "at least 16"),
-        (0.25, "between 8 and 16"),
-        (0.5, "between 4 and 8"),
-        pytest.param(0.8, "below 4", marks=pytest.mark.slow),
-    ],
-    ids=["beyond the largest", "inside", "lower", "at the base"],
+    quick(
+        [pytest.param(0.02, "at least 16", id="beyond the largest")],
+        [
+            pytest.param(0.25, "between 8 and 16", id="inside"),
+            pytest.param(0.5, "between 4 and 8", id="lower"),
+            pytest.param(0.8, "below 4", id="at the base"),
+        ],
+    ),
 )
 def test_the_critical_batch_size_is_the_known_one(lr: float, answer: str) -> None:
     found, bowl = checked(lr, tolerance=0.5, seeds=100 if lr == 0.8 else 40)
@@ -132,6 +130,7 @@ def test_the_critical_batch_size_is_the_known_one(lr: float, answer: str) -> Non
     assert found.answer == answer, "by training"
 
 
+@pytest.mark.slow
 def test_pairing_by_seed_makes_differences_sharp() -> None:
     found, _ = checked(0.05)
     for branch in found.branches[1:3]:
@@ -153,6 +152,7 @@ def test_the_interval_of_a_difference_is_students() -> None:
         assert high - low == pytest.approx(2 * stats.t.ppf(0.975, 3) * spread)
 
 
+@pytest.mark.slow
 def test_a_few_seeds_decide_nothing_that_more_would() -> None:
     assert checked(0.1, tolerance=1e-3, seeds=2, multiples=(1, 2))[0].answer == "undecided"
     assert checked(0.1, tolerance=1e-3, seeds=60, multiples=(1, 4))[0].answer == "below 8"

@@ -184,6 +184,7 @@ def test_half_precision(pieces):
         assert reports[0][key] == pytest.approx(reports[1][key], rel=0.03), "the signs are the same"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_module():
     torch._dynamo.reset()
@@ -306,6 +307,7 @@ def test_a_step_of_one_batch_that_cannot_be_split_says_why_and_accumulated_it_is
 # ---------------------------------------------------------------------- logs
 
 
+@pytest.mark.slow
 def test_loggers_receive_the_figures_at_the_global_step(tmp_path, monkeypatch):
     monkeypatch.setenv("WANDB_SILENT", "true")
     steps = micro_batches(6, 2, 4)

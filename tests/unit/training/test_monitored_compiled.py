@@ -37,6 +37,7 @@ def test_compiled_models_without_compiling_again():
     assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == 1
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_compiled_steps_of_one_piece_say_why_they_cannot_be_split():
     torch._dynamo.reset()

@@ -5,6 +5,8 @@ import sys
 
 import pytest
 
+from slowness import quick
+
 WITHOUT = """
 import sys
 
@@ -27,6 +29,7 @@ def python(script: str) -> str:
     return subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
 
 
+@pytest.mark.slow
 def test_they_are_not_imported_before():
     script = (
         "import sys, noisescape as ns\n"
@@ -39,11 +42,13 @@ def test_they_are_not_imported_before():
 
 @pytest.mark.parametrize(
     ("name", "packages", "extra"),
-    [
-        ("LightningNoiseMonitor", ("lightning", "pytorch_lightning"), "lightning"),
-        ("TransformersNoiseMonitor", ("transformers",), "transformers"),
-        pytest.param("TransformersNoiseMonitor", ("accelerate",), "transformers", marks=pytest.mark.slow),
-    ],
+    quick(
+        [("TransformersNoiseMonitor", ("transformers",), "transformers")],
+        [
+            ("LightningNoiseMonitor", ("lightning", "pytorch_lightning"), "lightning"),
+            ("TransformersNoiseMonitor", ("accelerate",), "transformers"),
+        ],
+    ),
 )
 def test_a_missing_package_is_asked_for(name, packages, extra):
     (line,) = python(WITHOUT.format(name=name, packages=packages)).splitlines()

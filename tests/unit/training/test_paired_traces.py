@@ -19,7 +19,7 @@ from noisescape.risk.subsets import restricted
 from noisescape.training.paired_traces import COLUMNS, PairedTraces, contrasts, paired_traces
 
 REPEATS = 300
-SIZES = [pytest.param(n, marks=pytest.mark.slow) for n in (12, 27, 64)]
+SIZES = (12, 27, 64)
 
 
 @functools.cache
@@ -67,6 +67,7 @@ def truths() -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", ["hessian_noise", "isotropic", "trace_h"])
 def test_the_mean_is_that_of_the_population(n, name):
@@ -74,6 +75,7 @@ def test_the_mean_is_that_of_the_population(n, name):
     assert abs(means.mean() - truths()[name]) < 4 * means.std() / math.sqrt(REPEATS)
 
 
+@pytest.mark.slow
 def test_the_same_samples_for_both_would_have_a_bias_that_this_can_see():
     """The test above has the power to fail: with H_n and C_n of the same 16 samples it would."""
     risk, theta = population()
@@ -88,6 +90,7 @@ def test_the_same_samples_for_both_would_have_a_bias_that_this_can_see():
     assert off > 6 * np.std(means) / math.sqrt(REPEATS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("n", SIZES)
 @pytest.mark.parametrize("name", ["hessian_noise", "isotropic"])
 def test_students_interval_over_pairs_covers(n, name):

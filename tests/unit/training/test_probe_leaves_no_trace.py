@@ -16,8 +16,9 @@ from torch.nn import functional as F
 from cases import F64, classes, normal
 from noisescape.risk.trees import map_tensors
 from noisescape.training import Monitor, Probe, ProbeWarning
+from slowness import quick
 from snapshots import Snapshot
-from whole_modules import SUBJECTS
+from whole_modules import QUICK, SUBJECTS
 
 X, Y = normal(16, 4, seed=1), classes(16, of=3, seed=2)
 pytestmark = pytest.mark.filterwarnings("ignore:parameters have gradient hooks")
@@ -35,7 +36,7 @@ def generators() -> list[Any]:
     return [torch.get_rng_state().tolist(), str(np.random.get_state()), random.getstate()]  # noqa: NPY002
 
 
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize("name", quick(QUICK, SUBJECTS))
 def test_modules_of_all_kinds_are_what_they_were(name):
     model, loss, data = SUBJECTS[name]()
     data = map_tensors(lambda tensor: torch.cat([tensor, tensor]), data)
@@ -148,7 +149,7 @@ def test_the_surrounding_mode_does_not_matter(context):
     assert found["probe/top_eigenvalue"] == expected["probe/top_eigenvalue"]
 
 
-@pytest.mark.parametrize("pieces", [1, 4])
+@pytest.mark.parametrize("pieces", quick([4], [1]))
 def test_a_monitor_that_listens_hears_nothing_of_it(pieces):
     """In the midst of a step, after its first piece, and between steps."""
     reports = []

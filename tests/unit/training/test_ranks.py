@@ -11,6 +11,8 @@ from noisescape.training.noise_scale import smooth
 from torchrun import of_ranks
 from training_loops import micro_batches, of_weighted, piece_gradients, small_net
 
+pytestmark = pytest.mark.slow
+
 STEPS, SIZE = 5, 4
 AVERAGED = [
     "ddp_no_sync",
@@ -192,7 +194,6 @@ def test_what_cannot_be_read_is_refused(reported, name, match):
         assert match in rank[f"refuse_{name}"]["report"]["error"]
 
 
-@pytest.mark.slow
 def test_replicated_shards_on_four_processes(tmp_path):
     reports = of_ranks("hybrid_training.py", 4, tmp_path)
     assert all(report == reports[0] for report in reports)

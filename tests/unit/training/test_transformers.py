@@ -12,6 +12,7 @@ from transformers import Trainer, TrainerCallback
 import noisescape as ns
 from noisescape.training.noise_scale import smooth
 from noisescape.training.transformers import _packed, _unpacked
+from slowness import quick
 from trainer_cases import CASES, Case, batched, conv_net, digits, language_model, sgd, text, transformers_trainer
 from training_loops import of_weighted
 
@@ -125,6 +126,7 @@ class NoLabels(nn.Module):
         return {"logits": self.inner.body(pixel_values)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_a_loss_function_of_the_users(tmp_path, pieces):
     case = Case(NoLabels, digits, sgd, pieces=pieces)
@@ -157,7 +159,7 @@ def test_label_smoothing(tmp_path):
     assert_found(callback.report, wanted)
 
 
-@pytest.mark.parametrize("scaled", [False, True])
+@pytest.mark.parametrize("scaled", quick([True], [False]))
 def test_a_trainer_that_computes_its_loss_itself(tmp_path, scaled):
     class Own(Trainer):
         loss_is_scaled_for_ga = scaled
@@ -182,6 +184,7 @@ def test_a_trainer_that_computes_its_loss_itself(tmp_path, scaled):
     assert_found(callback.report, wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pieces", [1, 2])
 def test_half_precision(tmp_path, pieces):
     """Outputs are converted, but the loss within the model has what was converted."""
@@ -195,7 +198,7 @@ def test_half_precision(tmp_path, pieces):
         assert reports[1][key] == pytest.approx(reports[0][key], rel=0.05), "the signs are the same"
 
 
-@pytest.mark.parametrize("pieces", [1, 2])
+@pytest.mark.parametrize("pieces", quick([2], [1]))
 def test_a_gradient_scaler(tmp_path, pieces):
     """Accelerate makes one on accelerators only; here it is given one. The first step overflows: it is skipped."""
     reports = []
@@ -218,6 +221,7 @@ def test_a_gradient_scaler(tmp_path, pieces):
         assert reports[1][key] == pytest.approx(reports[0][key], rel=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_a_compiled_model(tmp_path):
     torch._dynamo.reset()
@@ -239,6 +243,7 @@ def test_a_compiled_model_without_accumulation_says_why(tmp_path):
     assert callback.report == {}
 
 
+@pytest.mark.slow
 def test_evaluation_between_is_no_piece(tmp_path):
     reports = []
     for options in ({}, {"eval_strategy": "steps", "eval_steps": 3, "per_device_eval_batch_size": 50}):
@@ -285,6 +290,7 @@ def loss_of_logits(outputs, labels):
     return nn.functional.cross_entropy(outputs.logits, labels, reduction="none")
 
 
+@pytest.mark.slow
 def test_probed_figures_of_held_out_samples(tmp_path):
     case = CASES["vision transformer, two micro-steps"]
     (held_out,) = batched(digits(140)[120:], 20)
@@ -306,8 +312,8 @@ def test_probes_need_held_out_samples():
 # ---------------------------------------------------------------------- checkpoints
 
 
-@pytest.mark.parametrize("rebuilt", [False, True])
-@pytest.mark.parametrize("case", [pytest.param(TWO, id="two"), pytest.param(ONE, id="one", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rebuilt", quick([True], [False]))
+@pytest.mark.parametrize("case", quick([pytest.param(TWO, id="two")], [pytest.param(ONE, id="one")]))
 def test_a_resumed_training_goes_on_exactly(tmp_path, case, rebuilt):
     saving = {"save_strategy": "steps", "save_steps": 3, "restore_callback_states_from_checkpoint": rebuilt}
     whole = transformers_trainer(case, tmp_path, [monitor(every=8, window=50)], **saving)
@@ -321,6 +327,7 @@ def test_a_resumed_training_goes_on_exactly(tmp_path, case, rebuilt):
     assert reports[0][0]["noise/measured_steps"] == 8
 
 
+@pytest.mark.slow
 def test_a_run_that_had_no_monitor_can_be_resumed_with_one(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}
     transformers_trainer(TWO, tmp_path, [], **saving).train()
@@ -330,6 +337,7 @@ def test_a_run_that_had_no_monitor_can_be_resumed_with_one(tmp_path):
     assert [entry["step"] for entry in trainer.state.log_history if "noise/scale" in entry] == [5, 7]
 
 
+@pytest.mark.slow
 def test_training_again_begins_again(tmp_path):
     callback = monitor(every=8)
     trainer = transformers_trainer(TWO, tmp_path, [callback])
@@ -338,6 +346,7 @@ def test_training_again_begins_again(tmp_path):
     assert callback.report["noise/step"] == callback.report["noise/measured_steps"] == 8
 
 
+@pytest.mark.slow
 def test_an_option_that_a_checkpoint_cannot_hold(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}
 
@@ -356,6 +365,7 @@ def test_an_option_that_a_checkpoint_cannot_hold(tmp_path):
         rebuilt.train(resume_from_checkpoint=str(tmp_path / "checkpoint-3"))
 
 
+@pytest.mark.slow
 def test_a_state_of_other_parameter_groups_is_refused_and_nothing_is_left(tmp_path):
     saving = {"save_strategy": "steps", "save_steps": 3}
     transformers_trainer(TWO, tmp_path, [monitor(every=8)], **saving).train()
@@ -459,7 +469,7 @@ def hooks_of(module):
     ] + [hook for parameter in module.parameters() for hook in (parameter._backward_hooks or {}).values()]
 
 
-@pytest.mark.parametrize("breaks", [False, True])
+@pytest.mark.parametrize("breaks", quick([True], [False]))
 def test_nothing_is_left_after_the_training_or_after_an_error(tmp_path, breaks):
     seen = []
 
@@ -487,11 +497,11 @@ def test_nothing_is_left_after_the_training_or_after_an_error(tmp_path, breaks):
     assert "training_step" not in vars(trainer)
 
 
-def test_training_is_the_same_with_a_monitor(tmp_path):
-    for case in (ONE, TWO):
-        weights = []
-        for callbacks in ([], [monitor(every=2)]):
-            trainer = transformers_trainer(case, tmp_path, callbacks)
-            trainer.train()
-            weights.append(list(trainer.model.state_dict().values()))
-        assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+@pytest.mark.parametrize("case", quick([pytest.param(TWO, id="two")], [pytest.param(ONE, id="one")]))
+def test_training_is_the_same_with_a_monitor(tmp_path, case):
+    weights = []
+    for callbacks in ([], [monitor(every=2)]):
+        trainer = transformers_trainer(case, tmp_path, callbacks)
+        trainer.train()
+        weights.append(list(trainer.model.state_dict().values()))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
