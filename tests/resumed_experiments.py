@@ -141,7 +141,7 @@ EXPERIMENTS: dict[str, tuple[Experiment, Any, int]] = {
 }
 
 
-QUICK = ("toy-2d", "one-hidden-layer", "gd-sharpness")
+QUICK = ("one-hidden-layer", "gd-sharpness")
 
 
 every_experiment = pytest.mark.parametrize("experiment", quick(QUICK, EXPERIMENTS))

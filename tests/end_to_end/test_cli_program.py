@@ -23,6 +23,7 @@ def test_a_module_of_the_working_directory_is_found_by_the_program(call: object,
     assert done.stderr == ""
 
 
+@pytest.mark.slow
 def test_the_program_fails_with_one_line_and_code_one(tmp_path: Path) -> None:
     done = subprocess.run(
         [*COMMAND, "report", "nowhere"], cwd=tmp_path, capture_output=True, text=True, check=False

@@ -29,7 +29,7 @@ COMMANDS = [
 
 
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
-LONG = ("noise_knob_in_your_loop", "monitor_transformers", "which_batch_size")
+LONG = ("noise_knob_in_your_loop", "monitor_lightning", "monitor_transformers", "which_batch_size")
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from noisescape.report import write_report
 from noisescape.report.lab.tables import COLUMNS
 from slowness import quick
 
-by_law = pytest.mark.parametrize("name", quick(["noise-law", "implicit-bias"], LABS))
+by_law = pytest.mark.parametrize("name", quick(["implicit-bias"], LABS))
 
 
 @pytest.fixture(scope="module")

@@ -187,6 +187,7 @@ def test_without_scripts_the_figures_at_twice_the_batch_stand(browser: Any, page
     context.close()
 
 
+@pytest.mark.slow
 def test_printed_it_is_dark_on_white_even_from_a_dark_screen(browser: Any, page: Path) -> None:
     opened = Opened(browser, page, scheme="dark")
     opened.tab.emulate_media(media="print", color_scheme="dark")

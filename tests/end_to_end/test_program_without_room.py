@@ -16,7 +16,6 @@ from noisescape.runs import tasks
 from noisescape.runs.local_engine import Local
 from noisescape.runs.run import Run
 from resumed_experiments import contents
-from slowness import quick
 
 SMALLEST = ["reproduce", "toy-2d", "--replicas", "2", "--control-replicas", "0", "--steps", "3", "--jobs", "1"]
 
@@ -33,16 +32,12 @@ def without_room(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Path, "replace", give_name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    quick(
-        ["published-gld-leading-0.done.safetensors"], ["summary.json", "run.json", "metrics.parquet", "report.html"]
-    ),
+    ["published-gld-leading-0.done.safetensors", "summary.json", "run.json", "metrics.parquet", "report.html"],
 )
-@pytest.mark.parametrize(
-    "place",
-    quick([pytest.param(["--out", "here"], id="in --out")], [pytest.param([], id="by default")]),
-)
+@pytest.mark.parametrize("place", [[], ["--out", "here"]], ids=["by default", "in --out"])
 def test_on_a_full_disk_the_program_says_so_in_a_line_and_can_be_resumed(
     name: str, place: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

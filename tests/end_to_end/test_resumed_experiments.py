@@ -44,7 +44,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
 
 
 @tolerant
-@pytest.mark.parametrize("experiment", quick([*QUICK, "noise-knob"], EXPERIMENTS))
+@pytest.mark.parametrize("experiment", quick([*QUICK, "toy-2d", "noise-knob"], EXPERIMENTS))
 def test_an_experiment_leaves_the_same_bytes_each_time(
     experiment: str, whole: Callable[[str], Path], tmp_path: Path
 ) -> None:

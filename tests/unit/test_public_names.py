@@ -53,6 +53,7 @@ def test_public_names_do_not_depend_on_what_was_imported_before():
     assert "linops:module" in alone
 
 
+@pytest.mark.slow
 def test_functions_that_share_the_name_of_their_module_stay_functions():
     names = "print(*[type(found).__name__ for found in (ns.linops.trace, ns.linops.product_trace, ns.trace)])"
     first = "import noisescape.linops.trace, noisescape.linops.product_trace\nimport noisescape as ns\n"

@@ -11,6 +11,7 @@ from cases import F64, close, normal
 from noisescape.linops import DenseOperator, LowRankOperator
 from noisescape.risk.gradient_covariance import GradientOuterProduct
 from operator_matrix import FACTOR, MATRIX, MLP, PSD, N, each_operator, each_psd, matrix_of
+from slowness import quick
 
 
 @each_operator
@@ -37,7 +38,7 @@ def test_product_with_a_block_of_no_columns(name: str) -> None:
 
 
 @each_operator
-@pytest.mark.parametrize("columns", [0, 1, 18])
+@pytest.mark.parametrize("columns", quick([0, 18], [1]))
 def test_quadratic_forms_are_those_of_the_matrix(name: str, columns: int) -> None:
     operator, matrix = MATRIX[name].build(), matrix_of(name)
     block = normal(len(matrix), columns, seed=5)
@@ -93,7 +94,9 @@ def test_products_are_symmetric(name: str) -> None:
 
 
 @each_operator
-@pytest.mark.parametrize("used_before", [False, True], ids=["fresh", "after a product"])
+@pytest.mark.parametrize(
+    "used_before", quick([pytest.param(False, id="fresh")], [pytest.param(True, id="after a product")])
+)
 def test_diagonal_and_trace_are_exact(name: str, used_before: bool) -> None:
     operator, matrix = MATRIX[name].build(), matrix_of(name)
     if used_before:

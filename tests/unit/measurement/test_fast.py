@@ -50,6 +50,7 @@ def test_curvature_is_without_bias_and_covered(figure: str, runs: list[ns.FastMe
     assert {one.dof for one in found} == {7}
 
 
+@pytest.mark.slow
 def test_samples_without_a_gradient_count() -> None:
     """A hinge that half of the samples satisfy: their deviation is −ḡ, not 0."""
     inputs = torch.cat([torch.ones(80, 6, dtype=F64), 1 + 0.1 * normal(80, 6, seed=1)])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Container, Iterable
 from typing import Any
 
 import numpy as np
@@ -24,15 +24,16 @@ NAMES = {F32: "float32", F64: "float64"}
 LARGE = ("drop path in eval, ConvNext", "drop path of rate 0, Swin")
 
 
-def rows(entries: dict[str, Entry]) -> Callable[..., Any]:
-    return pytest.mark.parametrize(
-        ("entry", "dtype"),
-        [
-            pytest.param(entry, dtype, id=f"{name}, {NAMES[dtype]}")
-            for name, entry in entries.items()
-            for dtype in entry.dtypes
-        ],
-    )
+def rows(entries: dict[str, Entry], *, slow: Container[str] = ()) -> Callable[..., Any]:
+    def cells(names: Iterable[str]) -> list[Any]:
+        return [
+            pytest.param(entries[name], dtype, id=f"{name}, {NAMES[dtype]}")
+            for name in names
+            for dtype in entries[name].dtypes
+        ]
+
+    short = [name for name in entries if name not in slow]
+    return pytest.mark.parametrize(("entry", "dtype"), quick(cells(short), cells(entries)))
 
 
 def build(entry: Entry, dtype: torch.dtype) -> ns.EmpiricalRisk:
@@ -66,7 +67,7 @@ def test_refusal_does_not_hang_on_how_the_data_is_cut(entry: Entry, dtype: torch
         ns.EmpiricalRisk(model, loss, data, **options)
 
 
-@rows(SOUND)
+@rows(SOUND, slow=LARGE)
 def test_a_sound_loss_is_accepted_and_its_gradient_is_the_mean(entry: Entry, dtype: torch.dtype) -> None:
     risk = build(entry, dtype)
     theta = risk.parameters()

@@ -404,6 +404,7 @@ def test_noise_that_does_not_change_shows_kramers_law() -> None:
     assert found.saturated - found.additive.log_likelihood < 5
 
 
+@pytest.mark.slow
 def test_noise_in_proportion_to_the_loss_shows_the_power_law() -> None:
     heights, floor, share = [0.25, 0.5, 1.0, 2.0], 0.5, 1 / LR  # ηc = 1
     groups = [left_wells(height, LossNoise(share), seed, floor) for seed, height in enumerate(heights)]

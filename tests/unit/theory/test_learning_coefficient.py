@@ -21,7 +21,6 @@ from noisescape.theory.learning_coefficient import (
     expected_on_quadratic,
     local_learning_coefficient,
 )
-from slowness import quick
 
 CURVATURES = torch.tensor([4.0, 2.0, 1.0, 1.0, 0.5], dtype=F64)
 REGULAR = landscapes.quadratic(torch.diag(CURVATURES), torch.zeros(100, 5, dtype=F64))
@@ -49,10 +48,8 @@ def assert_within(found: LearningCoefficient, exact: float, *, relative: float) 
 # ---------------------------------------------------------------------- regular minima
 
 
-@pytest.mark.parametrize(
-    ("localisation", "lr"),
-    quick([pytest.param(0.1, 0.005, id="faithful")], [pytest.param(20.0, 0.02, id="biased")]),
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("localisation", "lr"), [(0.1, 0.005), (20.0, 0.02)], ids=["faithful", "biased"])
 def test_at_a_regular_minimum_it_is_the_closed_form_biases_included(localisation: float, lr: float) -> None:
     found = sampled(REGULAR, localisation=localisation, lr=lr, chains=50, steps=3_000)
     exact = expected_on_quadratic(CURVATURES, scale=found.scale, localisation=localisation, lr=lr)

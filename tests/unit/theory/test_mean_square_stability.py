@@ -177,7 +177,7 @@ def dense_gauss_newton(risk, theta):
 KINDS = {"hessian": (SampleHessians, dense_hessians), "gauss-newton": (SampleGaussNewton, dense_gauss_newton)}
 
 
-@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("chunk", quick([2], [None]))
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_products_with_the_curvature_of_samples_are_those_of_autograd(name, kind, chunk):
@@ -194,7 +194,7 @@ def test_products_with_the_curvature_of_samples_are_those_of_autograd(name, kind
     torch.testing.assert_close(samples.combined(left, weights), combined, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", quick(["cross-entropy"], NETWORKS))
 def test_threshold_of_a_network(name):
     risk = NETWORKS[name]()
     theta = risk.parameters()
