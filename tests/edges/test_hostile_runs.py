@@ -165,7 +165,7 @@ def test_figures_hold_such_text_too(text: str, run: Path) -> None:
 
 # ------------------------------------------------------------------------------------ entries of other kinds
 
-OTHERS = quick([None, {}, 10**400], [[], True, -1, 1.5, "x", ["a", {"b": []}]])
+OTHERS = quick([None, 10**400], [{}, [], True, -1, 1.5, "x", ["a", {"b": []}]])
 ENTRIES = ("experiment", "config", "seed", "data", "versions", "platform", "started")
 
 

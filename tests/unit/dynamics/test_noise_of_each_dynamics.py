@@ -15,6 +15,7 @@ from noisescape.theory.landscapes import quadratic
 from slowness import quick
 
 DRAWS = 100_000
+LONG = ("gld-hessian", "gld-top-eigenvector", "gld-leading-rescaled", "yoked shuffled", "yoked sgd")
 RUNS = [
     pytest.param(name, lr, id=f"{name}-{rate}")
     for name in ALL
@@ -49,7 +50,7 @@ def test_trace_is_matched_to_the_minibatch_noise(name, regression, theta):
         torch.testing.assert_close(found, sigma.trace(), rtol=1e-9, atol=0)
 
 
-@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("name", quick([name for name in ALL if name not in LONG], ALL))
 def test_draws_have_mean_zero_and_the_claimed_covariance(name, regression, theta):
     dynamics = ALL[name]
     replicas = theta.expand(DRAWS, -1)
@@ -65,7 +66,7 @@ def test_draws_have_mean_zero_and_the_claimed_covariance(name, regression, theta
     assert ((products.mean(0) - wanted).abs() <= 4.5 * error + 1e-12).all()
 
 
-@pytest.mark.parametrize(("name", "lr"), quick(RUNS[::5], RUNS))
+@pytest.mark.parametrize(("name", "lr"), quick(RUNS[::7], RUNS))
 def test_loss_on_a_quadratic_follows_the_discrete_formula(name, lr):
     """Constant covariance, so the formula is exact for every noise; λ₁ = 3, so ηλ₁ is 0.03 or 1.65."""
     generator = torch.Generator().manual_seed(5)

@@ -76,7 +76,7 @@ def test_a_sound_loss_is_accepted_and_its_gradient_is_the_mean(entry: Entry, dty
     assert (gradient - mean).norm() <= (1e-4 if dtype == F32 else 1e-9) * gradient.norm()
 
 
-@rows({**COUPLED, **SOUND})
+@rows({**COUPLED, **SOUND}, slow=LARGE)
 def test_building_a_risk_draws_no_random_number(entry: Entry, dtype: torch.dtype) -> None:
     subject = entry.subject(dtype)
     before = states()

@@ -54,7 +54,7 @@ PROBLEMS = [(7, 3, 1), (5, 8, 1), (9, 6, 2), (5, 8, 3), (12, 2, 1), (4, 1, 1)]
 @pytest.mark.parametrize(
     ("count", "dimension", "rank", "batch"),
     quick(
-        [(5, 8, 1, 2), (9, 6, 2, 4), (12, 2, 1, 1), (4, 1, 1, 2)],
+        [(9, 6, 2, 4), (12, 2, 1, 1)],
         [(*problem, batch) for problem in PROBLEMS for batch in (1, 2, 4)],
     ),
 )
@@ -81,7 +81,7 @@ def test_few_of_many_directions_are_enough():
     assert wanted * (1 - 1e-9) <= found.threshold <= wanted * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("seed", quick([5, 7], range(8)))
+@pytest.mark.parametrize("seed", quick([5], range(8)))
 def test_a_strong_sample_that_shares_no_direction_with_the_others_is_found(seed):
     """Rare features: 160 samples on four directions, 46 on one each, one of these strong."""
     inputs = torch.zeros(206, 50, dtype=F64)

@@ -52,6 +52,21 @@ def test_a_directory_changes_no_number(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "check").iterdir()} == {"check.json", *NAMES}
 
 
+CHANGES = [
+    pytest.param({"batch_size": 8}, "batch_size 4 there, 8 now", id="batch size"),
+    pytest.param({"samples": 32}, "samples 64 there, 32 now", id="samples"),
+    pytest.param({"rule": "linear"}, "rule sqrt there, linear now", id="rule"),
+    pytest.param({"micro_batch_size": 2}, "micro_batch_size None there, 2 now", id="micro-batch size"),
+    pytest.param({"multiples": (1, 4)}, "evaluated_at [56, 64] there, [64] now", id="multiples"),
+    pytest.param({"lr": 0.02}, "optimizer ", id="optimiser"),
+    pytest.param({"trained_with": 5}, "model ", id="model"),
+    pytest.param({"data": lively_data(47)}, "data ", id="data"),
+    pytest.param({"evaluation": lively_data(20)}, "evaluation ", id="evaluation"),
+    pytest.param({"evaluation": lambda model: 3.0}, "evaluation ", id="evaluation by a function"),
+    pytest.param({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss at the checkpoint ", id="loss"),
+]
+
+
 @pytest.mark.parametrize("ended_after", quick([0, 3], range(6)))
 def test_a_check_that_was_ended_goes_on(ended_after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     done: list[tuple[int, int]] = []
@@ -107,19 +122,7 @@ def test_a_branch_that_diverged_is_kept_as_such(tmp_path: Path, trained: list[tu
 
 @pytest.mark.parametrize(
     ("changed", "message"),
-    [
-        ({"batch_size": 8}, "batch_size 4 there, 8 now"),
-        ({"samples": 32}, "samples 64 there, 32 now"),
-        ({"rule": "linear"}, "rule sqrt there, linear now"),
-        ({"micro_batch_size": 2}, "micro_batch_size None there, 2 now"),
-        ({"multiples": (1, 4)}, "evaluated_at [56, 64] there, [64] now"),
-        ({"lr": 0.02}, "optimizer "),
-        ({"trained_with": 5}, "model "),
-        ({"data": lively_data(47)}, "data "),
-        ({"evaluation": lively_data(20)}, "evaluation "),
-        ({"evaluation": lambda model: 3.0}, "evaluation "),
-        ({"loss": nn.CrossEntropyLoss(label_smoothing=0.1)}, "loss at the checkpoint "),
-    ],
+    quick(CHANGES[::3], CHANGES),
 )
 def test_another_check_is_refused_there(changed: dict[str, Any], message: str, tmp_path: Path) -> None:
     check(tmp_path)

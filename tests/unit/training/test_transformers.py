@@ -198,7 +198,8 @@ def test_half_precision(tmp_path, pieces):
         assert reports[1][key] == pytest.approx(reports[0][key], rel=0.05), "the signs are the same"
 
 
-@pytest.mark.parametrize("pieces", quick([2], [1]))
+@pytest.mark.slow
+@pytest.mark.parametrize("pieces", [1, 2])
 def test_a_gradient_scaler(tmp_path, pieces):
     """Accelerate makes one on accelerators only; here it is given one. The first step overflows: it is skipped."""
     reports = []
@@ -437,6 +438,7 @@ class Words(nn.Module):
         return {"loss": self.inner(torch.tensor([[float(len(word))] for word in words])).square().mean()}
 
 
+@pytest.mark.slow
 def test_batches_without_a_tensor(tmp_path):
     case = Case(Words, digits, sgd, pieces=2, size=3, steps=2)
 
