@@ -97,6 +97,7 @@ QUICK = (
     *("in the midst of training", "batch norm in eval", "tied parameter", "spectral norm, old", "checkpointed"),
     *("full backward hook", "changes a buffer in eval"),
 )
+"""One of each way to hold state; the others are slow."""
 SUBJECTS: dict[str, Callable[[], Subject]] = {
     "attention": _of(attentive),
     "in the midst of training": _of(frozen_with_gradients),

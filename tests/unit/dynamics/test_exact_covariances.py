@@ -20,9 +20,11 @@ from noisescape.risk.gradients import fits_gradients
 from noisescape.theory.landscapes import quadratic
 from slowness import quick
 
+DECAYS = [pytest.param(decay, id=name) for name, decay in SPECTRA.items()]
+
 
 @pytest.mark.parametrize("rescale", quick([True], [False]))
-@pytest.mark.parametrize("decay", quick([pytest.param(1.0, id="decaying")], [pytest.param(0.0, id="flat")]))
+@pytest.mark.parametrize("decay", quick(DECAYS[-1:], DECAYS))
 @pytest.mark.parametrize(
     ("count", "dimension", "dtype", "rtol", "budget"),
     [

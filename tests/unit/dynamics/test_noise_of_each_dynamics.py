@@ -16,6 +16,7 @@ from slowness import quick
 
 DRAWS = 100_000
 LONG = ("gld-hessian", "gld-top-eigenvector", "gld-leading-rescaled", "yoked shuffled", "yoked sgd")
+"""The longest to draw; their claimed covariance is among the quick ones."""
 RUNS = [
     pytest.param(name, lr, id=f"{name}-{rate}")
     for name in ALL

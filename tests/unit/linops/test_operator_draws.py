@@ -22,6 +22,7 @@ Z_BOUND = 5.5
 ONE_BY_ONE = ("noise covariance without forward mode", "Gauss–Newton, streamed")
 """Whose draws are a backward pass each: minutes for all of them."""
 LONG = (*ONE_BY_ONE, "Gauss–Newton, sequence", "Gauss–Newton, squared", "Fisher, squared", "Fisher, logistic")
+"""Seconds each, with others of their kind that take less."""
 DRAWN = [name for name, entry in MATRIX.items() if entry.psd]
 
 

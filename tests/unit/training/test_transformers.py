@@ -438,7 +438,6 @@ class Words(nn.Module):
         return {"loss": self.inner(torch.tensor([[float(len(word))] for word in words])).square().mean()}
 
 
-@pytest.mark.slow
 def test_batches_without_a_tensor(tmp_path):
     case = Case(Words, digits, sgd, pieces=2, size=3, steps=2)
 
