@@ -90,7 +90,9 @@ def _square_norms(function: ModelLoss, meetings: Sequence[Meeting], rows: dict[i
     parts += [gradients.square().sum(1) for gradients in rows.values()]
     for pair in tied_pairs(layers):  # ‖a + b‖² = ‖a‖² + ‖b‖² + 2 a·b
         table, head = (met[layer.place] for layer in pair)
-        parts.append(2 * tied_inner_products(table.layer.module, table.given, table.deltas, head.given, head.deltas))
+        parts.append(
+            2 * tied_inner_products(table.layer.module, table.given, table.deltas, head.given, head.deltas)
+        )
     return torch.stack(parts).sum(0).clamp_min_(0)  # inner products of places cancel, to their rounding error
 
 
