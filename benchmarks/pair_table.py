@@ -1,4 +1,4 @@
-"""Operators of which all pairs f_nᵀA_m f_n are known, as a table: what pairing samples does, at the price of look-ups."""
+"""Operators whose pairs f_nᵀA_m f_n are all known, as a table: what pairing samples does, by look-ups."""
 
 from __future__ import annotations
 

@@ -173,10 +173,10 @@ def test_the_indicator_of_a_network_is_covered_by_pairs() -> None:
     hessian, noise = risk.hessian(theta), risk.noise_covariance(theta, 5)
     exact = float((hessian.dense() * noise.dense()).sum())
     found = [
-        product_trace(risk.hessian(theta), noise, control=risk.gauss_newton(theta), rtol=0.05, seed=seed)
+        product_trace(risk.hessian(theta), noise, control=risk.gauss_newton(theta), rtol=0.2, seed=seed)
         for seed in range(12)
     ]
-    assert all(one.cost == FIRST_ROUNDS + 1 for one in found)
+    assert {one.cost for one in found} == {FIRST_ROUNDS + 1}
     assert all(abs(one.value - exact) <= 4 * one.stderr for one in found)
 
 
