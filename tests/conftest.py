@@ -23,8 +23,20 @@ from noisescape.risk import EmpiricalRisk
 from noisescape.runs.run import Run
 from noisescape.runs.storage import write_bundle
 from paper_runs import HIDDEN, data_directory
+from quick_cases import slow_ones, unknown_keys
 
 collect_ignore_glob = ["*conftest.py"]  # they hold no doctests, and files of one name would clash
+
+
+@pytest.hookimpl(tryfirst=True)  # before the slow ones are left out
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of tests that take long, some cases are slow; where single tests are asked for, all of them are meant."""
+    if any("::" in argument for argument in config.args):
+        return
+    if missing := unknown_keys(items):
+        raise pytest.UsageError(f"no such tests, but listed in tests/quick_cases.py: {', '.join(missing)}")
+    for item in slow_ones(items):
+        item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="module")
