@@ -80,8 +80,9 @@ def measure_fast(
 ) -> FastMeasurement:
     """Tr(HΣ_B) and its company at θ for tens of gradients, with wide but honest intervals.
 
-    Five to fifteen where a group's samples keep the processor busy, some thirty of a large network with few
-    samples; finding out how a model may be differentiated, once for a risk, comes on top.
+    Five to eleven where a group's samples keep the processor busy, more of a large network with few samples;
+    finding out whether its gradients and Hessian are what they should be, once for a risk and on a fixed number of
+    samples, comes on top.
 
     The gradient and all samples' distances from it are exact, and with them ‖ḡ‖, TrΣ and TrC/‖ḡ‖². Half of
     the samples make eight groups, each with a Hessian H_i of its own, E H_i = H, and in each

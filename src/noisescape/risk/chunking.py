@@ -34,7 +34,7 @@ def default_memory_budget(device: torch.device) -> int:
 
 
 BUSY_BYTES = 2**20
-"""A sample's activations from which a CPU does not wait for Python."""
+"""A sample's activations from which a CPU does not wait for Python. Measured: decision 28."""
 
 
 @dataclass(frozen=True)
