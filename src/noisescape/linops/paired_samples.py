@@ -10,10 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from scipy.sparse import csr_array
-from scipy.sparse.linalg import lsqr
 from torch import Tensor
 
 from noisescape.linops.estimate import Estimate
@@ -125,18 +122,29 @@ def standard_error(forms: Tensor) -> tuple[float, float]:
     As many as the fit leaves, or 2m/(κ − 1) where the kurtosis κ of the e_nm makes that fewer.
     """
     number, rounds = forms.shape
-    matrix = np.repeat(np.arange(number), rounds)
-    column = (matrix - np.tile(np.arange(1, rounds + 1), number)) % number
-    places = np.stack([matrix, number + column], axis=1).ravel()
-    starts = np.arange(0, len(places) + 1, 2)
-    design = csr_array((np.ones(len(places)), places, starts), shape=(number * rounds, 2 * number))
-    values = forms.flatten().numpy()
-    values = values - values.mean()
-    left = values - design @ lsqr(design, values, atol=1e-8, btol=1e-8)[0]
+    left = peculiar(forms)
     free = number * rounds - 2 * number + 1
-    square = float(left @ left)
-    kurtosis = len(left) * float((left**4).sum()) / square**2 if square else 3.0
-    return math.sqrt(square / free / len(left)), free * min(1.0, 2 / max(kurtosis - 1, 1e-9))
+    square = float(left.square().sum())
+    kurtosis = left.numel() * float(left.square().square().sum()) / square**2 if square else 3.0
+    return math.sqrt(square / free / left.numel()), free * min(1.0, 2 / max(kurtosis - 1, 1e-9))
+
+
+def peculiar(forms: Tensor) -> Tensor:
+    """The e_nm of rounds 1 to K, (N, K): what a fit of r_n + c_m by least squares leaves.
+
+    Around the circle, matrix m meets column m − k in round k: of the Fourier transform along m, each frequency ω is
+    a fit by itself, R(ω)e^{−iωk} + C(ω) to K numbers. At ω = 0 the two are one, the mean.
+    """
+    number, rounds = forms.shape
+    steps = torch.arange(number, dtype=forms.dtype)[:, None] * torch.arange(1, rounds + 1, dtype=forms.dtype)
+    turned = torch.polar(torch.ones_like(steps), -2 * math.pi / number * steps)
+    turned = turned - turned.mean(1, keepdim=True)
+    turned[0] = 0
+    left = torch.fft.fft(forms, dim=0)
+    left = left - left.mean(1, keepdim=True)
+    sizes = turned.abs().square().sum(1, keepdim=True)
+    along = (turned.conj() * left).sum(1, keepdim=True) / torch.where(sizes > 0, sizes, 1)
+    return torch.fft.ifft(left - along * turned, dim=0).real
 
 
 def effective_number(values: Tensor) -> float:

@@ -20,6 +20,7 @@ from noisescape.linops.paired_samples import (
     MOST_ROUNDS,
     Pairing,
     effective_number,
+    peculiar,
     standard_error,
 )
 
@@ -56,18 +57,29 @@ def test_all_rounds_together_are_the_trace() -> None:
     assert_close(pairing.forms(range(COUNT)).mean(), pairs.mean())
 
 
-def test_the_error_is_that_of_a_dense_fit() -> None:
-    pairs = table(0.5)
-    forms = torch.stack([pairs[(torch.arange(COUNT) - k) % COUNT, torch.arange(COUNT)] for k in (1, 2, 3)], dim=1)
-    matrix = torch.arange(COUNT).repeat_interleave(3)
-    column = (matrix - torch.tensor([1, 2, 3]).repeat(COUNT)) % COUNT
-    axes = torch.eye(COUNT, dtype=F64)
+@pytest.mark.parametrize(("count", "rounds"), [(COUNT, 4), (COUNT, 3), (81, 5), (64, 2)])
+def test_the_error_is_that_of_a_dense_fit(count: int, rounds: int) -> None:
+    pairs, shifts = table(0.5, count=count), torch.arange(1, rounds + 1)
+    forms = torch.stack([pairs[(torch.arange(count) - k) % count, torch.arange(count)] for k in shifts], dim=1)
+    matrix = torch.arange(count).repeat_interleave(rounds)
+    column = (matrix - shifts.repeat(count)) % count
+    axes = torch.eye(count, dtype=F64)
     design, values = torch.cat([axes[matrix], axes[column]], dim=1), forms.flatten()
     left = values - design @ (torch.linalg.pinv(design) @ values)
-    free = 3 * COUNT - int(torch.linalg.matrix_rank(design))
+    free = rounds * count - int(torch.linalg.matrix_rank(design))
+    assert_close(peculiar(forms).flatten(), left, rtol=1e-8, atol=1e-10)
     stderr, dof = standard_error(forms)
-    assert stderr == pytest.approx(math.sqrt(float(left.square().sum()) / free / (3 * COUNT)), rel=1e-5)
+    assert stderr == pytest.approx(math.sqrt(float(left.square().sum()) / free / (rounds * count)), rel=1e-9)
     assert free / 2 < dof <= free  # normal numbers, whose kurtosis is 3, as seen in so many
+
+
+@pytest.mark.usefixtures("busy")
+def test_its_memory_can_be_forecast() -> None:
+    risk = network()
+    found = ns.forecast_memory(
+        risk, lambda risk, theta: product_trace(risk.hessian(theta), risk.noise_covariance(theta, 5))
+    )
+    assert found > risk.dimension * 8
 
 
 def test_what_is_not_peculiar_to_pairs_leaves_no_error() -> None:
