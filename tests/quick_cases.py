@@ -16,7 +16,6 @@ QUICK_CASES = {
     "tests/edges/test_hostile_runs.py::test_text_is_shown_and_never_run": 12,
     "tests/edges/test_interval_coverage.py::test_intervals_cover_as_often_as_they_say": 12,
     "tests/end_to_end/test_examples.py::test_example_runs_and_prints_its_answer": 3,
-    "tests/end_to_end/test_image_runs.py": 0,
     "tests/end_to_end/test_matched_training.py::"
     "test_the_noise_of_a_run_that_ended_early_is_measured_beside_its_target": 0,
     "tests/end_to_end/test_noise_page.py::test_the_page_fits_fetches_nothing_and_has_no_faults": 2,
