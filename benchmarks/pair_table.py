@@ -13,6 +13,7 @@ class PairedCurvature(DiagonalOperator):
 
     def __init__(self, table: Tensor) -> None:
         super().__init__(table.mean(1))
+        self.psd = False  # as a Hessian, which nobody takes for the covariance of the two
         self.table = table
 
     def over_samples(self) -> SampleMean:

@@ -62,7 +62,7 @@ def product_trace(
     Where A is a mean over N samples and B a covariance over as many, and single samples keep the processor busy,
     each column of B meets the matrices of a few samples instead of all, every sample as often as every other: the
     value is that of :class:`~noisescape.linops.paired_samples.Pairing`, where its first rounds say that they, or
-    few more, are enough.
+    few more, are enough. Pairs that matter while neither of their samples does by itself may then be missed.
 
     With a control Ã, Tr(AB) = Tr(ÃB) + Tr((A − Ã)B): the first term as above, the second, the gap, by probes
     wᵀ(A − Ã)w with E wwᵀ = B. Two of them decide whether the gap is small enough for that to pay, and are set
