@@ -78,8 +78,7 @@ def at_place(
     """Everything but the dense way, for one problem; rows and seconds of it have the place's name."""
     risk, theta = problem.risk, problem.theta
     sigma = risk.noise_covariance(theta, BATCH_SIZE)
-    restricted, approximate, exact = on_the_span(risk, theta)
-    control: SymmetricOperator | None = approximate
+    restricted, control, exact = on_the_span(risk, theta)
     gradient = risk.gradient(theta)
     mean_part = float(gradient @ (risk.hessian(theta) @ gradient))
     pairs = table_of_pairs(risk, theta)

@@ -64,10 +64,10 @@ class Pairing:
         found = []
         for place in range(number):
             wanted = [(place - shift) % number for shift in rounds]
-            held = {each: column for each, column in held.items() if each in wanted or _leads(each, place, number)}
+            near = dict.fromkeys([*wanted, *((wanted[0] + ahead) % number for ahead in range(AHEAD))])
+            held = {each: column for each, column in held.items() if each in near}
             if any(each not in held for each in wanted):
-                coming = [(wanted[0] + ahead) % number for ahead in range(AHEAD)]
-                missing = [each for each in dict.fromkeys([*wanted, *coming]) if each not in held]
+                missing = [each for each in near if each not in held]
                 held |= dict(zip(missing, self.columns.at(self.order[missing]).mT, strict=True))
             met = torch.stack([held[each] for each in wanted]).mT
             found.append(self.mean.of_one(int(self.order[place])).quadratic_forms(met).double().cpu())
@@ -151,8 +151,3 @@ def effective_number(values: Tensor) -> float:
     """(Σ|x|)²/Σx²: N where all are alike, 1 where one is all."""
     square = float(values.square().sum())
     return float(values.abs().sum()) ** 2 / square if square else 0.0
-
-
-def _leads(column: int, place: int, number: int) -> bool:
-    """Whether a column is to come soon: computed ahead, and not yet met."""
-    return 0 < (column - place) % number < AHEAD
