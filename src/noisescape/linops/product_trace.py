@@ -110,7 +110,6 @@ def product_trace(
         )
     count = ProductCount(*operators)
     generator = torch.Generator(left.device).manual_seed(seed)
-    what = f"Tr({left.name}·{right.name})"
     found = by_pairs(left, right, rtol, max_products, generator)
     if found is None:
         prepare = _by_factors if right.factored else _by_directions
@@ -118,7 +117,7 @@ def product_trace(
         if way is None:
             found = Estimate(float((left.dense() * right.dense()).sum()), 0.0)
         else:
-            found = _along(way, left, control, rtol, max_products, count, what)
+            found = _along(way, left, control, rtol, max_products, count, f"Tr({left.name}·{right.name})")
     return replace(found, cost=count.spent)
 
 

@@ -16,7 +16,7 @@ from noisescape.linops.probing import rademacher
 from noisescape.measurement.figures import as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
-from noisescape.risk.gradients import gradient_rows, per_sample_square_distances
+from noisescape.risk.gradients import gradient_rows, per_sample_square_distances, squared_length
 from noisescape.risk.passes import hessian_forms, loss_and_gradient
 from noisescape.risk.subsets import restricted
 from noisescape.scalars import check_seed
@@ -128,7 +128,7 @@ def measure_fast(
     groups = _groups(risk, generator)
     total, gradient = loss_and_gradient(risk, theta)
     loss = float(total) if bool(torch.isfinite(total)) else float(risk.loss(theta))  # which names the sample
-    squared_gradient = float(gradient.double().square().sum())
+    squared_gradient = squared_length(gradient)
     norms = per_sample_square_distances(risk, theta, gradient)
     if not bool(torch.isfinite(norms).all()):
         raise NonFiniteLossError(

@@ -50,23 +50,18 @@ def sample_square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers
     return _square_norms(function, met, rows)
 
 
-def sample_square_distances(
-    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer], centre: Tensor
+def sample_norms_less_products(
+    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer], vector: Tensor
 ) -> Tensor:
-    """‖g_n − m‖² of a batch at θ for a vector m, both (D,): (n,), in float64."""
+    """‖g_n‖² − 2 g_n·v of a batch at θ, v and θ (D,): (n,), in float64."""
     met, rows = _met_and_rows(function, theta, batch, layers)
     along = theta.new_zeros(batch.size)
-    parts = [part.detach() for part in function.parts(centre)]
+    parts = function.parts(vector)
     for each in met:
         along += each.inner_products(parts)
     for position in remaining(function, layers):
         along += rows[position] @ parts[position].flatten()
-    return _square_norms(function, met, rows).double() - 2 * along.double() + squared_length(centre)
-
-
-def squared_length(vector: Tensor) -> float:
-    """In float64: squares of 10⁸ numbers in a row lose half a per cent in float32."""
-    return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2
+    return _square_norms(function, met, rows).double() - 2 * along.double()
 
 
 def _met_and_rows(
