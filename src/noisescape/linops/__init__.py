@@ -2,7 +2,7 @@
 
 from noisescape.linops.eigen import Eigenpairs, eigenpairs, largest_eigh, nystrom_pairs
 from noisescape.linops.estimate import Estimate, VectorEstimate, mean_of_draws, ratio, square_root
-from noisescape.linops.operator import FunctionOperator, Split, SymmetricOperator
+from noisescape.linops.operator import FunctionOperator, SampleColumns, SampleMean, Split, SymmetricOperator
 from noisescape.linops.probing import ToleranceWarning
 from noisescape.linops.product_trace import product_trace
 from noisescape.linops.spectrum import SpectralDensity, spectral_density
@@ -24,6 +24,8 @@ __all__ = [
     "FunctionOperator",
     "IsotropicOperator",
     "LowRankOperator",
+    "SampleColumns",
+    "SampleMean",
     "SpectralDensity",
     "Split",
     "SymmetricOperator",

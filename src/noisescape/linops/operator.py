@@ -49,6 +49,32 @@ class Split:
         return self.factor(project_out(self.carried, noise))
 
 
+@dataclass(frozen=True)
+class SampleMean:
+    """A = (1/N) Σ_n A_n, over samples.
+
+    Attributes:
+        count: N.
+        of_one: n ↦ A_n.
+    """
+
+    count: int
+    of_one: Callable[[int], SymmetricOperator]
+
+
+@dataclass(frozen=True)
+class SampleColumns:
+    """B = (1/N) Σ_n f_n f_nᵀ, over samples.
+
+    Attributes:
+        count: N.
+        at: some of the samples, (k,) ↦ their f_n, (D, k).
+    """
+
+    count: int
+    at: Callable[[Tensor], Tensor]
+
+
 class SymmetricOperator(ABC):
     """A symmetric D × D matrix known through its products with vectors.
 
@@ -224,6 +250,14 @@ class SymmetricOperator(ABC):
 
     def split(self, k: int) -> Split | None:
         """A = CCᵀ + RRᵀ with k columns in C, where A is held as such a product, else ``None``."""
+        return None
+
+    def over_samples(self) -> SampleMean | None:
+        """A as a mean over samples, where a product with one's matrix costs about its share, else ``None``."""
+        return None
+
+    def columns_of_samples(self) -> SampleColumns | None:
+        """A as outer products of samples' columns, where all of those cost about one product, else ``None``."""
         return None
 
     @property

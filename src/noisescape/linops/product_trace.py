@@ -12,6 +12,7 @@ from noisescape.errors import InvalidValueError
 from noisescape.linops.control_variate import KEPT, MAIN_SHARE, PILOT, Gap
 from noisescape.linops.estimate import Estimate
 from noisescape.linops.operator import ProductCount, SymmetricOperator, check_operand
+from noisescape.linops.paired_samples import by_pairs
 from noisescape.linops.precision import full_precision
 from noisescape.linops.probing import (
     FIRST_STAGE,
@@ -57,6 +58,11 @@ def product_trace(
     is a covariance, E[(AQz)ᵀ(BQz)] over signs z otherwise. U holds leading directions of B.
 
     The probes are independent of C and U, so the estimate is unbiased whatever these are; good ones make it cheap.
+
+    Where A is a mean over N samples and B a covariance over as many, and single samples keep the processor busy,
+    each column of B meets the matrices of a few samples instead of all, every sample as often as every other: the
+    value is that of :class:`~noisescape.linops.paired_samples.Pairing`, where its first rounds say that they, or
+    few more, are enough. Pairs that matter while neither of their samples does by itself may then be missed.
 
     With a control Ã, Tr(AB) = Tr(ÃB) + Tr((A − Ã)B): the first term as above, the second, the gap, by probes
     wᵀ(A − Ã)w with E wwᵀ = B. Two of them decide whether the gap is small enough for that to pay, and are set
@@ -104,12 +110,14 @@ def product_trace(
         )
     count = ProductCount(*operators)
     generator = torch.Generator(left.device).manual_seed(seed)
-    prepare = _by_factors if right.factored else _by_directions
-    way = prepare(left, right, deflate, max_products, generator)
-    if way is None:
-        found = Estimate(float((left.dense() * right.dense()).sum()), 0.0)
-    else:
-        found = _along(way, left, control, rtol, max_products, count, f"Tr({left.name}·{right.name})")
+    found = by_pairs(left, right, rtol, max_products, generator)
+    if found is None:
+        prepare = _by_factors if right.factored else _by_directions
+        way = prepare(left, right, deflate, max_products - count.spent, generator)
+        if way is None:
+            found = Estimate(float((left.dense() * right.dense()).sum()), 0.0)
+        else:
+            found = _along(way, left, control, rtol, max_products, count, f"Tr({left.name}·{right.name})")
     return replace(found, cost=count.spent)
 
 

@@ -16,8 +16,8 @@ from noisescape.linops.probing import rademacher
 from noisescape.measurement.figures import as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
-from noisescape.risk.gradients import gradient_rows, per_sample_square_norms
-from noisescape.risk.passes import loss_and_gradient
+from noisescape.risk.gradients import gradient_rows, per_sample_square_distances, squared_length
+from noisescape.risk.passes import hessian_forms, loss_and_gradient
 from noisescape.risk.subsets import restricted
 from noisescape.scalars import check_seed
 
@@ -80,8 +80,9 @@ def measure_fast(
 ) -> FastMeasurement:
     """Tr(HΣ_B) and its company at θ for tens of gradients, with wide but honest intervals.
 
-    Five to fifteen where a group's samples keep the processor busy, some thirty of a large network with few
-    samples; finding out how a model may be differentiated, once for a risk, comes on top.
+    Five to eleven where a group's samples keep the processor busy, more of a large network with few samples;
+    finding out whether its gradients and Hessian are what they should be, once for a risk and on a fixed number of
+    samples, comes on top.
 
     The gradient and all samples' distances from it are exact, and with them ‖ḡ‖, TrΣ and TrC/‖ḡ‖². Half of
     the samples make eight groups, each with a Hessian H_i of its own, E H_i = H, and in each
@@ -127,11 +128,8 @@ def measure_fast(
     groups = _groups(risk, generator)
     total, gradient = loss_and_gradient(risk, theta)
     loss = float(total) if bool(torch.isfinite(total)) else float(risk.loss(theta))  # which names the sample
-    squared_gradient = float(gradient.double().square().sum())
-    # ‖g_n − ḡ‖² of every sample
-    norms = (
-        per_sample_square_norms(risk, theta).double() - 2 * risk.jvp(theta, gradient).double() + squared_gradient
-    )
+    squared_gradient = squared_length(gradient)
+    norms = per_sample_square_distances(risk, theta, gradient)
     if not bool(torch.isfinite(norms).all()):
         raise NonFiniteLossError(
             f"the gradient of sample {int((~torch.isfinite(norms)).nonzero()[0])} is not finite at this θ"
@@ -183,11 +181,10 @@ def _answers(
         outside[group] = False
         strata = [group, outside.nonzero()[:, 0]]
         drawn = torch.stack([members[_drawn(weights[members], generator)] for members in strata])
-        deviations = (gradient_rows(risk, theta, drawn.to(risk.device)) - gradient).mT
-        signs = rademacher(risk.dimension, SIGNS, like, generator).to(risk.device)
-        columns = torch.cat([deviations, signs, gradient[:, None]], dim=1)
-        curvature = restricted(risk, group.to(risk.device)).hessian(theta)
-        forms = curvature.quadratic_forms(columns).double().cpu()
+        deviations = gradient_rows(risk, theta, drawn.to(risk.device)) - gradient
+        signs = rademacher(risk.dimension, SIGNS, like, generator).mT.contiguous().to(risk.device)
+        curvature = restricted(risk, group.to(risk.device))
+        forms = hessian_forms(curvature, theta, [*deviations, *signs, gradient]).cpu()
         totals = torch.stack([weights[members].sum() for members in strata]) / len(weights)
         of_noise = torch.where(weights[drawn] > 0, totals * forms[:2] / weights[drawn], 0.0).sum()
         found.append(torch.stack([of_noise, forms[2 : 2 + SIGNS].mean(), forms[-1]]))

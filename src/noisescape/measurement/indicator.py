@@ -29,6 +29,7 @@ from noisescape.measurement.figures import MEANING, as_html, as_text, estimates_
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
 from noisescape.risk.arguments import check_hessian
 from noisescape.risk.gradient_covariance import covariance_factor
+from noisescape.risk.gradients import squared_length
 from noisescape.runs.progress import steps_bar
 from noisescape.scalars import check_whole
 
@@ -238,8 +239,7 @@ def measure(
     norm_c = squared_norm(
         population, rtol=min(2 * rtol, 1), deflate=noise.vectors, max_products=max_products, seed=seed + 3
     )
-    # in double precision, or by pairwise sums: products of 10⁸ numbers in a row lose half a per cent
-    squared_gradient = float(torch.linalg.vector_norm(gradient, dtype=torch.float64)) ** 2
+    squared_gradient = squared_length(gradient)
     gradient_curvature = float((gradient * (hessian @ gradient)).sum())
 
     return Measurement(

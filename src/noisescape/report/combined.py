@@ -8,23 +8,26 @@ from pathlib import Path
 
 from noisescape.experiments.claims import ledger
 from noisescape.experiments.registry import EXPERIMENTS
-from noisescape.report.ledger import claimants, ledger_sections, rules_section, tally
-from noisescape.report.page import Figure, Section, Table, render
+from noisescape.report.ledger import ledger_sections, rules_section
+from noisescape.report.page import Figure, Section, Story, Table, render
+from noisescape.report.story import judged_answer, verdicts_counted
 from noisescape.runs.run import Run
 from noisescape.runs.storage import write_text
+
+QUESTION = "Which of the paper's claims hold in these runs?"
 
 
 def write_combined_report(root: Path, runs: Sequence[Run], title: str) -> Path:
     """Write ``report.html`` into ``root`` for complete runs whose own reports are drawn; returns its path."""
     findings = ledger(runs)
-    claims = [finding for finding in findings if not finding.claim.control]
-    counted = tally(claims, claimants(claims))
+    pictures = {run.path: _pictures(run) for run in runs}
+    shown = next((each[0] for each in pictures.values() if each), None)
     page = render(
         title=title,
-        opening=f"{counted} Each verdict stands with its effect, interval and number of seeds.",
+        opening=Story(judged_answer(QUESTION, _by_run(runs), findings), "", shown),
         sections=[
             *ledger_sections(findings),
-            *(_section(root, run) for run in runs),
+            *(_section(root, run, [each for each in pictures[run.path] if each is not shown]) for run in runs),
             Section("What it took", "", [_times(runs)]),
             *rules_section(findings),
         ],
@@ -35,16 +38,27 @@ def write_combined_report(root: Path, runs: Sequence[Run], title: str) -> Path:
     return path
 
 
-def _section(root: Path, run: Run) -> Section:
-    experiment = run.info["experiment"]
-    report = os.path.relpath(run.path / "report.html", root)
-    pictures = [
+def _by_run(runs: Sequence[Run]) -> str:
+    """What each run says of them."""
+    parts = []
+    for run in runs:
+        claims = [finding for finding in ledger([run]) if not finding.claim.control]
+        parts.append(f"{run.info['experiment']}: {verdicts_counted(claims) or 'none judged'}")
+    return f"{'; '.join(parts)}."
+
+
+def _pictures(run: Run) -> list[Figure]:
+    return [
         Figure(run.path / "figures" / f"{name}.svg", caption)
-        for name, caption in EXPERIMENTS[experiment].figures
+        for name, caption in EXPERIMENTS[run.info["experiment"]].figures
         if (run.path / "figures" / f"{name}.svg").is_file()
     ]
+
+
+def _section(root: Path, run: Run, pictures: Sequence[Figure]) -> Section:
+    report = os.path.relpath(run.path / "report.html", root)
     preset = run.summary().get("preset", "")
-    return Section(experiment, f"Preset {preset}. All figures and tables are in {report}.", pictures)
+    return Section(run.info["experiment"], f"Preset {preset}. All figures and tables are in {report}.", pictures)
 
 
 def _times(runs: Sequence[Run]) -> Table:

@@ -33,16 +33,16 @@ def story(
             left.append(replace(section, items=others))
         else:
             about = section.text
-    return Story(_answer(experiment.question, lead, findings), about, picture), left
+    return Story(judged_answer(experiment.question, lead, findings), about, picture), left
 
 
-def _answer(question: str, answer: str, findings: Sequence[Finding]) -> Answer:
-    """The verdicts counted; their colour where they all say one thing."""
+def judged_answer(question: str, answer: str, findings: Sequence[Finding]) -> Answer:
+    """An answer with the verdicts counted; their colour where they all say one thing."""
     judged, on = judged_on(findings)
     if not judged:
         return Answer(question, answer, "No claim is judged by this run: read the intervals.", "not judged")
     counts: Counter[str] = Counter(finding.result.verdict for finding in judged)
-    words = ", ".join(f"{counts[verdict]} {verdict}" for verdict in TONES if counts[verdict])
+    words = verdicts_counted(judged)
     tone: Tone = TONES[next(iter(counts))] if len(counts) == 1 else "plain"
     primary = [not finding.claim.exploratory for finding in judged]
     sure = {
@@ -51,3 +51,9 @@ def _answer(question: str, answer: str, findings: Sequence[Finding]) -> Answer:
     }
     said = " ".join(sure[kind] for kind in (True, False) if kind in primary)
     return Answer(question, answer, f"Findings on {on}, each with its interval below. {said}", words, tone)
+
+
+def verdicts_counted(findings: Sequence[Finding]) -> str:
+    """How often each verdict was given, in words."""
+    counts: Counter[str] = Counter(finding.result.verdict for finding in findings)
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in TONES if counts[verdict])

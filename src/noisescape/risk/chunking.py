@@ -33,6 +33,10 @@ def default_memory_budget(device: torch.device) -> int:
     return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
 
 
+BUSY_BYTES = 2**20
+"""A sample's activations from which a CPU does not wait for Python. Measured: decision 28."""
+
+
 @dataclass(frozen=True)
 class Chunking:
     """Sizes of chunks, from a memory budget and, on a CPU, from what its caches hold.
@@ -116,6 +120,11 @@ class Chunking:
     def fills_gpu(self) -> bool:
         """Whether this is on a GPU, and an evaluation of all samples keeps it busy."""
         return self.gpu and self.count * self.sample_bytes >= FILLS_GPU
+
+    @property
+    def keeps_busy_alone(self) -> bool:
+        """Whether a single sample keeps a CPU busy, so that an evaluation of it costs about its share of all."""
+        return self.cached and self.sample_bytes >= BUSY_BYTES and not self.parameters_dominate
 
     @property
     def parameters_dominate(self) -> bool:

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidValueError
-from noisescape.linops import Split, SymmetricOperator
+from noisescape.linops import SampleColumns, Split, SymmetricOperator
 from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_pairs, sketches
 from noisescape.linops.probing import orthonormal, rademacher
 from noisescape.risk.factored_gradients import FactoredGradients
-from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, row_chunks
+from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, gradient_rows, row_chunks
 from noisescape.risk.sharded_gradients import ShardedGradients
 from noisescape.risk.sharded_samples import ShardedSamples
 from noisescape.scalars import check_flag, check_whole
@@ -138,6 +138,18 @@ class GradientOuterProduct(SymmetricOperator):
         if sketches(held, k):
             return sketched_pairs(held, k, centred=self.centred)[1]
         return super().principal(k)
+
+    def columns_of_samples(self) -> SampleColumns | None:
+        """√c (g_n − m) of each sample, computed anew each time."""
+        if self.risk.shard is not None:
+            return None
+        centre = self.risk.gradient(self.theta) if self.centred else torch.zeros_like(self.theta)
+
+        def at(samples: Tensor) -> Tensor:
+            rows = gradient_rows(self.risk, self.theta, samples.to(self.device))
+            return self.factor**0.5 * (rows - centre).mT
+
+        return SampleColumns(self.risk.sample_count, at)
 
     def split(self, k: int) -> Split:
         """A = FFᵀ with F = √(c/N) GᵀJ.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,7 +14,12 @@ from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.layer_gradients import OtherwiseCalledError, RuledLayer
 from noisescape.risk.model_loss import ModelLoss
-from noisescape.risk.sample_gradients import formed_positions, sample_gradients, sample_square_norms
+from noisescape.risk.sample_gradients import (
+    formed_positions,
+    sample_gradients,
+    sample_norms_less_products,
+    sample_square_norms,
+)
 from noisescape.risk.samples import Batch
 from noisescape.risk.sharded_gradients import ShardedGradients
 from noisescape.risk.sharded_samples import ShardedSamples
@@ -95,31 +100,52 @@ def fits_gradients(risk: EmpiricalRisk, theta: Tensor) -> bool:
 
 def per_sample_square_norms(risk: EmpiricalRisk, theta: Tensor) -> Tensor:
     """‖g_n‖² of every sample in one pass over the per-sample gradients: (D,) → (N,), or (R, D) → (R, N)."""
-    layers = risk._capabilities.ruled_layers
-    if theta.ndim == 1 and isinstance(risk._function, ModelLoss) and layers:
-        own = _square_norms_by_rules(risk, risk._function, theta, layers)
-    elif theta.ndim == 1:
-        own = torch.cat([part.square_norms() for part in factored_chunks(risk, theta)])
-    else:
-        own = torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
+    if theta.ndim == 1:
+        return _by_rules(risk, theta, sample_square_norms, FactoredGradients.square_norms)
+    own = torch.cat([rows.square().sum(-1) for rows in row_chunks(risk, theta)], dim=-1)
     return risk._samples.collected(own, dim=-1)
 
 
-def _square_norms_by_rules(
-    risk: EmpiricalRisk, function: ModelLoss, theta: Tensor, layers: list[RuledLayer]
+def per_sample_square_distances(risk: EmpiricalRisk, theta: Tensor, centre: Tensor) -> Tensor:
+    """‖g_n − m‖² of every sample for a vector m, in one pass: θ and m (D,) → (N,), in float64.
+
+    From ‖g_n‖² − 2 g_n·m + ‖m‖², so below 0 by rounding where a gradient is m.
+    """
+
+    def by_rules(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]) -> Tensor:
+        return sample_norms_less_products(function, theta, batch, layers, centre)
+
+    def formed(part: FactoredGradients) -> Tensor:
+        return part.square_norms().double() - 2 * (part @ centre[:, None])[:, 0].double()
+
+    return _by_rules(risk, theta, by_rules, formed) + squared_length(centre)
+
+
+def squared_length(vector: Tensor) -> float:
+    """‖v‖², in float64: squares of 10⁸ numbers in a row lose half a per cent in float32."""
+    return float(torch.linalg.vector_norm(vector, dtype=torch.float64)) ** 2
+
+
+def _by_rules(
+    risk: EmpiricalRisk,
+    theta: Tensor,
+    by_rules: Callable[[ModelLoss, Tensor, Batch, Sequence[RuledLayer]], Tensor],
+    formed: Callable[[FactoredGradients], Tensor],
 ) -> Tensor:
-    """Without forming gradients, where rules do without."""
+    """A number of every sample, (N,): without forming gradients where there are rules, else of formed ones."""
+    layers, function = risk._capabilities.ruled_layers, risk._function
+    if not layers or not isinstance(function, ModelLoss):
+        return risk._samples.collected(torch.cat([formed(part) for part in factored_chunks(risk, theta)]))
     risk._check_theta(theta)
     width = sum(function.sizes[position] for position in formed_positions(function, layers))
-    batches = risk._samples.batches(_size(risk, theta, width))
-    return torch.cat([_square_norms(function, theta, batch, layers) for batch in batches])
-
-
-def _square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers: list[RuledLayer]) -> Tensor:
-    try:
-        return sample_square_norms(function, theta, batch, layers)
-    except OtherwiseCalledError:
-        return function.gradients_one_by_one(theta, batch).square().sum(1)
+    parts = []
+    for batch in risk._samples.batches(_size(risk, theta, width)):
+        try:
+            parts.append(by_rules(function, theta, batch, layers))
+        except OtherwiseCalledError:
+            rows = FactoredGradients(function.sizes, function.gradients_one_by_one(theta, batch))
+            parts.append(formed(rows))
+    return risk._samples.collected(torch.cat(parts))
 
 
 def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from noisescape.linops import SymmetricOperator
+from noisescape.linops import SampleMean, SymmetricOperator
 from noisescape.risk import passes
 from noisescape.risk.arguments import check_risk
 from noisescape.risk.passes import GradientGraph
 from noisescape.risk.samples import TensorSamples
+from noisescape.risk.subsets import restricted
 from noisescape.scalars import check_positive
 
 if TYPE_CHECKING:
@@ -57,6 +58,17 @@ class Hessian(SymmetricOperator):
         directions = block[:, 0] if block.shape[1] == 1 else block
         graphs = self._graphs or passes.gradient_graphs(risk, self.theta)
         return passes.hvp_through(risk, graphs, directions).view_as(block)
+
+    def over_samples(self) -> SampleMean | None:
+        """∇²ℓ_n of each sample: where one alone keeps a processor busy, and none lies with another rank."""
+        risk = self.risk
+        if not risk._chunking.keeps_busy_alone or not isinstance(risk._samples, TensorSamples):
+            return None
+
+        def of_one(sample: int) -> SymmetricOperator:
+            return Hessian(restricted(risk, torch.tensor([sample], device=self.device)), self.theta)
+
+        return SampleMean(risk.sample_count, of_one)
 
 
 class DifferenceHessian(SymmetricOperator):

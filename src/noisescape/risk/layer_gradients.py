@@ -93,6 +93,11 @@ class Meeting:
             return torch.stack([gradient.square().sum(1) for gradient in self.rows().values()]).sum(0)
         return self.layer.rule.square_norms(self.layer.module, self.given, self.deltas)
 
+    def inner_products(self, vectors: Sequence[Tensor]) -> Tensor:
+        """With a vector in the shapes of all the trainable parameters, (n,)."""
+        own = {name: vectors[position] for name, position in self.layer.positions.items()}
+        return self.layer.rule.inner_products(self.layer.module, self.given, self.deltas, own)
+
     def factors(self) -> OuterGradients:
         """Of a single layer."""
         positions = self.layer.positions

@@ -41,6 +41,24 @@ class LayerRule(ABC):
         rows = self.rows(module, given, deltas).values()
         return torch.stack([gradient.flatten(1).square().sum(1) for gradient in rows]).sum(0)
 
+    def inner_products(
+        self, module: nn.Module, given: Tensor, deltas: Tensor, vectors: Mapping[str, Tensor]
+    ) -> Tensor:
+        """Of the gradients with one vector, given by the parameters' names, absent where it is 0: (n,).
+
+        What these layers put out is linear in their parameters: with v in their place, Σ_t δ_nt · layer_v(a_nt).
+        """
+        put_out = self.with_parameters(module, given, vectors)
+        return (self.reaching(module, given, deltas) * put_out.reshape(deltas.shape)).flatten(1).sum(1)
+
+    @abstractmethod
+    def with_parameters(self, module: nn.Module, given: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        """What the layer would put out with these parameters, shaped as its output; absent ones are 0."""
+
+    def reaching(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
+        """The derivatives that reach the parameters, shaped as the output."""
+        return deltas
+
 
 @dataclass(frozen=True)
 class OuterProducts(LayerRule):
@@ -89,6 +107,15 @@ class OuterProducts(LayerRule):
             total += gradient.square().sum(1)
         return total
 
+    @override
+    def with_parameters(self, module: nn.Module, given: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        weight, bias = vectors.get("weight"), vectors.get("bias")
+        if weight is None:
+            weight = torch.zeros_like(module._parameters["weight"])  # type: ignore[arg-type]
+        if isinstance(module, CONVOLUTIONS):
+            return module._conv_forward(given, weight, bias)
+        return nn.functional.linear(given, weight.mT if self.transposed else weight, bias)
+
     @staticmethod
     def _bias(module: nn.Module, deltas: Tensor) -> dict[str, Tensor]:
         if module._parameters.get("bias") is None:
@@ -128,6 +155,15 @@ class Embeddings(LayerRule):
             total[some] = ((read @ read.mT) * same).flatten(1).sum(1)
         return total
 
+    @override
+    def with_parameters(self, module: nn.Module, given: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        return nn.functional.embedding(given, vectors["weight"])
+
+    @override
+    def reaching(self, module: nn.Module, given: Tensor, deltas: Tensor) -> Tensor:
+        assert isinstance(module, nn.Embedding)
+        return _read(module, given, deltas).reshape(deltas.shape)
+
 
 class Normalisations(LayerRule):
     """Layers that scale what they have normalised, each channel by a number of its own, and may add another."""
@@ -146,6 +182,18 @@ class Normalisations(LayerRule):
         if module._parameters.get("bias") is not None:
             found["bias"] = over_places(deltas)
         return found
+
+    @override
+    def with_parameters(self, module: nn.Module, given: Tensor, vectors: Mapping[str, Tensor]) -> Tensor:
+        channels_first = isinstance(module, (nn.GroupNorm, *BATCH_NORMALISATIONS))
+
+        def at_places(vector: Tensor) -> Tensor:
+            return vector.view(-1, *[1] * (given.ndim - 2)) if channels_first else vector
+
+        put_out = torch.zeros_like(given)
+        if "weight" in vectors:
+            put_out = _normalised(module, given) * at_places(vectors["weight"])
+        return put_out + at_places(vectors["bias"]) if "bias" in vectors else put_out
 
 
 RULES: Mapping[type[nn.Module], LayerRule] = {

@@ -9,9 +9,10 @@ where they say so.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -228,8 +229,28 @@ def hvp_through(risk: EmpiricalRisk, graphs: Iterable[GradientGraph], directions
             [pull_back_through(risk, share, leaf, some.mT, leaf).mT for some in directions.split(columns, dim=1)]
         )
 
-    try:
+    with _second_derivatives():
         return _total(risk, map(part, graphs))
+
+
+def hessian_forms(risk: EmpiricalRisk, theta: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+    """vᵀHv of each of some vectors, (D,) → (K,), in float64: one reverse pass each, and no Hv is held.
+
+    Nothing needs to be found out of the model for it but that it has second derivatives.
+    """
+    total = torch.zeros(len(vectors), dtype=torch.float64, device=theta.device)
+    with _second_derivatives():
+        for leaf, share in gradient_graphs(risk, theta):
+            parts = [(v * pull_back_through(risk, share, leaf, v, leaf)).sum() for v in vectors]
+            total += torch.stack(parts).double()
+    return risk._samples.total(total)
+
+
+@contextlib.contextmanager
+def _second_derivatives() -> Iterator[None]:
+    """Says what an operation without one needs."""
+    try:
+        yield
     except RuntimeError as error:
         if not _lacks_second_derivative(error):
             raise

@@ -46,21 +46,49 @@ def sample_gradients(
 
 def sample_square_norms(function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]) -> Tensor:
     """‖g_n‖² of a batch at θ, (D,): (n,)."""
-    total = theta.new_zeros(batch.size)
+    met, rows = _met_and_rows(function, theta, batch, layers)
+    return _square_norms(function, met, rows)
+
+
+def sample_norms_less_products(
+    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer], vector: Tensor
+) -> Tensor:
+    """‖g_n‖² − 2 g_n·v of a batch at θ, v and θ (D,): (n,), in float64."""
+    met, rows = _met_and_rows(function, theta, batch, layers)
+    along = theta.new_zeros(batch.size)
+    parts = function.parts(vector)
+    for each in met:
+        along += each.inner_products(parts)
+    for position in remaining(function, layers):
+        along += rows[position] @ parts[position].flatten()
+    return _square_norms(function, met, rows).double() - 2 * along.double()
+
+
+def _met_and_rows(
+    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]
+) -> tuple[list[Meeting], dict[int, Tensor]]:
+    """What meets at the layers, and the gradients of the parameters that none of them has, by position."""
     rows = mapped_gradients(function, theta, batch, remaining(function, layers))
+    return meetings(function, theta, batch, layers), rows
+
+
+def _square_norms(function: ModelLoss, meetings: Sequence[Meeting], rows: dict[int, Tensor]) -> Tensor:
+    layers = [each.layer for each in meetings]
     formed = set(formed_positions(function, layers))
-    met = {each.layer.place: each for each in meetings(function, theta, batch, layers)}
-    for each in met.values():
+    rows, met = dict(rows), {each.layer.place: each for each in meetings}
+    parts = []
+    for each in meetings:
         if formed.isdisjoint(each.layer.parameters):
-            total += each.square_norms()
+            parts.append(each.square_norms())
         else:
             _add(rows, each.rows())
-    for gradients in rows.values():
-        total += gradients.square().sum(1)
+    parts += [gradients.square().sum(1) for gradients in rows.values()]
     for pair in tied_pairs(layers):  # ‖a + b‖² = ‖a‖² + ‖b‖² + 2 a·b
         table, head = (met[layer.place] for layer in pair)
-        total += 2 * tied_inner_products(table.layer.module, table.given, table.deltas, head.given, head.deltas)
-    return total.clamp_min_(0)  # inner products of places cancel, to their rounding error
+        parts.append(
+            2 * tied_inner_products(table.layer.module, table.given, table.deltas, head.given, head.deltas)
+        )
+    return torch.stack(parts).sum(0).clamp_min_(0)  # inner products of places cancel, to their rounding error
 
 
 def formed_positions(function: ModelLoss, layers: Sequence[RuledLayer]) -> list[int]:

@@ -8,16 +8,19 @@ that is asked.
 from __future__ import annotations
 
 import dataclasses
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
-from noisescape.risk.empirical_risk import EmpiricalRisk
 from noisescape.risk.model_loss import ModelLoss
 from noisescape.risk.opening import normalised
 from noisescape.risk.reading import readings
 from noisescape.risk.samples import OwnSamples, StreamedSamples, TensorSamples, form_of
 from noisescape.risk.sharded_samples import ShardedSamples
 from noisescape.risk.trees import Tree
+
+if TYPE_CHECKING:
+    from noisescape.risk.empirical_risk import EmpiricalRisk
 
 
 def restricted(risk: EmpiricalRisk, indices: Tensor) -> EmpiricalRisk:
@@ -26,6 +29,7 @@ def restricted(risk: EmpiricalRisk, indices: Tensor) -> EmpiricalRisk:
     Samples that lie with several ranks are brought together: every rank gets the same risk, of all of them.
 
     >>> import torch
+    >>> from noisescape.risk import EmpiricalRisk
     >>> whole = EmpiricalRisk(torch.nn.Linear(2, 1), torch.nn.MSELoss(), (torch.randn(9, 2), torch.randn(9, 1)))
     >>> some = restricted(whole, torch.tensor([0, 4, 8]))
     >>> torch.allclose(some.losses(whole.parameters()), whole.losses(whole.parameters())[[0, 4, 8]])

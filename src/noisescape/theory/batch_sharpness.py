@@ -46,7 +46,8 @@ def batch_sharpness(
     lower; :func:`batch_sharpness_limits` has the levels with momentum.
 
     The cost is counted in gradients of batches: three a draw. Samples so rare that few of the batches hold one are
-    in neither the means nor their errors.
+    in neither the means nor their errors. The interval of the ratio of means is narrow where both are skewed: with
+    inputs of lengths from 1 to 10⁻⁴ and 30 draws, 88 % of the 95 % intervals held.
 
     Args:
         risk: L, of a model: a closed form has no batches of its own.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 import torch
@@ -14,6 +14,7 @@ import noisescape as ns
 from cases import CASES, F64, WIDER, Case, classes, normal, squared_by_hand
 from dense_indicators import of_case
 from noisescape.errors import NonFiniteLossError
+from noisescape.risk.passes import hessian_forms
 from noisescape.runs.run import strict_json
 from noisescape.theory.landscapes import quadratic
 
@@ -91,18 +92,27 @@ def test_a_quotient_is_covered_where_its_denominator_is_known() -> None:
 
 
 def test_it_costs_five_products_with_half_of_the_samples(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Counted in samples that a Hessian product was taken of."""
-    seen: list[int] = []
-    original = ns.EmpiricalRisk.hessian
+    """Counted in samples that forms of the Hessian were taken of, and in forms."""
+    seen: list[tuple[int, int]] = []
 
-    def counting(risk: ns.EmpiricalRisk, theta: Tensor) -> object:
-        seen.append(risk.sample_count)
-        return original(risk, theta)
+    def counting(risk: ns.EmpiricalRisk, theta: Tensor, vectors: Sequence[Tensor]) -> Tensor:
+        seen.append((risk.sample_count, len(vectors)))
+        return hessian_forms(risk, theta, vectors)
 
-    monkeypatch.setattr(ns.EmpiricalRisk, "hessian", counting)
+    monkeypatch.setattr("noisescape.measurement.fast.hessian_forms", counting)
     found = ns.measure_fast(WIDER.risk(), WIDER.theta, batch_size=8)
-    assert (len(seen), sum(seen)) == (8, 8 * (WIDER.count // 16))
+    assert seen == 8 * [(WIDER.count // 16, 5)]
     assert found.trace_h.cost == 8 * 5
+
+
+def test_it_finds_out_no_more_of_a_model_than_it_needs() -> None:
+    """Each entry of that table costs as much as many products where samples are few."""
+    risk = WIDER.risk()
+    ns.measure_fast(risk, WIDER.theta, batch_size=8)
+    assert vars(risk._capabilities).keys() & vars(type(risk._capabilities)).keys() == {
+        "ruled_layers",
+        "second_derivative_error",
+    }
 
 
 def test_the_dictionary_is_strict_json_and_the_table_shows_all() -> None:

@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from cases import F64, classes, normal
 from internals import without_rule
 from noisescape.risk import EmpiricalRisk
-from noisescape.risk.gradients import factored_gradients, per_sample_square_norms
+from noisescape.risk.gradients import factored_gradients, per_sample_square_distances, per_sample_square_norms
 from slowness import quick
 
 COUNT = 7
@@ -103,6 +103,15 @@ def held_to_reverse_mode(risk: EmpiricalRisk, theta: Tensor) -> None:
     assert_close(factored_gradients(risk, theta).rows(), rows, rtol=rtol, atol=rtol * scale)
     norms = per_sample_square_norms(risk, theta)
     assert_close(norms, rows.square().sum(1), rtol=rtol, atol=rtol * float(norms.max()))
+    held_to_distances(risk, theta, rows, rtol)
+
+
+def held_to_distances(risk: EmpiricalRisk, theta: Tensor, rows: Tensor, rtol: float = 1e-10) -> None:
+    """From the mean, and from a vector that is no combination of gradients."""
+    for centre in (rows.mean(0), rows.mean(0) + rows.abs().max() * normal(risk.dimension, seed=6).to(rows)):
+        found = per_sample_square_distances(risk, theta, centre)
+        wanted = (rows.double() - centre.double()).square().sum(1)
+        assert_close(found, wanted, rtol=rtol, atol=rtol * float(wanted.max()))
 
 
 def theta_of(risk: EmpiricalRisk) -> Tensor:
@@ -117,6 +126,7 @@ def test_a_layer_has_a_rule_that_gives_its_gradients(name: str) -> None:
     assert without_rule(risk) == []
     assert_close(risk.per_sample_gradients(theta), rows, rtol=1e-10, atol=1e-12)
     assert_close(per_sample_square_norms(risk, theta), rows.square().sum(1), rtol=1e-10, atol=1e-12)
+    held_to_distances(risk, theta, rows)
 
 
 @pytest.mark.parametrize("name", ["convolution", "groups", "three dimensions"])
