@@ -16,6 +16,7 @@ from noisescape.errors import FailedError, InvalidValueError
 from noisescape.linops.lanczos import gauss_quadratures
 from noisescape.linops.operator import FunctionOperator, SymmetricOperator, check_operand
 from noisescape.linops.precision import full_precision
+from noisescape.linops.tall import inner_products, left_singular, lengths, project_out
 from noisescape.scalars import check_real, check_seed, check_whole
 
 Which = Literal["largest", "smallest", "magnitude"]
@@ -179,7 +180,7 @@ def nystrom_pairs(basis: Tensor, image: Tensor, k: int) -> tuple[Tensor, Tensor,
         Values (k,) decreasing and vectors (D, k), zero where UᵀAU has no clearly positive eigenvalue; and what
         U itself carries, the sum of the k leading eigenvalues of UᵀAU, ().
     """
-    core = basis.mT @ image
+    core = inner_products(basis.mT, image)
     inner, rotation = eigh_or_nan((core + core.mT) / 2)
     inner, rotation = inner.flip(-1), rotation.flip(-1)
     clear = inner > NYSTROM_FLOOR * inner.abs().amax()
@@ -188,7 +189,7 @@ def nystrom_pairs(basis: Tensor, image: Tensor, k: int) -> tuple[Tensor, Tensor,
     carried = torch.where(clear, inner, 0.0)[:k].sum()
     if not bool(torch.isfinite(factor).all()):
         return torch.full_like(inner[:k], torch.nan), torch.full_like(basis[:, :k], torch.nan), carried
-    vectors, roots, _ = torch.linalg.svd(factor, full_matrices=False)
+    vectors, roots = left_singular(factor)
     return roots[:k].square(), torch.where(roots > 0, vectors, 0.0)[:, :k], carried
 
 
@@ -249,8 +250,8 @@ class _Search:
             if not self._seen(beside, vectors, attempt) > ranks.min() + rounding:
                 break
             value, vector = self.pairs(beside, 1, attempt)
-            vector = vector - vectors @ (vectors.mT @ vector)
-            vectors = torch.cat([vectors, vector / torch.linalg.vector_norm(vector)], dim=1)
+            vector = project_out(vectors, vector)
+            vectors = torch.cat([vectors, vector / lengths(vector, dim=0)], dim=1)
             values = torch.cat([values, value])
             kept = self._rank(values).argsort(descending=True)[:k]
             values, vectors = values[kept], vectors[:, kept]
@@ -264,9 +265,9 @@ class _Search:
         """A on the complement of the vectors, ``shift`` on their span."""
 
         def product(block: Tensor) -> Tensor:
-            along = vectors.mT @ block
+            along = inner_products(vectors.mT, block)
             image = self.operator @ (block - vectors @ along)
-            return image - vectors @ (vectors.mT @ image - shift * along)
+            return image - vectors @ (inner_products(vectors.mT, image) - shift * along)
 
         like = self.operator
         return FunctionOperator(product, like.size, dtype=like.dtype, device=like.device, name=like.name)
@@ -276,9 +277,9 @@ class _Search:
         like = beside
         generator = torch.Generator(like.device).manual_seed(seed)
         start = torch.randn(like.size, 1, generator=generator, dtype=like.dtype, device=like.device)
-        start -= vectors @ (vectors.mT @ start)
+        start = project_out(vectors, start)
         steps = min(OVERLOOKED_STEPS, like.size - vectors.shape[1])
-        nodes, weights = gauss_quadratures(beside, start / torch.linalg.vector_norm(start), steps)
+        nodes, weights = gauss_quadratures(beside, start / lengths(start, dim=0), steps)
         # nodes without weight belong to steps after the space was exhausted
         return self._rank(nodes[weights > torch.finfo(like.dtype).eps ** 2]).max()
 
@@ -290,5 +291,5 @@ class _Search:
 
 
 def _with_residuals(operator: SymmetricOperator, values: Tensor, vectors: Tensor, start: int) -> Eigenpairs:
-    residuals = torch.linalg.vector_norm(operator @ vectors - values * vectors, dim=0)
+    residuals = lengths(operator @ vectors - values * vectors, dim=0)
     return Eigenpairs(values, vectors, residuals, operator.products - start)

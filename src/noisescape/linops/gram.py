@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops.eigen import largest_eigh
+from noisescape.linops.tall import inner_products, orthonormal
 
 OVERSAMPLING = 10
 """Columns of a sketch beyond those asked for."""
@@ -52,7 +53,7 @@ def leading_pairs(rows: Tensor, k: int) -> tuple[Tensor, Tensor]:
     if rows.ndim == 2:
         return _leading_pairs_in_blocks(rows, k, centred=False)[:2]
     tall = rows.shape[-2] > rows.shape[-1]
-    gram = rows.mT @ rows if tall else rows @ rows.mT
+    gram = rows.mT @ rows if tall else inner_products(rows, rows.mT)
     k = min(k, gram.shape[-1])
     values, vectors = largest_eigh(gram, k)
     if tall:
@@ -94,7 +95,7 @@ def _leading_pairs_in_blocks(rows: Tensor, k: int, *, centred: bool) -> tuple[Te
     gram = rows.new_zeros(min(rows.shape), min(rows.shape))
     total = 0.0
     for block in blocks():
-        gram += block.mT @ block if tall else block @ block.mT
+        gram += block.mT @ block if tall else inner_products(block, block.mT)
         total += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
     values, vectors = largest_eigh(gram, min(k, len(gram)))
     if tall:
@@ -134,9 +135,9 @@ def sketched_pairs(rows: Rows, k: int, *, centred: bool, sweeps: int = 4) -> tup
     like = rows.direct
     generator = fixed_generator(like.device)
     start = torch.randn(rows.shape[0], width, generator=generator, dtype=like.dtype, device=like.device)
-    basis = torch.linalg.qr(rows.weighted(centre(start))).Q
+    basis = orthonormal(rows.weighted(centre(start)))
     for _ in range(sweeps - 1):
-        basis = torch.linalg.qr(rows.weighted(centre(rows @ basis))).Q
+        basis = orthonormal(rows.weighted(centre(rows @ basis)))
     image = centre(rows @ basis)
     values, vectors = largest_eigh(image.mT @ image, k)
     return values.clamp_min(0), basis @ vectors

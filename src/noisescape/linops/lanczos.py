@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops.operator import SymmetricOperator
+from noisescape.linops.tall import inner_products, lengths
 
 
 def gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) -> tuple[Tensor, Tensor]:
@@ -34,8 +35,8 @@ def gauss_quadratures(operator: SymmetricOperator, starts: Tensor, steps: int) -
             break
         for seen, row in zip(basis[:, : step + 1], product, strict=True):
             for _ in range(2):  # once is not enough in floating point
-                row.addmv_(seen.T, seen @ row, alpha=-1)
-        norm = torch.linalg.vector_norm(product, dim=1)
+                row.addmv_(seen.T, inner_products(seen, row[:, None])[:, 0], alpha=-1)
+        norm = lengths(product)
         # a probe whose Krylov space is exhausted continues with a zero vector: its further weights vanish
         scale = alphas[:, : step + 1].abs().amax(1)
         alive = norm > 10 * torch.finfo(starts.dtype).eps * scale

@@ -15,7 +15,8 @@ from typing_extensions import override
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
 from noisescape.linops.precision import check_dtype, full_precision
-from noisescape.linops.probing import BLOCK, COLUMN_BYTES, project_out
+from noisescape.linops.probing import BLOCK, COLUMN_BYTES
+from noisescape.linops.tall import inner_product, project_out
 
 DENSE_LIMIT = 20_000
 _LINEAR_ALGEBRA = ("dense", "diagonal", "trace", "sample", "leading", "principal", "split", "quadratic_forms")
@@ -270,7 +271,7 @@ class SymmetricOperator(ABC):
         """vᵀAv of each column, (D, K) → (K,)."""
         images = self @ columns
         if columns.shape[1] == 1:  # a third vector may not fit
-            return torch.dot(columns[:, 0], images[:, 0])[None]
+            return inner_product(columns[:, 0], images[:, 0])[None]
         return (columns * images).sum(0)
 
     def __mul__(self, factor: float) -> SymmetricOperator:

@@ -192,13 +192,3 @@ def coordinates(size: int, like: Tensor, block: int) -> Iterator[Tensor]:
         some = like.new_zeros(size, min(block, size - start))
         some[start : start + block].fill_diagonal_(1)
         yield some
-
-
-def orthonormal(columns: Tensor) -> Tensor:
-    """An orthonormal basis of the span, (D, K)."""
-    return torch.linalg.qr(columns).Q
-
-
-def project_out(basis: Tensor, columns: Tensor) -> Tensor:
-    """(I − U Uᵀ) X for an orthonormal U."""
-    return columns - basis @ (basis.T @ columns)

@@ -22,10 +22,9 @@ from noisescape.linops.probing import (
     coordinates,
     in_blocks,
     mean_of_probes,
-    orthonormal,
-    project_out,
     rademacher,
 )
+from noisescape.linops.tall import orthonormal, project_out
 
 
 @full_precision

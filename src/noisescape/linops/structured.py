@@ -16,6 +16,7 @@ from typing_extensions import override
 from noisescape.errors import InvalidValueError
 from noisescape.linops.operator import Split, SymmetricOperator
 from noisescape.linops.precision import check_dtype, check_tensor
+from noisescape.linops.tall import inner_products, left_singular
 
 
 class HeldOperator(SymmetricOperator):
@@ -147,7 +148,7 @@ class LowRankOperator(HeldOperator):
         return LowRankOperator(tensor, name=self.name)
 
     def _matmat(self, block: Tensor) -> Tensor:
-        return self.factor @ (self.factor.mT @ block)
+        return self.factor @ inner_products(self.factor.mT, block)
 
     def diagonal(self) -> Tensor:
         """Row sums of F², (D,) or (R, D)."""
@@ -168,7 +169,7 @@ class LowRankOperator(HeldOperator):
     def leading(self, k: int) -> tuple[Tensor, Tensor]:
         """Exact, from the singular values of F: (k,) and (D, k), or with R; fewer than k pairs of a lower rank."""
         check_dtype(self.dtype, self.name)
-        vectors, singular, _ = torch.linalg.svd(self.factor, full_matrices=False)
+        vectors, singular = left_singular(self.factor)
         return singular[..., :k].square(), vectors[..., :k]
 
     def split(self, k: int) -> Split:

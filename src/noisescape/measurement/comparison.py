@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidTypeError, InvalidValueError, kind_of
@@ -24,6 +23,7 @@ from noisescape.linops import (
 )
 from noisescape.linops.operator import check_operand
 from noisescape.linops.probing import check_tolerance
+from noisescape.linops.tall import inner_products, lengths
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.scalars import check_whole
 
@@ -164,7 +164,7 @@ def _leading(operator: SymmetricOperator, k: int, seed: int) -> Eigenpairs:
     known = operator.leading(k)
     if known is not None:  # fewer than k where the rank is lower: all there are
         values, vectors = known
-        residuals = torch.linalg.vector_norm(operator @ vectors - values * vectors, dim=0)
+        residuals = lengths(operator @ vectors - values * vectors, dim=0)
         return Eigenpairs(values, vectors, residuals, len(values))
     return eigenpairs(operator, k, seed=seed)
 
@@ -176,4 +176,4 @@ def _first(pairs: Eigenpairs) -> Estimate:
 
 
 def _overlap(one: Tensor, other: Tensor, k: int) -> float:
-    return float((one.mT @ other).square().sum()) / k
+    return float(inner_products(one.mT, other).square().sum()) / k

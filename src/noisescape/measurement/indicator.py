@@ -24,6 +24,7 @@ from noisescape.linops import (
     trace_and_squared_norm,
 )
 from noisescape.linops.probing import check_tolerance
+from noisescape.linops.tall import inner_products
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.measurement.figures import MEANING, as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
@@ -282,7 +283,7 @@ def _smallest(hessian: SymmetricOperator, leading: Eigenpairs, seed: int) -> Eig
     values, vectors, shift = leading.values, leading.vectors, float(leading.values[-1])
 
     def flipped(block: Tensor) -> Tensor:
-        along = vectors.T @ block
+        along = inner_products(vectors.T, block)
         return shift * block - hessian @ block + vectors @ ((values - shift)[:, None] * along)
 
     others = FunctionOperator(flipped, hessian.size, dtype=hessian.dtype, device=hessian.device)

@@ -2,16 +2,20 @@
 
 Compared are whole vectors, sample by sample, along a direction made of the gradients themselves and along a random
 one: along the latter alone an error in a few of many coordinates would hardly show. Zeros agree with nothing.
+Vectors of the size of θ are made, compared and let go one at a time: a trial should not need much more memory than
+what it is for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from noisescape.linops.tall import inner_products, lengths
 from noisescape.risk.differentiation import Function, pull_back, push_forward
 
 Derivative = Callable[[Tensor], Tensor]
@@ -24,10 +28,24 @@ near: a ResNet-18 at its initialisation differs by 1.5e-3, and by 1e-15 there.""
 
 def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
     """Whether two results are the same to a share of the larger's largest entry; never for zeros."""
-    size = float(wanted.abs().amax()) if wanted.numel() else 0.0
-    if not 0 < size < float("inf") or found.shape != wanted.shape:
-        return False
-    return bool((found - wanted).abs().amax() <= tolerance * size)
+    return agree(found[None], [wanted], tolerance)
+
+
+def agree(found: Iterable[Tensor], wanted: Iterable[Tensor], tolerance: float) -> bool:
+    """:func:`agrees` of several results taken as one, whose largest entry is that of all of them."""
+    size, error = 0.0, 0.0
+    for one, other in zip(found, wanted, strict=True):
+        if one.shape != other.shape or not other.numel():
+            return False
+        largest, apart = _largest(other), _largest(one - other)
+        if not (math.isfinite(largest) and math.isfinite(apart)):
+            return False
+        size, error = max(size, largest), max(error, apart)
+    return size > 0 and error <= tolerance * size
+
+
+def _largest(vector: Tensor) -> float:
+    return float(torch.linalg.vector_norm(vector, math.inf))
 
 
 def two_directions(values: Function, theta: Tensor) -> Tensor:
@@ -38,38 +56,34 @@ def two_directions(values: Function, theta: Tensor) -> Tensor:
         signs = torch.ones_like(losses)
         signs[1::2] = -0.5
         (aligned,) = torch.autograd.grad((losses * signs).sum(), leaf, materialize_grads=True)
-    return _with_a_random_one(aligned)
+    # in place, into a block laid out as those of users: no more than the two are ever held
+    directions = theta.new_empty(len(theta), 2)
+    directions[:, 0] = aligned
+    del aligned, losses
+    directions[:, 1] = torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
+    sizes = lengths(directions, dim=0)
+    return directions.div_(sizes.clamp_min(torch.finfo(theta.dtype).tiny))
 
 
-def gives_derivatives(push: Push, values: Function, rows: Tensor, theta: Tensor, tolerance: float) -> bool:
+def gives_derivatives(
+    push: Push, values: Function, rows: Iterable[Tensor], directions: Tensor, theta: Tensor, tolerance: float
+) -> bool:
     """Whether a way to Gv gives what the gradients of single samples do, to which first derivatives suffice.
 
     Args:
         push: (function, θ, directions) ↦ derivatives of each value along each direction, (n, K).
         values: θ ↦ losses, (n,).
-        rows: gradients of the first of them, one by one, (m, D).
+        rows: gradients taken one by one, each (D,); not asked for where there is nothing to hold against them.
+        directions: (D, K).
         theta: (D,).
         tolerance: relative.
     """
-    signs = torch.ones(len(rows), dtype=rows.dtype, device=rows.device)
-    signs[1::2] = -0.5
-    directions = _with_a_random_one(signs @ rows)
     try:
-        found = push(values, theta, directions)[: len(rows)]
+        found = push(values, theta, directions)
     except Exception:  # no rule, no second derivative, a graph that cannot be mapped: each says it in its own words
         return False
-    wanted = rows @ directions
-    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
-
-
-def _with_a_random_one(aligned: Tensor) -> Tensor:
-    """(D, 2): the direction given and a random one, both of unit length."""
-    noise = torch.randn(len(aligned), generator=torch.Generator().manual_seed(0)).to(aligned)
-    return torch.stack([_unit(aligned), _unit(noise)], dim=1)
-
-
-def _unit(vector: Tensor) -> Tensor:
-    return vector / torch.linalg.vector_norm(vector).clamp_min(torch.finfo(vector.dtype).tiny)
+    wanted = torch.cat([inner_products(row[None], directions) for row in rows])
+    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(directions.shape[1]))
 
 
 def pushes_through_gradient(
@@ -79,30 +93,30 @@ def pushes_through_gradient(
     try:
         directions = two_directions(values, theta)
         found = push_forward(gradient, theta, directions)
-        wanted = torch.stack(
-            [_hessian_vector_product(total, theta, direction) for direction in directions.T], dim=1
+        return all(
+            agrees(found[:, column], _hessian_vector_product(total, theta, directions[:, column]), tolerance)
+            for column in range(2)
         )
     except Exception:
         return False
-    return all(agrees(found[:, column], wanted[:, column], tolerance) for column in range(2))
 
 
 def maps_cotangents(total: Function, values: Function, theta: Tensor, tolerance: float) -> bool:
     """Whether several reverse passes, mapped together, give what they give one by one."""
     try:
-        directions = two_directions(values, theta)
+        directions = two_directions(values, theta).T.contiguous()
         leaf = theta.detach().requires_grad_()
         with torch.enable_grad():
             losses = values(leaf)
             (total_gradient,) = torch.autograd.grad(total(leaf), leaf, create_graph=True, materialize_grads=True)
         weights = torch.stack([torch.ones_like(losses), torch.linspace(-1, 1, len(losses)).to(losses)])
-        pairs = [(losses, weights), (total_gradient, directions.T.contiguous())]
+        pairs = [(losses, weights), (total_gradient, directions)]
         return all(
-            agrees(
+            agree(
                 torch.autograd.grad(
                     of, leaf, block, is_grads_batched=True, retain_graph=True, materialize_grads=True
                 )[0],
-                torch.stack([pull_back(of, leaf, each) for each in block]),
+                (pull_back(of, leaf, each) for each in block),
                 tolerance,
             )
             for of, block in pairs
@@ -146,19 +160,21 @@ def second_derivative_error(
         enough: an error that is small enough to stop at.
     """
     here = gradient(theta)
+    slope = lengths(here)
     noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(1)).to(theta)
-    direction = noise / torch.linalg.vector_norm(noise) + here / torch.linalg.vector_norm(here).clamp_min(1e-300)
+    direction = noise.div_(lengths(noise)).add_(here / slope.clamp_min(1e-300))
     # not along parameters that take no gradient by definition, as an embedding's padding
-    direction = torch.where(here == 0, 0, direction)
-    direction /= torch.linalg.vector_norm(direction).clamp_min(1e-300)
+    direction[here == 0] = 0
+    del here, noise
+    direction /= lengths(direction).clamp_min(1e-300)
     wanted = product(theta, direction)
-    size = max(float(torch.linalg.vector_norm(theta)), 1.0)
+    size = max(float(lengths(theta)), 1.0)
     best = float("inf")
     for step in (1e-9 * size, 1e-6 * size, 1e-8 * size, 1e-10 * size, 1e-4 * size, 1e-3 * size):
-        found = (gradient(theta + step * direction) - gradient(theta - step * direction)) / (2 * step)
-        rounding = 1e-14 * torch.linalg.vector_norm(here) / step
-        error = (torch.linalg.vector_norm(wanted - found) - rounding).clamp_min(0)
-        larger = torch.maximum(torch.linalg.vector_norm(wanted), torch.linalg.vector_norm(found))
+        found = (gradient(theta + step * direction) - gradient(theta - step * direction)).div_(2 * step)
+        rounding = 1e-14 * slope / step
+        larger = torch.maximum(lengths(wanted), lengths(found))
+        error = (lengths(found.sub_(wanted)) - rounding).clamp_min(0)
         best = min(best, float(error / larger.clamp_min(1e-300)))
         if best <= enough:
             break

@@ -21,9 +21,10 @@ from noisescape.risk.agreement import (
     maps_cotangents,
     pushes_through_gradient,
     second_derivative_error,
+    two_directions,
 )
 from noisescape.risk.closed_form import ClosedForm
-from noisescape.risk.contract import LARGEST_COPY, all_in_float64, fits_in_float64, in_float64, shaken
+from noisescape.risk.contract import all_in_float64, fits_in_float64, in_float64, shaken
 from noisescape.risk.differentiation import (
     gradient_of,
     gradient_of_sum,
@@ -120,11 +121,10 @@ class Capabilities:
                 found = gradients(both)
             except Exception:  # an operation unknown to vmap says so in many ways
                 return False
-            wanted = [gradients(point) for point in both]
             return all(
-                agrees(found[part][row], wanted[row][part], function.tolerance)
-                for part in range(2)
-                for row in range(2)
+                agrees(together[row], alone, function.tolerance)
+                for row, point in enumerate(both)
+                for together, alone in zip(found, gradients(point), strict=True)
             )
 
         return self._holds_on_all(holds)
@@ -153,8 +153,7 @@ class Capabilities:
                 found = gradient(both, rows)
             except Exception:  # control flow that depends on the data, say
                 return False
-            wanted = [gradient(*pair) for pair in zip(both, rows, strict=True)]
-            return all(agrees(found[row], wanted[row], tolerance) for row in range(2))
+            return all(agrees(found[row], gradient(both[row], rows[row]), tolerance) for row in range(2))
 
         return self.replicas and self._holds_on_all(holds)
 
@@ -310,10 +309,15 @@ class Capabilities:
             if push is not push_forward:
                 # what is refused otherwise must be wrong, not only rounded, as where a model is partly in float32
                 tolerance = max(tolerance, ROUNDED)
-            most = max(2, LARGEST_COPY // (2 * theta.numel() * theta.element_size()))
-            rows = function.gradients_one_by_one(theta, batch.head(min(most, TRIAL.compared)))
+
+            def values(point: Tensor) -> Tensor:
+                return function.losses(point, batch)
+
+            with function.held(theta):
+                directions = two_directions(values, theta)
+            rows = function.single_gradients(theta, batch)
             with mapping(), function.held(theta):
-                return gives_derivatives(push, lambda point: function.losses(point, batch), rows, theta, tolerance)
+                return gives_derivatives(push, values, rows, directions, theta, tolerance)
 
         return self._holds_on_all(holds)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -52,11 +52,16 @@ class ClosedForm(ABC):
 
     def gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
         """G, (n, D), each row by a reverse pass of its own."""
+        return torch.stack(list(self.single_gradients(theta, batch)))
+
+    def single_gradients(self, theta: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """The rows of :meth:`gradients_one_by_one`, one at a time."""
         with torch.enable_grad():
             leaf = theta.detach().requires_grad_()
             values = self.losses(leaf, batch)
-            rows = [torch.autograd.grad(v, leaf, retain_graph=True, materialize_grads=True)[0] for v in values]
-        return torch.stack(rows)
+            losses = values.unbind()
+        for loss in losses:
+            yield torch.autograd.grad(loss, leaf, retain_graph=True, materialize_grads=True)[0]
 
     def held(self, _theta: Tensor) -> contextlib.AbstractContextManager[None]:
         """Nothing need be in place for a backward pass."""

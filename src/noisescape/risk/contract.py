@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from noisescape.errors import BatchCouplingError, InvalidTypeError, InvalidValueError
+from noisescape.linops.tall import lengths
 from noisescape.risk.closed_form import ClosedForm
 from noisescape.risk.differentiation import gradient_of
 from noisescape.risk.model_loss import CHANGED_IN_PLACE, ModelLoss
@@ -359,9 +360,9 @@ def _check_leaves(function: ModelLoss, leaves: list[Tensor], persistent: list[Te
 def _difference(values: Tensor, others: Tensor, gradient: Tensor, other: Tensor) -> tuple[float, str]:
     """The larger of the relative differences of values and of gradients, and which it is."""
     of_values, of_gradients = _relative(values, others), 0.0
-    size = max(float(torch.linalg.vector_norm(each)) for each in (gradient, other))
+    size = max(float(lengths(each)) for each in (gradient, other))
     if 0 < size < float("inf"):  # one sample that is not finite spoils the sum
-        of_gradients = float(torch.linalg.vector_norm(gradient - other)) / size
+        of_gradients = float(lengths(gradient - other)) / size
     return max((of_values, "loss"), (of_gradients, "gradient"))
 
 

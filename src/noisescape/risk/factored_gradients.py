@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops.gram import TEMPORARY
+from noisescape.linops.tall import inner_products
 
 
 @dataclass(frozen=True)
@@ -98,11 +99,15 @@ class FactoredGradients:
 
     def head(self, count: int) -> FactoredGradients:
         """The first rows."""
+        return self[:count]
+
+    def __getitem__(self, some: slice) -> FactoredGradients:
+        """Consecutive rows."""
         layers = [
-            OuterGradients(layer.weight, layer.bias, layer.inputs[:count], layer.deltas[:count])
+            OuterGradients(layer.weight, layer.bias, layer.inputs[some], layer.deltas[some])
             for layer in self.layers
         ]
-        return FactoredGradients(self.sizes, self.direct[:count], layers)
+        return FactoredGradients(self.sizes, self.direct[some], layers)
 
     def room_for(self, count: int) -> FactoredGradients:
         """The same with so many rows, not yet written."""
@@ -129,9 +134,10 @@ class FactoredGradients:
     def __matmul__(self, block: Tensor) -> Tensor:
         """Gv: (D, K) → (n, K)."""
         if not self.layers:
-            return self.direct @ block
+            return inner_products(self.direct, block)
         parts = block.split(list(self.sizes))
-        total = self.direct @ torch.cat([block[:0], *(parts[position] for position in self._direct_positions())])
+        beside = torch.cat([block[:0], *(parts[position] for position in self._direct_positions())])
+        total = inner_products(self.direct, beside)
         for layer in self.layers:
             total += layer.product(parts[layer.weight])
             if layer.bias is not None:
@@ -193,7 +199,7 @@ class FactoredGradients:
 
     def inner(self, other: FactoredGradients) -> Tensor:
         """GG'ᵀ, (n, n'), with the gradients of other samples of the same model."""
-        total = self.direct @ other.direct.mT
+        total = inner_products(self.direct, other.direct.mT)
         for layer, its in zip(self.layers, other.layers, strict=True):
             inputs = layer.inputs @ its.inputs.mT + (layer.bias is not None)
             total += inputs * (layer.deltas @ its.deltas.mT)

@@ -11,7 +11,8 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import SampleColumns, Split, SymmetricOperator
 from noisescape.linops.gram import fixed_generator, leading_pairs_of, sketched_pairs, sketches
-from noisescape.linops.probing import orthonormal, rademacher
+from noisescape.linops.probing import rademacher
+from noisescape.linops.tall import orthonormal
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.gradients import factored_chunks, factored_gradients, fits_gradients, gradient_rows, row_chunks
 from noisescape.risk.sharded_gradients import ShardedGradients

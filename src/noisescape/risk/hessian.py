@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops import SampleMean, SymmetricOperator
+from noisescape.linops.tall import lengths
 from noisescape.risk import passes
 from noisescape.risk.arguments import check_risk
 from noisescape.risk.passes import GradientGraph
@@ -102,7 +103,7 @@ class DifferenceHessian(SymmetricOperator):
         self.risk = risk
         self.theta = theta
         self.column_bytes = min(self.column_bytes, risk._budget)
-        size = max(float(torch.linalg.vector_norm(theta)), 1.0)
+        size = max(float(lengths(theta)), 1.0)
         self.step = torch.finfo(theta.dtype).eps ** (1 / 3) * size if step is None else step
         generator = torch.Generator(theta.device).manual_seed(0)
         noise = torch.randn(theta.shape, generator=generator, dtype=theta.dtype, device=theta.device)
@@ -111,11 +112,11 @@ class DifferenceHessian(SymmetricOperator):
 
     def _error_along(self, direction: Tensor) -> float:
         one, two = self._along(direction, self.step), self._along(direction, 2 * self.step)
-        size = float(torch.linalg.vector_norm(one))
-        return float(torch.linalg.vector_norm(one - two)) / size if size else 0.0
+        size = float(lengths(one))
+        return float(lengths(one - two)) / size if size else 0.0
 
     def _along(self, direction: Tensor, step: float) -> Tensor:
-        size = torch.linalg.vector_norm(direction)
+        size = lengths(direction)
         if not bool(size > 0):
             return torch.zeros_like(direction)
         move = direction * (step / size)

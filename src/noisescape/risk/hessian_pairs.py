@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops import eigenpairs, largest_eigh, nystrom_pairs
-from noisescape.linops.probing import project_out
+from noisescape.linops.tall import orthonormal, project_out
 from noisescape.risk.empirical_risk import EmpiricalRisk
 from noisescape.risk.hessian import Hessian
 from noisescape.risk.passes import dense_hessian
@@ -57,8 +57,8 @@ def followed_hessian_pairs(
         return leading_hessian_pairs(risk, theta, k)
     hessian = Hessian(risk, theta)
     noise = torch.randn(previous.shape, generator=generator, dtype=theta.dtype, device=theta.device)
-    start = torch.linalg.qr(previous).Q + EXPLORATION * noise / len(theta) ** 0.5
-    added = torch.linalg.qr(start).Q
+    start = orthonormal(previous) + EXPLORATION * noise / len(theta) ** 0.5
+    added = orthonormal(start)
     basis = images = added[:, :0]
     for _ in range(FOLLOWING_STEPS):
         image = hessian @ added
@@ -69,5 +69,5 @@ def followed_hessian_pairs(
         if not bool(torch.isfinite(values).all()):
             break
         outside = project_out(basis, project_out(basis, image))
-        added = torch.linalg.qr(outside).Q
+        added = orthonormal(outside)
     return leading_hessian_pairs(risk, theta, k)

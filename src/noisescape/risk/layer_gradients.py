@@ -181,9 +181,23 @@ def ruled_layers(function: ModelLoss, theta: Tensor, batch: Batch) -> list[Ruled
             found.append(replace(layer, single=linear and call.given[0].numel() == call.given.shape[-1]))
     needed = Counter({position: uses[id(p)] for position, p in enumerate(function.trainable)})
     found = _complete(found, needed)
-    if not _reads_elsewhere(function, theta, batch, found):
-        return found
-    return _complete([layer for layer in found if not _reads_elsewhere(function, theta, batch, [layer])], needed)
+    return _complete(_read_nowhere_else(function, theta, batch, found), needed)
+
+
+def _read_nowhere_else(
+    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer]
+) -> list[RuledLayer]:
+    """Those of the layers whose parameters the losses depend on through their own calls alone, found by halving."""
+    if not _reads_elsewhere(function, theta, batch, layers):
+        return list(layers)
+    if len(layers) == 1:
+        return []
+    half = len(layers) // 2
+    return [
+        layer
+        for part in (layers[:half], layers[half:])
+        for layer in _read_nowhere_else(function, theta, batch, part)
+    ]
 
 
 def without_partners_lost(before: Sequence[RuledLayer], left: Sequence[RuledLayer]) -> list[RuledLayer]:

@@ -273,7 +273,14 @@ class ModelLoss:
 
     def gradients_one_by_one(self, theta: Tensor, batch: Batch) -> Tensor:
         """G, (n, D), each row by a reverse pass of its own: what every other way is held against."""
-        return torch.stack([gradient_of_sum(self, theta, single) for single in batch.singles()])
+        rows = theta.new_empty(batch.size, len(theta))
+        for row, gradient in zip(rows, self.single_gradients(theta, batch), strict=True):
+            row.copy_(gradient)
+        return rows
+
+    def single_gradients(self, theta: Tensor, batch: Batch) -> Iterator[Tensor]:
+        """The rows of :meth:`gradients_one_by_one`, one at a time."""
+        return (gradient_of_sum(self, theta, single) for single in batch.singles())
 
     @property
     def tolerance(self) -> float:

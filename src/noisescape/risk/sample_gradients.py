@@ -9,8 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from noisescape.linops.tall import inner_products, lengths
 from noisescape.risk.agreement import KINKED
-from noisescape.risk.contract import LARGEST_COPY, all_in_float64
+from noisescape.risk.contract import all_in_float64
+from noisescape.risk.differentiation import gradient_of_sum
 from noisescape.risk.factored_gradients import FactoredGradients
 from noisescape.risk.layer_gradients import (
     Meeting,
@@ -60,7 +62,7 @@ def sample_norms_less_products(
     for each in met:
         along += each.inner_products(parts)
     for position in remaining(function, layers):
-        along += rows[position] @ parts[position].flatten()
+        along += inner_products(rows[position], parts[position].view(-1, 1))[:, 0]
     return _square_norms(function, met, rows).double() - 2 * along.double()
 
 
@@ -136,10 +138,9 @@ def usable_layers(
 
     Against the gradients of the first samples of each batch, one by one; if in doubt, one by one it is.
     """
-    most = max(2, LARGEST_COPY // (theta.numel() * theta.element_size()))
+    most = max(2, TRIAL.memory // (theta.numel() * torch.float64.itemsize))
     tried = [batch.head(min(TRIAL.mapped, most)) for batch in batches]
-    wanted = [function.gradients_one_by_one(theta, batch) for batch in tried]
-    known = (function, theta, tried, wanted)
+    known = (function, theta, tried)
     maps = all(_maps(function, theta, batch) for batch in tried)
     precise = _in_float64(function, theta, tried) if maps else None
     coarse = max(function.tolerance, KINKED) if precise else function.tolerance
@@ -167,24 +168,24 @@ def _maps(function: ModelLoss, theta: Tensor, batch: Batch) -> bool:
 
 def _in_float64(
     function: ModelLoss, theta: Tensor, batches: Sequence[Batch]
-) -> tuple[ModelLoss, Tensor, list[Batch], list[Tensor]] | None:
-    """What layers are held against in double precision, where small parts are known as well as large ones."""
+) -> tuple[ModelLoss, Tensor, list[Batch]] | None:
+    """Where layers are tried in double precision, in which small parts are known as well as large ones."""
     made = all_in_float64(function, theta, batches)
     if made is None:
         return None
     precise, point, wide = made
     try:
-        return precise, point, wide, [precise.gradients_one_by_one(point, batch) for batch in wide]
+        for batch in wide:
+            gradient_of_sum(precise, point, batch.head(1))
     except (RuntimeError, TypeError, ValueError):  # its backward pass is written for its own precision
         return None
+    return made
 
 
-def _agreeing_layers(
-    function: ModelLoss, theta: Tensor, batches: Sequence[Batch], wanted: Sequence[Tensor]
-) -> list[RuledLayer]:
+def _agreeing_layers(function: ModelLoss, theta: Tensor, batches: Sequence[Batch]) -> list[RuledLayer]:
     """Those layers that are called alike for all batches, and whose own rows are right."""
     found: list[RuledLayer] | None = None
-    for batch, rows in zip(batches, wanted, strict=True):
+    for batch in batches:
         layers, met = _met(function, theta, batch)
         sums: dict[int, Tensor] = {}
         wrong = set(range(len(function.sizes)))
@@ -193,13 +194,7 @@ def _agreeing_layers(
                 _add(sums, each.rows())
                 wrong -= set(each.layer.parameters)
         wrong |= {position for each in met if each.idle for position in each.layer.parameters}
-        columns = rows.split(function.sizes, dim=1)
-        least = ROUNDING * torch.finfo(rows.dtype).eps * float(torch.linalg.vector_norm(rows, dim=1).amax())
-        wrong |= {
-            position
-            for position, gradients in sums.items()
-            if not _same(gradients, columns[position], least, function.tolerance)
-        }
+        wrong |= _wrong(function, theta, batch, sums)
         here = without_partners_lost(layers, [layer for layer in layers if wrong.isdisjoint(layer.parameters)])
         found = here if found is None else without_partners_lost(found, [each for each in found if each in here])
     return found or []
@@ -217,43 +212,50 @@ def _met(function: ModelLoss, theta: Tensor, batch: Batch) -> tuple[list[RuledLa
         return [], []
 
 
-def _same(found: Tensor, wanted: Tensor, least: float, tolerance: float) -> bool:
-    """Whether all rows differ by at most so many times their size, or ``least``."""
-    errors = torch.linalg.vector_norm(found - wanted, dim=1)
-    return bool((errors <= tolerance * torch.linalg.vector_norm(wanted, dim=1) + least).all())
+def _wrong(function: ModelLoss, theta: Tensor, batch: Batch, found: dict[int, Tensor]) -> set[int]:
+    """The positions of the parameters whose rows are not those of the gradients one by one, to rounding."""
+    errors: dict[int, list[Tensor]] = {position: [] for position in found}
+    sizes: dict[int, list[Tensor]] = {position: [] for position in found}
+    norms = []
+    for row, gradient in enumerate(function.single_gradients(theta, batch)):
+        norms.append(lengths(gradient))
+        columns = gradient.split(function.sizes)
+        for position, rows in found.items():
+            errors[position].append(lengths(rows[row] - columns[position]))
+            sizes[position].append(lengths(columns[position]))
+    least = ROUNDING * torch.finfo(theta.dtype).eps * torch.stack(norms).amax()
+    return {
+        position
+        for position in found
+        if not (torch.stack(errors[position]) <= function.tolerance * torch.stack(sizes[position]) + least).all()
+    }
 
 
 def _agree(
     function: ModelLoss,
     theta: Tensor,
     batches: Sequence[Batch],
-    wanted: Sequence[Tensor],
     layers: Sequence[RuledLayer],
     tolerance: float,
 ) -> bool:
-    """Whether rows and square norms by the layers' rules are those wanted."""
-    return all(
-        _agree_on(function, theta, batch, rows, layers, tolerance)
-        for batch, rows in zip(batches, wanted, strict=True)
-    )
+    """Whether rows and square norms by the layers' rules are those of the gradients one by one."""
+    return all(_agree_on(function, theta, batch, layers, tolerance) for batch in batches)
 
 
 def _agree_on(
-    function: ModelLoss,
-    theta: Tensor,
-    batch: Batch,
-    wanted: Tensor,
-    layers: Sequence[RuledLayer],
-    tolerance: float,
+    function: ModelLoss, theta: Tensor, batch: Batch, layers: Sequence[RuledLayer], tolerance: float
 ) -> bool:
     try:
-        rows = sample_gradients(function, theta, batch, layers).rows()
         squares = sample_square_norms(function, theta, batch, layers)
+        found = sample_gradients(function, theta, batch, layers)
     except Exception:  # an operation without a rule says so in many ways
         return False
-    sizes = torch.linalg.vector_norm(wanted, dim=1)
+    both = []
+    for row, gradient in enumerate(function.single_gradients(theta, batch)):
+        apart = found[row : row + 1].rows()[0] - gradient
+        both.append(torch.stack([lengths(gradient), lengths(apart)]))
+    sizes, errors = torch.stack(both).unbind(1)
     largest = sizes.amax()
-    errors = torch.linalg.vector_norm(rows - wanted, dim=1)
     of_squares = (squares - sizes.square()).abs()
     # rounding of a much larger sample's arithmetic, and of inner products that cancel
     rows_hold = errors <= tolerance * sizes.clamp_min(1e-3 * float(largest))

@@ -14,6 +14,7 @@ from torch import Tensor
 from noisescape.errors import InvalidTypeError, kind_of
 from noisescape.linops import ToleranceWarning, product_trace, trace
 from noisescape.linops.probing import check_tolerance
+from noisescape.linops.tall import inner_product
 from noisescape.measurement.bounds import decay_exponent, projection_coefficient
 from noisescape.measurement.loss_budget import gradient_forms
 from noisescape.measurement.relative_alignment import relative_alignment
@@ -146,7 +147,7 @@ def conditions(
         )
         size = float(covariance.trace())
         reference = total.scaled(size / risk.dimension)
-        along_first = float(first @ (covariance @ first))
+        along_first = float(inner_product(first, covariance @ first))
         top = float(values[0])
         a = projection_coefficient(along_first, top, total.value, size)
         d = decay_exponent(top, float(values[-1]), risk.dimension)

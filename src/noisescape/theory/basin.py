@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from noisescape.errors import InvalidTypeError, InvalidValueError, NonFiniteLossError, kind_of
+from noisescape.linops.tall import inner_products, lengths
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.arguments import check_risk, check_theta
 from noisescape.risk.hessian_pairs import leading_hessian_pairs
@@ -95,7 +96,7 @@ def settle(
     look = 0
     for step in range(steps + 1):
         gradient = risk.gradient(theta)
-        size = float(gradient.norm())
+        size = float(lengths(gradient))
         if not math.isfinite(size):
             risk.loss(theta)  # which names the sample
             raise NonFiniteLossError(f"the gradient is not finite after {step} steps of lr = {lr:g}: lower it")
@@ -350,8 +351,8 @@ def _expansion(risk: EmpiricalRisk, path: Tensor, about: int) -> Callable[[int, 
     loss, gradient = risk.loss(centre).double().cpu(), risk.gradient(centre)
     away = path.to(centre.dtype) - centre
     # v is linear along a segment, so that the knots' own products say all
-    slopes = (away @ gradient).double().cpu()
-    forms = (away @ (risk.hessian(centre) @ away.T)).double().cpu()
+    slopes = inner_products(away, gradient[:, None])[:, 0].double().cpu()
+    forms = inner_products(away, risk.hessian(centre) @ away.T).double().cpu()
 
     def value(segment: int, share: float) -> float:
         weights = torch.tensor([1 - share, share], dtype=torch.float64)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops import eigenpairs
+from noisescape.linops.tall import left_singular, lengths, project_out
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.sample_curvature import SampleCurvature
 from noisescape.theory.second_moments import FLAT, FactoredForms, Forms, HeldForms
@@ -100,10 +101,10 @@ def directions_elsewhere(
 
 def _beyond(basis: Tensor, block: Tensor) -> Tensor | None:
     """An orthonormal basis of what a block has outside of the span of another; None if that is rounding."""
-    lengths = block.norm(dim=0)
-    block = block[:, lengths > 0] / lengths[lengths > 0]
+    sizes = lengths(block, dim=0)
+    block = block[:, sizes > 0] / sizes[sizes > 0]
     for _ in range(2):  # once more: what rounding left
-        block = block - basis @ (basis.mT @ block)
-    vectors, sizes, _ = torch.linalg.svd(block, full_matrices=False)
+        block = project_out(basis, block)
+    vectors, sizes = left_singular(block)
     kept = vectors[:, sizes > 1e3 * torch.finfo(block.dtype).eps]
     return kept if kept.shape[1] else None

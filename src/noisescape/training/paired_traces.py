@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from noisescape.linops.probing import project_out, rademacher
+from noisescape.linops.probing import rademacher
+from noisescape.linops.tall import project_out
 from noisescape.risk import EmpiricalRisk
 from noisescape.risk.gradients import factored_chunks
 from noisescape.risk.subsets import restricted

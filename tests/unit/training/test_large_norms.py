@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from noisescape.training.gradient_norms import BLOCK, norm
+from noisescape.linops.tall import LONGEST as BLOCK
+from noisescape.training.gradient_norms import norm
 from slowness import quick
 
 
