@@ -96,7 +96,9 @@ class Chunking:
         held = width * self.itemsize
         most = self.budget // (copies * (3 * held + 2 * self.sample_bytes))
         if self.cached:
-            most = min(most, CACHED_BYTES // (held + self.sample_bytes))
+            of_parameters = PARAMETER_SHARE * self.parameter_bytes // self.sample_bytes
+            beside_them = min(CACHED_BYTES // max(held, 1), of_parameters)
+            most = min(most, max(CACHED_BYTES // (held + self.sample_bytes), beside_them))
         return min(self.count, max(1, most))
 
     def columns(self, samples: int) -> int:

@@ -56,8 +56,9 @@ def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = N
     size = _size(risk, theta, risk.dimension)
     found = theta.new_zeros(*theta.shape[:-1], len(indices), risk.dimension)
     for places, group in risk._samples.chosen(indices):
-        parts = [_rows(risk, theta, batch) for batch in group.batches(size)]
-        found[..., places.to(risk.device), :] = torch.cat(parts, dim=-2)
+        for batch in group.batches(size):
+            own = places[batch.span].to(risk.device)
+            found[..., own, :] = _rows(risk, theta, batch)
     return risk._samples.total(found)
 
 
@@ -154,6 +155,8 @@ def _rows(risk: EmpiricalRisk, theta: Tensor, batch: Batch) -> Tensor:
         return risk._function.gradients(theta, batch)
     if theta.ndim == 2:
         return torch.stack([_rows(risk, row, batch) for row in theta])
+    if batch.size == 1:  # a rule is for several
+        return risk._function.gradients_one_by_one(theta, batch)
     return _factored(risk, risk._function, theta, batch).rows()
 
 

@@ -21,6 +21,7 @@ from torch.autograd.graph import GradientEdge
 from torch.func import grad
 
 from noisescape.errors import FailedError, InvalidValueError
+from noisescape.linops.tall import inner_product
 from noisescape.risk.arguments import check_beside, check_directions, check_indices
 from noisescape.risk.chunking import HESSIAN_PASSES
 from noisescape.risk.differentiation import (
@@ -241,7 +242,7 @@ def hessian_forms(risk: EmpiricalRisk, theta: Tensor, vectors: Sequence[Tensor])
     total = torch.zeros(len(vectors), dtype=torch.float64, device=theta.device)
     with _second_derivatives():
         for leaf, share in gradient_graphs(risk, theta):
-            parts = [(v * pull_back_through(risk, share, leaf, v, leaf)).sum() for v in vectors]
+            parts = [inner_product(v, pull_back_through(risk, share, leaf, v, leaf)) for v in vectors]
             total += torch.stack(parts).double()
     return risk._samples.total(total)
 
