@@ -26,6 +26,7 @@ TITLES = {
     "scaling": "9 · Samples on several processes",
     "measure": "10 · A whole measurement, and a first look",
     "gpu": "11 · On a GPU",
+    "long_sums": "12 · Sums of 10⁸ numbers",
 }
 NOTES = Path(__file__).parent / "notes"
 

@@ -24,6 +24,7 @@ NAMES = (
     "monitor",
     "scaling",
     "measure",
+    "long_sums",
     "gpu",
 )
 

@@ -180,6 +180,7 @@ class EmpiricalRisk:
         self._parameters = parameters
         self._asked_budget = memory_budget
         self._chunk_size = chunk_size
+        self._point = functools.partial(_point, function, parameters)
         self._capabilities = Capabilities(function, samples, self._tried, self._point)
         self._last_copy: weakref.ref[Tensor] | None = None
         if isinstance(samples, ShardedSamples):
@@ -230,12 +231,6 @@ class EmpiricalRisk:
     def parameters(self) -> Tensor:
         """The module's present trainable parameters as a new flat vector, (D,)."""
         return self._parameters()
-
-    def _point(self) -> Tensor:
-        """Where the model is tried: of parameters that several ranks share, who need not all ask, as last known."""
-        if not isinstance(self._function, ModelLoss) or self._function.gathered is None:
-            return self.parameters()
-        return self._function.known_parameters().to(self.device, self.dtype)
 
     def state_dict(self, theta: Tensor) -> dict[str, Tensor]:
         """θ, (D,), as a state dict of new tensors, for ``model.load_state_dict(..., strict=False)``.
@@ -573,6 +568,17 @@ def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> 
     tried = [samples.between(0, samples.count)]
     risk._assemble(function, samples, tried, function.flat_parameters, memory_budget, chunk_size)
     return risk
+
+
+def _point(function: ModelLoss | ClosedForm, parameters: Callable[[], Tensor]) -> Tensor:
+    """Where a model is tried: of parameters that several ranks share, who need not all ask, as last known.
+
+    No method, which its risk would hold through what was found out of the model: a risk with gigabytes, or a loader
+    with workers, is let go when its last user does.
+    """
+    if not isinstance(function, ModelLoss) or function.gathered is None:
+        return parameters()
+    return function.known_parameters().to(function.device, function.dtype)
 
 
 def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
