@@ -17,6 +17,7 @@ from torch import Tensor
 
 from noisescape.linops.tall import inner_products, lengths
 from noisescape.risk.differentiation import Function, pull_back, push_forward
+from noisescape.risk.trial import noise
 
 Derivative = Callable[[Tensor], Tensor]
 Push = Callable[[Function, Tensor, Tensor], Tensor]
@@ -45,7 +46,7 @@ def agree(found: Iterable[Tensor], wanted: Iterable[Tensor], tolerance: float) -
 
 
 def _largest(vector: Tensor) -> float:
-    return float(torch.linalg.vector_norm(vector, math.inf))
+    return float(torch.stack(vector.aminmax()).abs().amax())
 
 
 def two_directions(values: Function, theta: Tensor) -> Tensor:
@@ -60,7 +61,7 @@ def two_directions(values: Function, theta: Tensor) -> Tensor:
     directions = theta.new_empty(len(theta), 2)
     directions[:, 0] = aligned
     del aligned, losses
-    directions[:, 1] = torch.randn(len(theta), generator=torch.Generator().manual_seed(0))
+    directions[:, 1] = noise(len(theta), 0)
     sizes = lengths(directions, dim=0)
     return directions.div_(sizes.clamp_min(torch.finfo(theta.dtype).tiny))
 
@@ -161,11 +162,11 @@ def second_derivative_error(
     """
     here = gradient(theta)
     slope = lengths(here)
-    noise = torch.randn(len(theta), generator=torch.Generator().manual_seed(1)).to(theta)
-    direction = noise.div_(lengths(noise)).add_(here / slope.clamp_min(1e-300))
+    direction = noise(len(theta), 1).to(theta)
+    direction = direction.div_(lengths(direction)).add_(here / slope.clamp_min(1e-300))
     # not along parameters that take no gradient by definition, as an embedding's padding
     direction[here == 0] = 0
-    del here, noise
+    del here
     direction /= lengths(direction).clamp_min(1e-300)
     wanted = product(theta, direction)
     size = max(float(lengths(theta)), 1.0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -67,6 +67,7 @@ class Capabilities:
     samples: Samples
     tried: Sequence[Batch]
     parameters: Callable[[], Tensor]
+    _movable: bool | None = field(default=None, init=False, repr=False)
 
     def decide(self) -> None:
         """Find out all of it now."""
@@ -279,8 +280,10 @@ class Capabilities:
         """Near the module's own parameters, but where none is zero."""
         theta = self.parameters()
         moved = shaken(self.function, theta)
-        finite = all(bool(torch.isfinite(self.function.values(moved, batch)).all()) for batch in self.tried)
-        return moved if finite else theta
+        if self._movable is None:
+            found = (torch.isfinite(self.function.values(moved, batch)).all() for batch in self.tried)
+            self._movable = all(map(bool, found))
+        return moved if self._movable else theta
 
     def _opposite(self, theta: Tensor) -> Tensor:
         """As far from the module's own parameters as θ, on the other side."""

@@ -20,7 +20,7 @@ from noisescape.risk.model_loss import CHANGED_IN_PLACE, ModelLoss
 from noisescape.risk.randomness import Generators, State
 from noisescape.risk.samples import Batch
 from noisescape.risk.trees import tensors_of
-from noisescape.risk.trial import TRIAL
+from noisescape.risk.trial import TRIAL, noise
 
 SAME = {torch.float64: 1e-6, torch.float32: 1e-5, torch.bfloat16: 1e-2, torch.float16: 1e-2}
 """Relative difference up to which two results are one; over it, float64 decides for a lower precision."""
@@ -76,11 +76,10 @@ def _refuse_draws(generators: Generators, before: State) -> None:
 
 def shaken(function: ModelLoss | ClosedForm, theta: Tensor, *, share: float = 0.05) -> Tensor:
     """θ moved a little, each parameter by a share of its size, so that what starts at zero hides nothing."""
-    generator = torch.Generator().manual_seed(0x7368616B)
-    noise = torch.randn(len(theta), generator=generator).to(theta)
+    direction = noise(len(theta), 0x7368616B).to(theta)
     overall = float(theta.float().square().mean().sqrt()) or 1.0
     moved = theta.clone()
-    for part, step in zip(moved.split(function.sizes), noise.split(function.sizes), strict=True):
+    for part, step in zip(moved.split(function.sizes), direction.split(function.sizes), strict=True):
         size = float(part.float().square().mean().sqrt()) if part.numel() else 0.0
         part.add_(step, alpha=share * (size or overall))
     return moved

@@ -4,6 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+PERIOD = 1_048_573
+"""Numbers after which the noise of a trial begins anew: as many again would be independent, and take three quarters
+of what such a vector costs at 10⁸. A prime, so that no two rows of a matrix are alike."""
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -35,3 +42,9 @@ class Trial:
 
 
 TRIAL = Trial()
+
+
+def noise(size: int, seed: int) -> Tensor:
+    """As good as a standard normal vector, (size,), for a trial."""
+    own = torch.randn(min(size, PERIOD), generator=torch.Generator().manual_seed(seed))
+    return own if size <= PERIOD else own.repeat(-(-size // PERIOD))[:size]
