@@ -16,6 +16,7 @@ PAGE = ROOT / "docs" / "performance.md"
 FIGURES = ROOT / "docs" / "images"
 TITLES = {
     "indicator": "1 · Tr(HΣ) to 1 %",
+    "indicator_transformer": "1b · Tr(HΣ) to 1 % of a transformer",
     "steps": "2 · A step of each dynamics",
     "toy": "3 · The two-dimensional toy",
     "products": "4 · Products and first-order quantities, against other libraries",
@@ -27,6 +28,7 @@ TITLES = {
     "measure": "10 · A whole measurement, and a first look",
     "gpu": "11 · On a GPU",
     "long_sums": "12 · Sums of 10⁸ numbers",
+    "pair_limits": "13 · When pairs of samples are not used",
 }
 NOTES = Path(__file__).parent / "notes"
 

@@ -15,6 +15,7 @@ from benchmarks import harness, page
 
 NAMES = (
     "indicator",
+    "indicator_transformer",
     "steps",
     "toy",
     "products",
@@ -25,6 +26,7 @@ NAMES = (
     "scaling",
     "measure",
     "long_sums",
+    "pair_limits",
     "gpu",
 )
 

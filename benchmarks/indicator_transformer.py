@@ -1,0 +1,28 @@
+"""Row 1b, of a network a hundred times as large: Tr(HΣ) to 1 % of a transformer in training."""
+
+from __future__ import annotations
+
+from benchmarks.harness import Outcome
+from benchmarks.indicator import at_place
+from benchmarks.problems import transformer_in_training
+
+SEEDS = 500
+RIVAL_SEEDS = 10
+"""Their orthogonal bases have a million rows."""
+REPEATS = 5
+
+
+def run() -> Outcome:
+    """Of the rivals only the one that needs the fewest products of H·EF is run: ten minutes."""
+    outcome = Outcome()
+    outcome.figures |= at_place(
+        outcome,
+        " of a transformer",
+        transformer_in_training(),
+        seeds=SEEDS,
+        rival_seeds=RIVAL_SEEDS,
+        repeats=REPEATS,
+        target=60,
+        fewest=True,
+    )
+    return outcome
