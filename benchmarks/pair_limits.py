@@ -78,12 +78,17 @@ def by_pairs(table: Tensor, rtol: float, limit: str, value: float) -> dict[str, 
 # ---------------------------------------------------------------------- tables
 
 
+def normals(generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Of rows, of columns and of pairs."""
+    rows, columns = (torch.randn(COUNT, generator=generator).double() for _ in range(2))
+    return rows, columns, torch.randn(COUNT, COUNT, generator=generator).double()
+
+
 def even(interaction: float) -> Callable[[torch.Generator], Tensor]:
     """As of the small transformer: rows differ by 0.31, columns by 0.19, and a part of each pair's own."""
 
     def make(generator: torch.Generator) -> Tensor:
-        rows, columns = (torch.randn(COUNT, generator=generator).double() for _ in range(2))
-        own = torch.randn(COUNT, COUNT, generator=generator).double()
+        rows, columns, own = normals(generator)
         return 1 + 0.31 * rows[:, None] + 0.19 * columns + interaction * own
 
     return make
@@ -93,8 +98,7 @@ def factors(sigma: float, of_pairs: float) -> Callable[[torch.Generator], Tensor
     """Rows, columns and pairs that differ by factors, with standard deviations of their logarithms."""
 
     def make(generator: torch.Generator) -> Tensor:
-        rows, columns = (torch.randn(COUNT, generator=generator).double() for _ in range(2))
-        own = torch.randn(COUNT, COUNT, generator=generator).double()
+        rows, columns, own = normals(generator)
         return torch.exp(sigma * (rows[:, None] + columns) + of_pairs * own)
 
     return make

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from noisescape.linops.eigen import largest_eigh
-from noisescape.linops.tall import inner_products, orthonormal
+from noisescape.linops.tall import inner_products, orthonormal, squared_length
 
 OVERSAMPLING = 10
 """Columns of a sketch beyond those asked for."""
@@ -96,7 +96,7 @@ def _leading_pairs_in_blocks(rows: Tensor, k: int, *, centred: bool) -> tuple[Te
     total = 0.0
     for block in blocks():
         gram += block.mT @ block if tall else inner_products(block, block.mT)
-        total += float(torch.linalg.vector_norm(block, dtype=torch.float64)) ** 2
+        total += squared_length(block)
     values, vectors = largest_eigh(gram, min(k, len(gram)))
     if tall:
         return values.clamp_min(0), vectors, total

@@ -1,7 +1,7 @@
 """Linear algebra of vectors as long as θ, which single precision adds up one by one on a CPU.
 
-A sum of 10⁸ squares of random numbers comes out 2.6 % too small there as a norm's square, 34 % as a matrix product
-of one row and one column; LAPACK's orthonormal columns are 0.4 % too long. Sums of at most :data:`LONGEST` numbers
+The norm of 10⁸ random numbers comes out 1.1 % too small there, a matrix product of one row and one column 27 %;
+LAPACK's orthonormal columns are 0.3 % from being so. Sums of at most :data:`LONGEST` numbers
 are as good as single precision is, and adding those up in double precision costs nothing that can be measured.
 """
 
@@ -38,6 +38,11 @@ def lengths(vectors: Tensor, dim: int = -1, *, dtype: torch.dtype | None = None)
         return torch.linalg.vector_norm(vectors, dim=dim, dtype=dtype)
     parts = [torch.linalg.vector_norm(some, dim=dim, dtype=dtype) for some in vectors.split(LONGEST, dim=dim)]
     return torch.linalg.vector_norm(torch.stack(parts), dim=0)
+
+
+def squared_length(numbers: Tensor) -> float:
+    """The sum of all squares, in float64: it takes ten times as long as :func:`lengths`."""
+    return float(torch.linalg.vector_norm(numbers, dtype=torch.float64)) ** 2
 
 
 def orthonormal(columns: Tensor) -> Tensor:

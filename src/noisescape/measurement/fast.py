@@ -13,10 +13,11 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError, NonFiniteLossError
 from noisescape.linops import Estimate
 from noisescape.linops.probing import rademacher
+from noisescape.linops.tall import squared_length
 from noisescape.measurement.figures import as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, in_operator_precision
 from noisescape.risk.gradient_covariance import covariance_factor
-from noisescape.risk.gradients import gradient_rows, per_sample_square_distances, squared_length
+from noisescape.risk.gradients import gradient_rows, per_sample_square_distances
 from noisescape.risk.passes import hessian_forms, loss_and_gradient
 from noisescape.risk.subsets import restricted
 from noisescape.scalars import check_seed

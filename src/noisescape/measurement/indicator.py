@@ -24,13 +24,12 @@ from noisescape.linops import (
     trace_and_squared_norm,
 )
 from noisescape.linops.probing import check_tolerance
-from noisescape.linops.tall import inner_products
+from noisescape.linops.tall import inner_products, squared_length
 from noisescape.measurement.bounds import decay_exponent, indicator_bounds, projection_coefficient
 from noisescape.measurement.figures import MEANING, as_html, as_text, estimates_of, figures_table
 from noisescape.risk import EmpiricalRisk, gauss_newton_control, in_operator_precision
 from noisescape.risk.arguments import check_hessian
 from noisescape.risk.gradient_covariance import covariance_factor
-from noisescape.risk.gradients import squared_length
 from noisescape.runs.progress import steps_bar
 from noisescape.scalars import check_whole
 

@@ -45,6 +45,17 @@ ROUNDED = 1e-4
 """Relative difference that rounding can make where a float64 model computes partly in float32."""
 
 
+def where_tried(function: ModelLoss | ClosedForm, parameters: Callable[[], Tensor]) -> Tensor:
+    """The present parameters; of such as several ranks share, who need not all ask, as last known.
+
+    No method of a risk, which would hold itself through what was found out of its model: a risk with gigabytes, or
+    a loader with workers, is let go when its last user does.
+    """
+    if not isinstance(function, ModelLoss) or function.gathered is None:
+        return parameters()
+    return function.known_parameters().to(function.device, function.dtype)
+
+
 Holds = Callable[[ModelLoss | ClosedForm, Tensor, Batch, float], bool]
 """Of a function at θ on a batch, to a relative tolerance."""
 

@@ -19,7 +19,7 @@ from noisescape.errors import InvalidTypeError, InvalidValueError, NonFiniteLoss
 from noisescape.linops import SymmetricOperator
 from noisescape.risk import gradients, passes
 from noisescape.risk.arguments import check_risk, check_size, check_theta, checked_device
-from noisescape.risk.capabilities import Capabilities
+from noisescape.risk.capabilities import Capabilities, where_tried
 from noisescape.risk.chunking import Chunking, default_memory_budget
 from noisescape.risk.closed_form import ClosedForm, LossVector, SampleLoss
 from noisescape.risk.contract import check_company
@@ -180,8 +180,8 @@ class EmpiricalRisk:
         self._parameters = parameters
         self._asked_budget = memory_budget
         self._chunk_size = chunk_size
-        self._point = functools.partial(_point, function, parameters)
-        self._capabilities = Capabilities(function, samples, self._tried, self._point)
+        tried_at = functools.partial(where_tried, function, parameters)
+        self._capabilities = Capabilities(function, samples, self._tried, tried_at)
         self._last_copy: weakref.ref[Tensor] | None = None
         if isinstance(samples, ShardedSamples):
             # now, on all ranks: later on, one may have none of the samples that a question first arises at
@@ -529,7 +529,7 @@ class EmpiricalRisk:
         """Chunks of the data; the first that is larger than what was tried is tried, too."""
         for batch in self._samples.batches(self._chunking.samples(passes=passes, columns=columns)):
             if batch.size > self._largest_tried and isinstance(self._function, ModelLoss):
-                theta = self._point()
+                theta = self._capabilities.parameters()
                 check_company(self._function, theta, batch, self._function.values(theta, batch))
                 self._largest_tried = self.sample_count
             yield batch
@@ -568,17 +568,6 @@ def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> 
     tried = [samples.between(0, samples.count)]
     risk._assemble(function, samples, tried, function.flat_parameters, memory_budget, chunk_size)
     return risk
-
-
-def _point(function: ModelLoss | ClosedForm, parameters: Callable[[], Tensor]) -> Tensor:
-    """Where a model is tried: of parameters that several ranks share, who need not all ask, as last known.
-
-    No method, which its risk would hold through what was found out of the model: a risk with gigabytes, or a loader
-    with workers, is let go when its last user does.
-    """
-    if not isinstance(function, ModelLoss) or function.gathered is None:
-        return parameters()
-    return function.known_parameters().to(function.device, function.dtype)
 
 
 def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:

@@ -380,7 +380,7 @@ def function_of_outputs(risk: EmpiricalRisk, theta: Tensor, purpose: str, *other
     """The model and loss, refused where the loss has parameters outside the outputs; ``others`` go with θ."""
     function = risk._model_loss(purpose)
     risk._check_theta(theta, *others, replicas=False)
-    outputs = function.output_values(risk._point(), risk._tried[0].head(1).inputs)
+    outputs = function.output_values(risk._capabilities.parameters(), risk._tried[0].head(1).inputs)
     if isinstance(outputs, Tensor) and risk._capabilities.loss_reads_parameters:
         raise InvalidValueError(
             "the loss reads the model's parameters itself (weight decay, an output layer of its own), so it is no "

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from noisescape.linops.tall import LONGEST as BLOCK
+from noisescape.linops.tall import LONGEST
 from noisescape.training.gradient_norms import norm
 from slowness import quick
 
 
-@pytest.mark.parametrize("size", quick([BLOCK, BLOCK + 1], [2**24]))
+@pytest.mark.parametrize("size", quick([LONGEST, LONGEST + 1], [2**24]))
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_norm_of_a_large_gradient_is_that_of_its_numbers(size: int, dtype: torch.dtype) -> None:
     gradient = (1e-3 * torch.randn(size, generator=torch.Generator().manual_seed(0))).to(dtype)
