@@ -1,9 +1,9 @@
 """Row 5: what Tr(HΣ) costs in gradients, and in memory, as D and N grow.
 
 Memory is put against that of a training step on one chunk of the same size, both with model and data: as it is by
-default, where up to a gigabyte is spent on being faster, and with a memory budget of what that step allocates. It
-is what operations allocate at their peak, counted one by one; and, in the figures and where it is large enough to
-be told from the libraries' own, the high-water mark of the process, of which every measurement has its own.
+default, and where a gigabyte is asked for and spent on being faster. It is what operations allocate at their peak,
+counted one by one; and, in the figures and where it is large enough to be told from the libraries' own, the
+high-water mark of the process, of which every measurement has its own.
 """
 
 from __future__ import annotations
@@ -29,9 +29,11 @@ from noisescape.linops import ToleranceWarning
 from noisescape.measurement.memory import AllocationTracker
 
 PRODUCTS = 16
-OF_A_STEP = ", budget of a step"
+ASKED = ", a GiB asked for"
 LARGE = 2**27
 """Bytes over which a process's high-water mark says something."""
+SMALL = 2**25
+"""Bytes that a CPU is given whatever a training step takes: where no more is allocated, the target is not asked."""
 
 
 def run() -> Outcome:
@@ -44,7 +46,7 @@ def run() -> Outcome:
         points = [measured(name) for name in names]
         outcome.figures[what] = points
         sizes = [math.log(point["size"]) for point in points]
-        for budget, key, target in (("", "gradients", 1.05), (OF_A_STEP, "gradients_within_budget", None)):
+        for budget, key, target in (("", "gradients", 1.05), (ASKED, "gradients_where_asked", None)):
             outcome.rows.append(
                 Row(
                     f"seconds of {PRODUCTS} products {what}{budget}",
@@ -66,14 +68,15 @@ def run() -> Outcome:
                 note=", ".join(f"{point['name']}: {point['forecast']:.2f}" for point in points),
             )
         )
-        for budget, key in (("", "memory"), (OF_A_STEP, "memory_within_budget")):
+        for budget, key in (("", "memory"), (ASKED, "memory_where_asked")):
+            counted = [point for point in points if point["allocated_bytes"] > SMALL]
             outcome.rows.append(
                 Row(
                     f"peak memory {what}{budget}",
                     "noisescape",
                     "a training step on the same chunk",
-                    max(point[key] for point in points),
-                    target=3,
+                    max(point[key] for point in counted),
+                    target=None if budget else 3,
                     note=", ".join(f"{point['name']}: {_memory(point, key)}" for point in points),
                 )
             )
@@ -95,8 +98,8 @@ def measured(name: str) -> dict[str, Any]:
 
     estimate = side("estimate")
     step, forecast, allocated = side("step", str(estimate["chunk"])), side("forecast"), side("allocated")
-    budget = str(step["allocated"])
-    within, allocated_within = side("estimate", budget), side("allocated", budget)
+    budget = str(2**30)
+    asked, allocated_where_asked = side("estimate", budget), side("allocated", budget)
     held = estimate["held"]
 
     def against_step(found: dict[str, Any]) -> float:
@@ -113,16 +116,16 @@ def measured(name: str) -> dict[str, Any]:
         "chunk": estimate["chunk"],
         "products": estimate["products"],
         "gradients": estimate["seconds"] / step["seconds"],
-        "gradients_within_budget": within["seconds"] / step["seconds"],
+        "gradients_where_asked": asked["seconds"] / step["seconds"],
         "memory": against_step(allocated),
         "memory_of_process": of_process(estimate),
-        "memory_within_budget": against_step(allocated_within),
-        "memory_within_budget_of_process": of_process(within),
+        "memory_where_asked": against_step(allocated_where_asked),
+        "memory_where_asked_of_process": of_process(asked),
         "forecast": forecast["forecast"] / allocated["allocated"],
         "held_bytes": held,
         "step_allocated_bytes": step["allocated"],
         "allocated_bytes": allocated["allocated"],
-        "allocated_within_budget_bytes": allocated_within["allocated"],
+        "allocated_where_asked_bytes": allocated_where_asked["allocated"],
         "forecast_bytes": forecast["forecast"],
         "step_process_bytes": step["bytes"],
         "process_bytes": estimate["bytes"],

@@ -145,8 +145,8 @@ def _growth(found: dict[str, Any]) -> plt.Figure:
         sizes = [point["size"] for point in points]
         axes.loglog(sizes, [point["gradients"] for point in points], "o-", label="Tr(HΣ), in gradients")
         axes.loglog(sizes, [point["memory"] for point in points], "s--", label="peak memory, in training steps")
-        within = [point["memory_within_budget"] for point in points]
-        axes.loglog(sizes, within, "s:", label="…, on a training step's budget")
+        asked = [point["memory_where_asked"] for point in points]
+        axes.loglog(sizes, asked, "s:", label="…, a GiB asked for")
         axes.set_xlabel(label)
     figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, fontsize=8)
     return figure

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from noisescape.experiments.data import ImageSplit, corrupted_digits, image_split
 from noisescape.experiments.models import digits_net
 from noisescape.experiments.statistics import derived_seed
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, ample_budget
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,8 @@ def classification(model: nn.Module, split: ImageSplit, device: str) -> Problem:
     """Cross-entropy of a network on a split."""
     train, test = ((images.to(device), labels.to(device)) for images, labels in (split.train, split.test))
     model = model.to(device)
-    risk = EmpiricalRisk(model, nn.functional.cross_entropy, train)
+    budget = ample_budget(torch.device(device))
+    risk = EmpiricalRisk(model, nn.functional.cross_entropy, train, memory_budget=budget)
     return Problem(model, risk, risk.with_data(test), split)
 
 
@@ -57,7 +58,8 @@ def one_hot_regression(model: nn.Module, split: ImageSplit, classes: int, device
         images, labels = data
         return images.to(device), nn.functional.one_hot(labels, classes).to(images.dtype).to(device)
 
-    risk = EmpiricalRisk(model, nn.functional.mse_loss, as_told(split.train))
+    budget = ample_budget(torch.device(device))
+    risk = EmpiricalRisk(model, nn.functional.mse_loss, as_told(split.train), memory_budget=budget)
     return Problem(model, risk, risk.with_data(as_told(split.test)), split)
 
 

@@ -1,6 +1,6 @@
 """The empirical risk of a model or closed form: its derivatives, and the operators built from them."""
 
-from noisescape.risk.chunking import DEFAULT_MEMORY_BUDGET
+from noisescape.risk.chunking import ample_budget
 from noisescape.risk.columns import Columns
 from noisescape.risk.empirical_risk import (
     EmpiricalRisk,
@@ -14,11 +14,11 @@ from noisescape.risk.hessian import DifferenceHessian, gauss_newton_control
 from noisescape.risk.shuffled_residuals import shuffled_covariance
 
 __all__ = [
-    "DEFAULT_MEMORY_BUDGET",
     "Columns",
     "DifferenceHessian",
     "EmpiricalRisk",
     "Metric",
+    "ample_budget",
     "closed_form_risk",
     "fingerprint",
     "gauss_newton_control",

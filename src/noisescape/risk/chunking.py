@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import torch
 
-DEFAULT_MEMORY_BUDGET = 2**30
-"""Bytes for the temporaries of one evaluation where nothing else is asked for: on a CPU."""
+AMPLE = 2**30
+"""Bytes beyond which an evaluation on a CPU is hardly faster."""
 GPU_SHARE = 8
 """The same on a GPU: one such part of its memory. A GiB leaves a large one idle. Measured: decision 26."""
 FILLS_GPU = 2**28
@@ -24,17 +24,26 @@ PARAMETER_SHARE = 16
 Measured: decision 11."""
 DOMINANT = 4
 """Parameters dominate where they are so many times as large as a sample's activations. Measured: decision 2."""
+BUSY_BYTES = 2**20
+"""A sample's activations from which a CPU does not wait for Python. Measured: decision 28."""
 
 
-def default_memory_budget(device: torch.device) -> int:
-    """Bytes for the temporaries of one evaluation on this device, unless something else is asked for."""
+def ample_budget(device: torch.device) -> int:
+    """Bytes with which evaluations on this device are as fast as they get, or nearly: a GPU's default."""
     if device.type != "cuda":
-        return DEFAULT_MEMORY_BUDGET
+        return AMPLE
     return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
 
 
-BUSY_BYTES = 2**20
-"""A sample's activations from which a CPU does not wait for Python. Measured: decision 28."""
+def modest_budget(count: int, sample_bytes: int, parameter_bytes: int) -> int:
+    """Bytes of two training steps, for a model on a CPU unless something else is asked for. Measured: decision 30.
+
+    A step is on as many of the N samples as the caches hold: their activations, and the gradient. At least what the
+    caches hold, at most an ample budget.
+    """
+    chunk = min(count, max(1, max(CACHED_BYTES, PARAMETER_SHARE * parameter_bytes) // sample_bytes))
+    steps = 2 * (chunk * sample_bytes + parameter_bytes)
+    return min(max(steps, CACHED_BYTES), AMPLE)
 
 
 @dataclass(frozen=True)

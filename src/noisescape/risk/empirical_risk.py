@@ -20,7 +20,7 @@ from noisescape.linops import SymmetricOperator
 from noisescape.risk import gradients, passes
 from noisescape.risk.arguments import check_risk, check_size, check_theta, checked_device
 from noisescape.risk.capabilities import Capabilities, where_tried
-from noisescape.risk.chunking import Chunking, default_memory_budget
+from noisescape.risk.chunking import Chunking, ample_budget, modest_budget
 from noisescape.risk.closed_form import ClosedForm, LossVector, SampleLoss
 from noisescape.risk.contract import check_company
 from noisescape.risk.criterion import Loss, Normalisation
@@ -69,8 +69,10 @@ class EmpiricalRisk:
         normalisation: of cross-entropy with ignored or weighted targets: ``"criterion"``, L is what the criterion
             gives for all data at once; ``"sample"``, each ℓ_n is what it gives for that sample alone. See
             :class:`~noisescape.risk.criterion.Criterion`.
-        memory_budget: bytes for the temporaries of one evaluation; chunk sizes follow from it.
-            Default 1 GiB, of a GPU an eighth of its memory.
+        memory_budget: bytes for the temporaries of one evaluation, and for what is kept between products at one
+            θ; chunk sizes follow from it. By default a CPU is given what two training steps take on as many samples
+            as its caches hold, 32 MiB at least; a GPU an eighth of its memory. 2**30 is faster where the model is
+            small: how much is in docs/performance.md.
         chunk_size: samples evaluated together, overriding the budget. Results do not depend on it beyond
             rounding.
         shard: this process is one of several, ``data`` is its part of the samples, and L is the mean over those of
@@ -111,7 +113,7 @@ class EmpiricalRisk:
         check_size("chunk_size", chunk_size)
         check_size("memory_budget", memory_budget)
         function = ModelLoss(model, loss, normalisation)
-        budget = memory_budget or default_memory_budget(function.device)
+        budget = memory_budget or ample_budget(function.device)
         opened = open_data(function, data, function.flat_parameters, budget, chunk_size, shard)
         self._assemble(
             opened.function, opened.samples, opened.tried, function.flat_parameters, memory_budget, chunk_size
@@ -506,22 +508,28 @@ class EmpiricalRisk:
 
     @property
     def _budget(self) -> int:
-        """Bytes for the temporaries of one evaluation."""
-        return self._asked_budget or default_memory_budget(self.device)
+        """Bytes for data and results that are held whole; evaluations may be given less."""
+        return self._asked_budget or ample_budget(self.device)
 
     @functools.cached_property
     def _chunking(self) -> Chunking:
         function = self._function
+        sample_bytes = int(
+            self._samples.largest(max(function.bytes_per_sample(batch.head(2)) for batch in self._tried))
+        )
+        itemsize = self.dtype.itemsize
+        cached = self.device.type == "cpu" and isinstance(function, ModelLoss)
+        budget = self._asked_budget
+        if budget is None and cached:
+            budget = modest_budget(self.sample_count, sample_bytes, self.dimension * itemsize)
         return Chunking(
             count=self.sample_count,
-            sample_bytes=int(
-                self._samples.largest(max(function.bytes_per_sample(batch.head(2)) for batch in self._tried))
-            ),
+            sample_bytes=sample_bytes,
             parameters=self.dimension,
-            itemsize=self.dtype.itemsize,
-            budget=self._budget,
+            itemsize=itemsize,
+            budget=budget or self._budget,
             fixed=self._chunk_size,
-            cached=self.device.type == "cpu" and isinstance(function, ModelLoss),
+            cached=cached,
             gpu=self.device.type == "cuda",
         )
 

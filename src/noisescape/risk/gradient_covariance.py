@@ -66,7 +66,7 @@ class GradientOuterProduct(SymmetricOperator):
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta
-        self.column_bytes = min(self.column_bytes, risk._budget)
+        self.column_bytes = min(self.column_bytes, risk._chunking.budget)
         self.factor = factor
         self.centred = centred
         self._held: FactoredGradients | ShardedGradients | None = None

@@ -45,7 +45,7 @@ def gradient_rows(risk: EmpiricalRisk, theta: Tensor, indices: Tensor | None = N
             raise InvalidValueError(f"indices must have shape (n,), not {tuple(indices.shape)}")
     count = risk.sample_count if indices is None else len(indices)
     needed = count * theta.numel() * theta.element_size()
-    if needed > MOST_BUDGETS * risk._chunking.budget:
+    if needed > MOST_BUDGETS * risk._budget:
         raise InvalidValueError(
             f"{count} per-sample gradients of length {risk.dimension} take {needed / 2**30:.1f} GiB; take them a "
             "few samples at a time, per_sample_gradients(theta, indices=...), or raise memory_budget"

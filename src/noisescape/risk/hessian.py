@@ -12,6 +12,7 @@ from noisescape.linops import SampleMean, SymmetricOperator
 from noisescape.linops.tall import lengths
 from noisescape.risk import passes
 from noisescape.risk.arguments import check_risk
+from noisescape.risk.chunking import HESSIAN_PASSES
 from noisescape.risk.passes import GradientGraph
 from noisescape.risk.samples import TensorSamples
 from noisescape.risk.subsets import restricted
@@ -25,9 +26,9 @@ class Hessian(SymmetricOperator):
     """H = ∇²L(θ), (D, D); symmetric, usually indefinite.
 
     Blocks, and on a busy GPU single vectors, are pushed forward through the gradient where the model's operations
-    allow it. For other single vectors, and for blocks where the parameters outweigh the activations, the graph of
-    the gradient is kept with the operator, where those of all samples fit the memory budget: each further product
-    is a single reverse pass.
+    allow it and the memory budget holds several columns. Others, and blocks where the parameters outweigh the
+    activations, take a reverse pass a column through the graph of the gradient; it is kept with the operator where
+    those of all samples fit the memory budget: each further product is a single reverse pass.
 
     θ is not copied: it must not be changed in place.
     """
@@ -36,7 +37,7 @@ class Hessian(SymmetricOperator):
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=False, name="Hessian")
         self.risk = risk
         self.theta = theta
-        self.column_bytes = min(self.column_bytes, risk._budget)
+        self.column_bytes = min(self.column_bytes, risk._chunking.budget)
         self._graphs: list[GradientGraph] | None = None
 
     @functools.cached_property
@@ -50,7 +51,9 @@ class Hessian(SymmetricOperator):
         # in reverse, through kept graphs, where there is little to compute but products with the weights
         keeps = self._keeps_graphs
         reverse = keeps and chunking.parameters_dominate
-        together = block.shape[1] > 1 or chunking.fills_gpu
+        count = block.shape[1]
+        together = count > 1 and chunking.columns(chunking.samples(passes=HESSIAN_PASSES, columns=count)) > 1
+        together = together or chunking.fills_gpu
         if together and not reverse and risk._capabilities.forward_over_reverse:  # finding that out costs
             return passes.hvp_by_forward_mode(risk, self.theta, block)
         if self._graphs is None and keeps:
@@ -102,7 +105,7 @@ class DifferenceHessian(SymmetricOperator):
             check_positive("step", step)
         self.risk = risk
         self.theta = theta
-        self.column_bytes = min(self.column_bytes, risk._budget)
+        self.column_bytes = min(self.column_bytes, risk._chunking.budget)
         size = max(float(lengths(theta)), 1.0)
         self.step = torch.finfo(theta.dtype).eps ** (1 / 3) * size if step is None else step
         generator = torch.Generator(theta.device).manual_seed(0)
@@ -137,7 +140,7 @@ class GaussNewton(SymmetricOperator):
         super().__init__(risk.dimension, dtype=risk.dtype, device=risk.device, psd=True, name=name)
         self.risk = risk
         self.theta = theta
-        self.column_bytes = min(self.column_bytes, risk._budget)
+        self.column_bytes = min(self.column_bytes, risk._chunking.budget)
 
     def _matmat(self, block: Tensor) -> Tensor:
         directions = block[:, 0] if block.shape[1] == 1 else block

@@ -272,7 +272,7 @@ def hvp_by_forward_mode(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) 
     check_directions(theta, directions)
     risk._capabilities.check_second_derivative()
     total = torch.zeros_like(directions)
-    for batch in risk._batches(passes=2, columns=_columns(theta, directions)):
+    for batch in risk._batches(passes=HESSIAN_PASSES, columns=_columns(theta, directions)):
         share_gradient = grad(functools.partial(_share, risk, batch=batch))
         columns = directions.split(risk._chunking.columns(batch.size), dim=1)
         with mapping():

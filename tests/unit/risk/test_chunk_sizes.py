@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import noisescape as ns
 from cases import CASES, F64, Batches, Case, close, normal
 from internals import chunk_size, sample_bytes
-from noisescape.risk import DEFAULT_MEMORY_BUDGET, EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, ample_budget
 from noisescape.risk.gradients import row_chunks
 from noisescape.risk.passes import hvp_by_forward_mode
 
@@ -63,10 +63,15 @@ def test_replicas_share_the_memory_budget() -> None:
     assert len(sizes) >= 1
 
 
-def test_a_budget_asked_for_stays_and_the_default_is_the_devices(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asked for or not, it was the same number where the risk was built."""
+def test_a_budget_asked_for_stays_and_the_default_is_the_models(monkeypatch: pytest.MonkeyPatch) -> None:
     case = CASES["mlp cross-entropy"]
-    plain, asked = case.risk(), case.risk(memory_budget=DEFAULT_MEMORY_BUDGET)
-    monkeypatch.setattr("noisescape.risk.empirical_risk.default_memory_budget", lambda device: 12_345)
-    moved = [risk.to(torch.float32)._chunking.budget for risk in (plain, asked)]
-    assert moved == [12_345, DEFAULT_MEMORY_BUDGET]
+    asked = ample_budget(torch.device("cpu"))
+    monkeypatch.setattr("noisescape.risk.empirical_risk.modest_budget", lambda *sizes: 12_345)
+    moved = [risk.to(torch.float32)._chunking.budget for risk in (case.risk(), case.risk(memory_budget=asked))]
+    assert moved == [12_345, asked]
+
+
+def test_a_closed_form_is_given_an_ample_budget() -> None:
+    """It has no activations that two training steps could be reckoned from."""
+    risk = EmpiricalRisk.from_losses(lambda theta: theta.square(), torch.zeros(3))
+    assert risk._chunking.budget == ample_budget(torch.device("cpu"))

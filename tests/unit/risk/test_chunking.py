@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+import torch
 
 from noisescape.risk.chunking import (
     CACHED_BYTES,
@@ -13,6 +14,8 @@ from noisescape.risk.chunking import (
     HESSIAN_PASSES,
     PARAMETER_SHARE,
     Chunking,
+    ample_budget,
+    modest_budget,
 )
 
 KIB, MIB = 2**10, 2**20
@@ -79,3 +82,21 @@ def test_graphs_and_rows_are_held_where_they_fit() -> None:
 def test_parameters_dominate_where_they_are_much_larger_than_a_samples_activations() -> None:
     assert not replace(ROOMY, parameters=DOMINANT * MIB // 4).parameters_dominate
     assert replace(ROOMY, parameters=DOMINANT * MIB // 4 + 1).parameters_dominate
+
+
+@pytest.mark.parametrize(
+    ("count", "sample_bytes", "parameter_bytes", "expected"),
+    [
+        (10, MIB // 1024, 1000, CACHED_BYTES),
+        (20, 8 * MIB, MIB, 2 * (4 * 8 * MIB + MIB)),
+        (3, 8 * MIB, MIB, 2 * (3 * 8 * MIB + MIB)),
+        (20, 8 * MIB, 4 * MIB, 2 * (8 * 8 * MIB + 4 * MIB)),
+        (2, 64 * MIB, MIB, 2 * (64 * MIB + MIB)),
+        (10**6, 8 * MIB, 400 * MIB, ample_budget(torch.device("cpu"))),
+    ],
+    ids=["in the caches", "several chunks", "one chunk", "heavy parameters", "a heavy sample", "a large network"],
+)
+def test_a_default_is_two_training_steps(
+    count: int, sample_bytes: int, parameter_bytes: int, expected: int
+) -> None:
+    assert modest_budget(count, sample_bytes, parameter_bytes) == expected

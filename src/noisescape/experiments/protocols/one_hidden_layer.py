@@ -20,7 +20,7 @@ from noisescape.experiments.protocols.session import Session, rows_of
 from noisescape.experiments.statistics import derived_seed, mean_over
 from noisescape.linops import FunctionOperator, eigenpairs
 from noisescape.measurement.bounds import projection_coefficient
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, ample_budget
 from noisescape.risk.gradient_covariance import covariance_factor
 from noisescape.runs.run import Run
 from noisescape.runs.storage import read_bundle, write_bundle
@@ -72,7 +72,9 @@ def one_hidden_layer_risk(config: OneHiddenLayerConfig, width: int, repetition: 
     labels = (points[:, 0] >= points[:, 1]).float()
     seed = derived_seed(config.seed, repetition, 1)
     model = FixedOutput(width, config.clip, config.init_std, seed, init_bound=config.init_bound)
-    return EmpiricalRisk(model.to(config.device), squared, (points.to(config.device), labels.to(config.device)))
+    data = points.to(config.device), labels.to(config.device)
+    budget = ample_budget(torch.device(config.device))
+    return EmpiricalRisk(model.to(config.device), squared, data, memory_budget=budget)
 
 
 def run_one_hidden_layer(
