@@ -15,6 +15,7 @@ import noisescape as ns
 from cases import CASES, bowl_risk
 from internals import DECISIONS, decide, decided
 from noisescape.measurement.memory import AllocationTracker
+from noisescape.risk.chunking import CACHED_BYTES
 from slowness import quick
 
 Computation = Callable[[ns.EmpiricalRisk, torch.Tensor], Any]
@@ -56,6 +57,40 @@ def test_the_ledger_counts_what_is_alive_at_once() -> None:
         second = torch.zeros(3000)
         _view = second.view(30, 100)
     assert ledger.peak == 12_000
+
+
+OF_A_TRAINING_STEP: dict[str, Computation] = {
+    "Hessian": lambda risk, theta: risk.hessian(theta) @ torch.ones(len(theta), 1),
+    "Hessian, a block": lambda risk, theta: risk.hessian(theta) @ torch.ones(len(theta), 3),
+    "Gauss-Newton, a block": lambda risk, theta: risk.gauss_newton(theta) @ torch.ones(len(theta), 3),
+    "noise covariance, a block": lambda risk, theta: risk.noise_covariance(theta, 2) @ torch.ones(len(theta), 3),
+    "diagonal": lambda risk, theta: risk.noise_covariance(theta, 2).diagonal(),
+    "indicator": lambda risk, theta: ns.product_trace(
+        risk.hessian(theta), risk.noise_covariance(theta, 2), deflate=2, max_products=4
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::noisescape.linops.ToleranceWarning")
+def test_by_default_a_computation_takes_at_most_three_training_steps_of_memory() -> None:
+    """A step on as many samples as the caches hold, here all; model and data count on both sides."""
+    torch.manual_seed(0)
+    convolutions = torch.nn.Conv2d(3, 64, 3), torch.nn.Tanh(), torch.nn.Conv2d(64, 128, 3), torch.nn.Tanh()
+    model = torch.nn.Sequential(
+        *convolutions, torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(512, 10)
+    )
+    inputs, targets = torch.randn(150, 3, 16, 16), torch.randint(10, (150,))
+    risk = ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, (inputs, targets))
+    with AllocationTracker() as step:
+        torch.nn.functional.cross_entropy(model(inputs), targets).backward()
+    held = sum(tensor.nbytes for tensor in (*model.parameters(), inputs, targets))
+
+    found = {
+        name: (held + ns.forecast_memory(risk, computation)) / (held + step.peak)
+        for name, computation in OF_A_TRAINING_STEP.items()
+    }
+    assert step.peak > CACHED_BYTES  # below, the caches' bytes are given
+    assert max(found.values()) <= 3, found
 
 
 def test_an_estimate_with_a_stopping_rule_can_be_forecast() -> None:
