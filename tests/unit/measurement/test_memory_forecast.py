@@ -75,11 +75,9 @@ OF_A_TRAINING_STEP: dict[str, Computation] = {
 def test_by_default_a_computation_takes_at_most_three_training_steps_of_memory() -> None:
     """A step on as many samples as the caches hold, here all; model and data count on both sides."""
     torch.manual_seed(0)
-    convolutions = torch.nn.Conv2d(3, 64, 3), torch.nn.Tanh(), torch.nn.Conv2d(64, 128, 3), torch.nn.Tanh()
-    model = torch.nn.Sequential(
-        *convolutions, torch.nn.AdaptiveAvgPool2d(2), torch.nn.Flatten(), torch.nn.Linear(512, 10)
-    )
-    inputs, targets = torch.randn(150, 3, 16, 16), torch.randint(10, (150,))
+    convolutions = torch.nn.Conv2d(1, 8, 3), torch.nn.Tanh(), torch.nn.Conv2d(8, 8, 3), torch.nn.Tanh()
+    model = torch.nn.Sequential(*convolutions, torch.nn.AvgPool2d(6), torch.nn.Flatten(), torch.nn.Linear(128, 10))
+    inputs, targets = torch.randn(800, 1, 28, 28), torch.randint(10, (800,))
     risk = ns.EmpiricalRisk(model, torch.nn.functional.cross_entropy, (inputs, targets))
     with AllocationTracker() as step:
         torch.nn.functional.cross_entropy(model(inputs), targets).backward()
