@@ -85,3 +85,8 @@ def without_rule(risk: EmpiricalRisk) -> list[int]:
     assert layers is not None
     assert isinstance(risk._function, ModelLoss)
     return remaining(risk._function, layers)
+
+
+def found_out(risk: EmpiricalRisk) -> set[str]:
+    """The entries of the table of what a model allows that are known so far."""
+    return {*DECISIONS} & {*vars(risk._capabilities)}

@@ -13,16 +13,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from noisescape.errors import InvalidTypeError, InvalidValueError
-from noisescape.risk import EmpiricalRisk, rehearsal
+from noisescape.risk import EmpiricalRisk, rehearse
 from noisescape.risk.arguments import check_risk
 
 
 def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, Tensor], Any]) -> int:
     """Bytes that ``computation(risk, θ)`` allocates at its peak, beyond what is held before; nothing is computed.
 
-    Every operation runs on tensors without storage. Only what must be found out of the model first is found out on
-    real ones, once for a risk, and may take more memory than the computation does: up to 12 vectors of the size of
-    θ, and 25 where double precision decides, which is to 33 million parameters in float32.
+    Every operation runs on tensors without storage. Only what the computation must know of the model is found out
+    on real ones, once for a risk, and may take more memory than the computation does: up to 12 vectors of the size
+    of θ, and 25 where double precision decides, which is to 33 million parameters in float32. The computation is
+    begun anew after each such finding.
     Where the computation reads a number to decide how to go on, it reads 1, and what it compares is equal. Not
     counted: what the kernels of the operations take inside themselves, and what an allocator holds on to.
 
@@ -49,19 +50,26 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
             f"computation must be a function (risk, theta), not {type(computation).__name__}: "
             "lambda risk, theta: risk.gradient(theta)"
         )
-    rehearsed = rehearsal(risk)  # decided on real numbers, so that it goes the way the computation will
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
-    tracker = AllocationTracker(without_storage=True)
-    with mode:
-        theta = mode.from_tensor(risk.parameters())
-        try:
-            with tracker:
-                computation(rehearsed, theta)
-        except (RuntimeError, NotImplementedError) as error:
-            raise InvalidValueError(
-                f"the memory of this computation cannot be forecast, for it needs values, not only shapes: {error}"
-            ) from error
-    return tracker.peak
+    peak = 0
+
+    def without_storage(rehearsed: EmpiricalRisk) -> None:
+        nonlocal peak
+        mode = FakeTensorMode(allow_non_fake_inputs=True)
+        tracker = AllocationTracker(without_storage=True)
+        with mode:
+            theta = mode.from_tensor(risk.parameters())
+            try:
+                with tracker:
+                    computation(rehearsed, theta)
+            except (RuntimeError, NotImplementedError) as error:
+                raise InvalidValueError(
+                    "the memory of this computation cannot be forecast, for it needs values, not only shapes: "
+                    f"{error}"
+                ) from error
+        peak = tracker.peak
+
+    rehearse(risk, without_storage)
+    return peak
 
 
 class AllocationTracker(TorchDispatchMode):

@@ -8,9 +8,9 @@ from noisescape.risk.empirical_risk import (
     closed_form_risk,
     fingerprint,
     in_operator_precision,
-    rehearsal,
 )
 from noisescape.risk.hessian import DifferenceHessian, gauss_newton_control
+from noisescape.risk.rehearsal import rehearse
 from noisescape.risk.shuffled_residuals import shuffled_covariance
 
 __all__ = [
@@ -23,6 +23,6 @@ __all__ = [
     "fingerprint",
     "gauss_newton_control",
     "in_operator_precision",
-    "rehearsal",
+    "rehearse",
     "shuffled_covariance",
 ]

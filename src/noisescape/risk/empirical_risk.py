@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import functools
 import operator
 import warnings
@@ -29,7 +28,7 @@ from noisescape.risk.gradient_covariance import EmpiricalFisher, NoiseCovariance
 from noisescape.risk.hessian import GaussNewton, Hessian
 from noisescape.risk.model_loss import ModelLoss, logits
 from noisescape.risk.opening import open_data
-from noisescape.risk.samples import Batch, StreamedSamples
+from noisescape.risk.samples import Batch
 from noisescape.risk.sharded_samples import Samples, ShardedSamples
 from noisescape.scalars import check_seed, check_whole
 
@@ -576,22 +575,6 @@ def closed_form_risk(function: ClosedForm, memory_budget: int | None = None) -> 
     tried = [samples.between(0, samples.count)]
     risk._assemble(function, samples, tried, function.flat_parameters, memory_budget, chunk_size)
     return risk
-
-
-def rehearsal(risk: EmpiricalRisk) -> EmpiricalRisk:
-    """A copy that has decided all there is to decide, for evaluation on tensors without storage."""
-    if risk.shard is not None:
-        raise InvalidValueError(
-            "what a shard takes cannot be rehearsed, as the other ranks do not take part; forecast one process "
-            "with this rank's part of the data, EmpiricalRisk(model, loss, part)"
-        )
-    risk._capabilities.decide()
-    _ = risk._chunking
-    copied = copy.copy(risk)
-    copied._largest_tried = risk.sample_count
-    if isinstance(risk._samples, StreamedSamples):  # there are no numbers to take a checksum of
-        copied._samples = risk._samples.unverified()
-    return copied
 
 
 def in_operator_precision(risk: EmpiricalRisk, theta: Tensor) -> tuple[EmpiricalRisk, Tensor]:

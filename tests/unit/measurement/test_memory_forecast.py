@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import noisescape as ns
 from cases import CASES, bowl_risk
-from internals import DECISIONS, decide, decided
+from internals import DECISIONS, decide, decided, found_out
 from noisescape.measurement.memory import AllocationTracker
 from noisescape.risk.chunking import CACHED_BYTES
 from slowness import quick
@@ -127,6 +127,16 @@ def test_a_forecast_computes_nothing() -> None:
     ns.forecast_memory(risk, lambda risk, theta: kept.append(risk.gradient(theta)))
     assert isinstance(kept[0], torch._subclasses.FakeTensor)
     torch.testing.assert_close(risk.gradient(CASES["conv"].theta), CASES["conv"].gradients().mean(0))
+
+
+def test_a_forecast_finds_out_no_more_of_a_model_than_the_computation_asks_for() -> None:
+    risk = CASES["conv"].risk()
+    ns.forecast_memory(risk, COMPUTATIONS["gradient"])
+    assert found_out(risk) == set()
+    ns.forecast_memory(risk, COMPUTATIONS["Hessian times a vector"])
+    assert found_out(risk) == {"second_derivative_error"}
+    ns.forecast_memory(risk, COMPUTATIONS["Hessian times a block"])
+    assert found_out(risk) == {"second_derivative_error", "forward_over_reverse"}
 
 
 def test_what_needs_values_is_refused() -> None:
