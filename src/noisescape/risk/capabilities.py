@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -78,7 +78,6 @@ class Capabilities:
     samples: Samples
     tried: Sequence[Batch]
     parameters: Callable[[], Tensor]
-    _movable: bool | None = field(default=None, init=False, repr=False)
 
     def decide(self) -> None:
         """Find out all of it now."""
@@ -280,6 +279,12 @@ class Capabilities:
 
     # ------------------------------------------------------------------ how it is tried
 
+    @functools.cached_property
+    def movable(self) -> bool:
+        """Whether the losses are finite where the parameters have moved a little, off what may be zero."""
+        moved = shaken(self.function, self.parameters())
+        return all(bool(torch.isfinite(self.function.values(moved, batch)).all()) for batch in self.tried)
+
     @property
     def _decided_on(self) -> list[Batch]:
         """The most unlike of the samples tried; of a closed form, which comes whole, all."""
@@ -290,11 +295,7 @@ class Capabilities:
     def _point(self) -> Tensor:
         """Near the module's own parameters, but where none is zero."""
         theta = self.parameters()
-        moved = shaken(self.function, theta)
-        if self._movable is None:
-            found = (torch.isfinite(self.function.values(moved, batch)).all() for batch in self.tried)
-            self._movable = all(map(bool, found))
-        return moved if self._movable else theta
+        return shaken(self.function, theta) if self.movable else theta
 
     def _opposite(self, theta: Tensor) -> Tensor:
         """As far from the module's own parameters as θ, on the other side."""

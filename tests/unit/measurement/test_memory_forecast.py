@@ -134,9 +134,9 @@ def test_a_forecast_finds_out_no_more_of_a_model_than_the_computation_asks_for()
     ns.forecast_memory(risk, COMPUTATIONS["gradient"])
     assert found_out(risk) == set()
     ns.forecast_memory(risk, COMPUTATIONS["Hessian times a vector"])
-    assert found_out(risk) == {"second_derivative_error"}
+    assert found_out(risk) == {"movable", "second_derivative_error"}
     ns.forecast_memory(risk, COMPUTATIONS["Hessian times a block"])
-    assert found_out(risk) == {"second_derivative_error", "forward_over_reverse"}
+    assert found_out(risk) == {"movable", "second_derivative_error", "forward_over_reverse"}
 
 
 def test_what_needs_values_is_refused() -> None:
