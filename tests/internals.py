@@ -89,4 +89,4 @@ def without_rule(risk: EmpiricalRisk) -> list[int]:
 
 def found_out(risk: EmpiricalRisk) -> set[str]:
     """The entries of the table of what a model allows that are known so far."""
-    return {*DECISIONS} & {*vars(risk._capabilities)}
+    return {*vars(risk._capabilities)} & {*vars(Capabilities)}

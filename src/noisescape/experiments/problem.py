@@ -41,8 +41,7 @@ def classification(model: nn.Module, split: ImageSplit, device: str) -> Problem:
     """Cross-entropy of a network on a split."""
     train, test = ((images.to(device), labels.to(device)) for images, labels in (split.train, split.test))
     model = model.to(device)
-    budget = ample_budget(torch.device(device))
-    risk = EmpiricalRisk(model, nn.functional.cross_entropy, train, memory_budget=budget)
+    risk = EmpiricalRisk(model, nn.functional.cross_entropy, train, memory_budget=ample_budget(device))
     return Problem(model, risk, risk.with_data(test), split)
 
 
@@ -58,8 +57,8 @@ def one_hot_regression(model: nn.Module, split: ImageSplit, classes: int, device
         images, labels = data
         return images.to(device), nn.functional.one_hot(labels, classes).to(images.dtype).to(device)
 
-    budget = ample_budget(torch.device(device))
-    risk = EmpiricalRisk(model, nn.functional.mse_loss, as_told(split.train), memory_budget=budget)
+    train = as_told(split.train)
+    risk = EmpiricalRisk(model, nn.functional.mse_loss, train, memory_budget=ample_budget(device))
     return Problem(model, risk, risk.with_data(as_told(split.test)), split)
 
 

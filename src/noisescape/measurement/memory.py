@@ -50,10 +50,8 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
             f"computation must be a function (risk, theta), not {type(computation).__name__}: "
             "lambda risk, theta: risk.gradient(theta)"
         )
-    peak = 0
 
-    def without_storage(rehearsed: EmpiricalRisk) -> None:
-        nonlocal peak
+    def without_storage(rehearsed: EmpiricalRisk) -> int:
         mode = FakeTensorMode(allow_non_fake_inputs=True)
         tracker = AllocationTracker(without_storage=True)
         with mode:
@@ -66,10 +64,9 @@ def forecast_memory(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk, T
                     "the memory of this computation cannot be forecast, for it needs values, not only shapes: "
                     f"{error}"
                 ) from error
-        peak = tracker.peak
+        return tracker.peak
 
-    rehearse(risk, without_storage)
-    return peak
+    return rehearse(risk, without_storage)
 
 
 class AllocationTracker(TorchDispatchMode):

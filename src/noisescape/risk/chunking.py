@@ -28,9 +28,9 @@ BUSY_BYTES = 2**20
 """A sample's activations from which a CPU does not wait for Python. Measured: decision 28."""
 
 
-def ample_budget(device: torch.device) -> int:
+def ample_budget(device: torch.device | str) -> int:
     """Bytes with which evaluations on this device are as fast as they get, or nearly: a GPU's default."""
-    if device.type != "cuda":
+    if torch.device(device).type != "cuda":
         return AMPLE
     return int(torch.cuda.get_device_properties(device).total_memory) // GPU_SHARE
 
@@ -41,9 +41,14 @@ def modest_budget(count: int, sample_bytes: int, parameter_bytes: int) -> int:
     A step is on as many of the N samples as the caches hold: their activations, and the gradient. At least what the
     caches hold, at most an ample budget.
     """
-    chunk = min(count, max(1, max(CACHED_BYTES, PARAMETER_SHARE * parameter_bytes) // sample_bytes))
+    chunk = min(count, max(1, _cached_activations(parameter_bytes) // sample_bytes))
     steps = 2 * (chunk * sample_bytes + parameter_bytes)
     return min(max(steps, CACHED_BYTES), AMPLE)
+
+
+def _cached_activations(parameter_bytes: int, columns: int = 1) -> int:
+    """Bytes of a chunk's activations that a CPU's caches hold with so many columns, or worth reading θ for."""
+    return max(CACHED_BYTES // min(columns, CACHED_COLUMNS), PARAMETER_SHARE * parameter_bytes)
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,7 @@ class Chunking:
             return self.fixed
         most = self.budget // (passes * self.sample_bytes)
         if self.cached:
-            room = max(CACHED_BYTES // min(columns, CACHED_COLUMNS), PARAMETER_SHARE * self.parameter_bytes)
-            most = min(most, room // self.sample_bytes)
+            most = min(most, _cached_activations(self.parameter_bytes, columns) // self.sample_bytes)
         return min(self.count, max(1, most))
 
     def rows(self, *, copies: int, width: int) -> int:

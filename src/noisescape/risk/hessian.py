@@ -52,8 +52,8 @@ class Hessian(SymmetricOperator):
         keeps = self._keeps_graphs
         reverse = keeps and chunking.parameters_dominate
         count = block.shape[1]
-        together = count > 1 and chunking.columns(chunking.samples(passes=HESSIAN_PASSES, columns=count)) > 1
-        together = together or chunking.fills_gpu
+        several = count > 1 and chunking.columns(chunking.samples(passes=HESSIAN_PASSES, columns=count)) > 1
+        together = several or chunking.fills_gpu
         if together and not reverse and risk._capabilities.forward_over_reverse:  # finding that out costs
             return passes.hvp_by_forward_mode(risk, self.theta, block)
         if self._graphs is None and keeps:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import copy
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from noisescape.errors import InvalidValueError
 from noisescape.risk.capabilities import Capabilities
 from noisescape.risk.empirical_risk import EmpiricalRisk
 from noisescape.risk.samples import StreamedSamples
 
+T = TypeVar("T")
 
-def rehearse(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk], None]) -> None:
-    """Go the way that a computation goes, on a risk that can be given tensors without storage.
+
+def rehearse(risk: EmpiricalRisk, computation: Callable[[EmpiricalRisk], T]) -> T:
+    """What a computation gives on a risk that can be given tensors without storage.
 
     It takes the turns that the model allows, which only real numbers tell: at each that is not known yet the
     rehearsal breaks off, it is found out, for the risk as well, and all begins anew. What no computation asks for

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 import noisescape as ns
 from cases import CASES, F64, WIDER, Case, classes, normal, squared_by_hand
 from dense_indicators import of_case
+from internals import found_out
 from noisescape.errors import NonFiniteLossError
 from noisescape.risk.passes import hessian_forms
 from noisescape.runs.run import strict_json
@@ -109,8 +110,7 @@ def test_it_finds_out_no_more_of_a_model_than_it_needs() -> None:
     """Each entry of that table costs as much as many products where samples are few."""
     risk = WIDER.risk()
     ns.measure_fast(risk, WIDER.theta, batch_size=8)
-    known = vars(risk._capabilities).keys() & vars(type(risk._capabilities)).keys()
-    assert known == {"movable", "ruled_layers", "second_derivative_error"}
+    assert found_out(risk) == {"movable", "ruled_layers", "second_derivative_error"}
 
 
 def test_the_dictionary_is_strict_json_and_the_table_shows_all() -> None:

@@ -73,8 +73,7 @@ def one_hidden_layer_risk(config: OneHiddenLayerConfig, width: int, repetition: 
     seed = derived_seed(config.seed, repetition, 1)
     model = FixedOutput(width, config.clip, config.init_std, seed, init_bound=config.init_bound)
     data = points.to(config.device), labels.to(config.device)
-    budget = ample_budget(torch.device(config.device))
-    return EmpiricalRisk(model.to(config.device), squared, data, memory_budget=budget)
+    return EmpiricalRisk(model.to(config.device), squared, data, memory_budget=ample_budget(config.device))
 
 
 def run_one_hidden_layer(
