@@ -13,7 +13,8 @@ GPU_SHARE = 8
 FILLS_GPU = 2**28
 """Bytes of all samples' activations from which a GPU does not wait for Python. Measured: decision 26."""
 HESSIAN_PASSES = 4
-"""Memory of a twice differentiable forward and backward pass, in units of the forward pass."""
+"""Memory of a twice differentiable forward and backward pass, in units of the forward pass. A curvature product of
+another kind, forward and back again, is given as much."""
 CACHED_BYTES = 2**25
 """Bytes of activations beyond which a chunk is slower on a CPU, not faster: it leaves the caches, and the C library
 maps and clears such allocations anew every time. Measured: docs/decisions/0011-chunks-and-factors.md."""

@@ -302,7 +302,7 @@ def ggnvp(risk: EmpiricalRisk, theta: Tensor, directions: Tensor) -> Tensor:
     function = function_of_outputs(risk, theta, "the Gauss–Newton matrix", directions)
     check_directions(theta, directions)
     total = torch.zeros_like(directions)
-    for batch in risk._batches(passes=4, columns=_columns(theta, directions)):
+    for batch in risk._batches(passes=HESSIAN_PASSES, columns=_columns(theta, directions)):
         outputs = _outputs(function, batch)
         parts = []
         for block in column_blocks(directions, risk._chunking.columns(batch.size), theta):
@@ -341,7 +341,7 @@ def ggn_draws(risk: EmpiricalRisk, theta: Tensor, count: int, generator: torch.G
     function = function_of_outputs(risk, theta, "the Gauss–Newton matrix")
     generator = risk._samples.own_generator(generator, theta.device)
     total = theta.new_zeros(count, risk.dimension)
-    for batch in risk._batches(passes=4, columns=count):
+    for batch in risk._batches(passes=HESSIAN_PASSES, columns=count):
         leaf = theta.detach().requires_grad_()
         predicted = tensor_outputs(function.outputs(leaf, batch.inputs))
         root = function.output_hessian_root(theta, predicted.detach(), batch)

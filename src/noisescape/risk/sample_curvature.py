@@ -13,6 +13,7 @@ from torch.func import jvp, vmap
 
 from noisescape.errors import InvalidValueError
 from noisescape.risk.arguments import check_directions
+from noisescape.risk.chunking import HESSIAN_PASSES
 from noisescape.risk.differentiation import column_blocks, pull_back
 from noisescape.risk.empirical_risk import EmpiricalRisk
 from noisescape.risk.model_loss import ModelLoss, mapping, tensor_outputs
@@ -41,7 +42,7 @@ class SampleCurvature(ABC):
         check_directions(self.theta, right)
         self.risk._check_theta(self.theta, left, right, replicas=False)
         columns = left.shape[1] * right.shape[1]
-        batches = self.risk._batches(passes=4, columns=columns)
+        batches = self.risk._batches(passes=HESSIAN_PASSES, columns=columns)
         return self.risk._samples.collected(torch.cat([self._forms(batch, left, right) for batch in batches]))
 
     def combined(self, directions: Tensor, weights: Tensor) -> Tensor:
@@ -59,7 +60,7 @@ class SampleCurvature(ABC):
         mine = self.risk._samples.mine(weights)
         total = directions.new_zeros(len(directions), weights.shape[2])
         start = 0
-        for batch in self.risk._batches(passes=4, columns=directions.shape[1] + weights.shape[2]):
+        for batch in self.risk._batches(passes=HESSIAN_PASSES, columns=directions.shape[1] + weights.shape[2]):
             total += self._combined(batch, directions, mine[start : start + batch.size])
             start += batch.size
         return self.risk._samples.total(total / self.risk.sample_count)
@@ -142,7 +143,7 @@ class SampleGaussNewton(SampleCurvature):
         check_directions(self.theta, directions)
         self.risk._check_theta(self.theta, directions, replicas=False)
         parts = []
-        for batch in self.risk._batches(passes=4, columns=directions.shape[1]):
+        for batch in self.risk._batches(passes=HESSIAN_PASSES, columns=directions.shape[1]):
             parts.append(self._pushed(batch, directions, self._root(batch)))
         rows = {part.shape[1] for part in parts}
         if len(self.risk._samples.in_common([*rows])) != 1 or not self.risk._samples.on_every_rank(
