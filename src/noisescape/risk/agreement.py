@@ -26,6 +26,11 @@ KINKED = 1e-2
 samples are evaluated together or alone. It is allowed where double precision agrees, in which hardly any lies so
 near: a ResNet-18 at its initialisation differs by 1.5e-3, and by 1e-15 there."""
 
+SHORTEST = (1e-11, 1e-12)
+STEPS = (1e-9, 1e-11, 1e-6, 1e-10, 1e-12, 1e-8, 1e-4, 1e-3)
+"""Of differences of the gradient, in units of ‖θ‖. A ResNet-18 at its initialisation, on eight images of 32 × 32
+pixels, has a kink 1e-10 from θ: shorter steps agree with its Hessian to 1e-6, all others are 36 to 100 % off."""
+
 
 def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
     """Whether two results are the same to a share of the larger's largest entry; never for zeros."""
@@ -152,7 +157,9 @@ def second_derivative_error(
 
     Where they differ, a backward pass lacks terms of its own derivative, or the gradient jumps (rounding in the
     forward pass, a straight-through gradient): there is no Hessian to speak of. The best of several steps counts:
-    short ones hardly ever cross a kink, long ones rise above the rounding of models that compute partly in float32.
+    short ones hardly ever cross a kink, of which a deep network on images has one within 1e-8 of nearly any θ; long
+    ones rise above the rounding of models that compute partly in float32. The shortest count where rounding, which
+    is allowed for, could not pass for agreement.
 
     Args:
         gradient: point ↦ gradient.
@@ -171,9 +178,12 @@ def second_derivative_error(
     wanted = product(theta, direction)
     size = max(float(lengths(theta)), 1.0)
     best = float("inf")
-    for step in (1e-9 * size, 1e-6 * size, 1e-8 * size, 1e-10 * size, 1e-4 * size, 1e-3 * size):
-        found = (gradient(theta + step * direction) - gradient(theta - step * direction)).div_(2 * step)
+    for share in STEPS:
+        step = share * size
         rounding = 1e-14 * slope / step
+        if share in SHORTEST and rounding > enough * lengths(wanted):
+            continue
+        found = (gradient(theta + step * direction) - gradient(theta - step * direction)).div_(2 * step)
         larger = torch.maximum(lengths(wanted), lengths(found))
         error = (lengths(found.sub_(wanted)) - rounding).clamp_min(0)
         best = min(best, float(error / larger.clamp_min(1e-300)))

@@ -70,17 +70,25 @@ def test_kinks_are_no_reason_to_refuse(activation: type[nn.Module]) -> None:
     assert decided(risk, "second_derivative_error") < 1e-3
 
 
-@pytest.mark.parametrize("apart", [1e-6, 1e-8])
-def test_kinks_close_together_are_no_reason_either(apart: float) -> None:
-    """In VGG-11 at its full width, on some batches, steps of 10⁻⁸ always cross one."""
+@pytest.mark.parametrize(("apart", "curvature"), [(1e-6, 1.0), (1e-8, 1.0), (1e-10, 100.0), (1e-11, 100.0)])
+def test_kinks_close_together_are_no_reason_either(apart: float, curvature: float) -> None:
+    """In VGG-11 at its full width, on some batches, steps of 10⁻⁸ always cross one; in a ResNet-18 of 10⁻¹⁰."""
     offsets = apart * (torch.arange(-2_000, 2_000, dtype=F64) + 0.5)
 
     def gradient(theta: Tensor) -> Tensor:  # 1 at 0, and a jump of 1 at every offset of Σ_i θ_i
-        return theta + 1 + float((theta.sum() > offsets).sum()) - 2_000
+        return curvature * theta + 1 + float((theta.sum() > offsets).sum()) - 2_000
 
     theta = torch.zeros(3, dtype=F64)
-    assert second_derivative_error(gradient, lambda _, v: v, theta, 1e-3) < 1e-3
-    assert second_derivative_error(gradient, lambda _, v: 2 * v, theta, 1e-3) > 0.4
+    assert second_derivative_error(gradient, lambda _, v: curvature * v, theta, 1e-3) < 1e-3
+    assert second_derivative_error(gradient, lambda _, v: 2 * curvature * v, theta, 1e-3) > 0.4
+
+
+@pytest.mark.parametrize("given", [0.0, 5e-3])
+def test_rounding_in_the_shortest_steps_does_not_pass_for_agreement(given: float) -> None:
+    """At 10⁻¹² of θ what rounding may be is larger than all of this curvature."""
+    theta = torch.zeros(3, dtype=F64)
+    error = second_derivative_error(lambda point: 1e-2 * point + 1, lambda _, v: given * v, theta, 1e-3)
+    assert error > 0.4
 
 
 @pytest.mark.parametrize("dtype", [F64, torch.float32])
