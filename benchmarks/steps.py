@@ -20,8 +20,8 @@ TARGETS: dict[str, tuple[ns.Dynamics, float | None]] = {
     "gld-dynamic": (ns.GLDDynamic(BATCH_SIZE, refresh=1), 2.0),
     "gld-diagonal": (ns.GLDDiagonal(BATCH_SIZE, refresh=1), 2.0),
     "gld-leading": (ns.GLDLeading(BATCH_SIZE, k=20, refresh=10), 1.3),
-    "gld-top-eigenvector": (ns.GLDTopEigenvector(BATCH_SIZE, refresh=10), 1.6),
-    "gld-hessian": (ns.GLDHessian(BATCH_SIZE, k=20, refresh=10), 4.0),
+    "gld-top-eigenvector": (ns.GLDTopEigenvector(BATCH_SIZE, refresh=10), 1.8),
+    "gld-hessian": (ns.GLDHessian(BATCH_SIZE, k=20, refresh=10), 6.0),
 }
 
 
