@@ -101,6 +101,7 @@ SOURCES: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create 2 worker processes")  # on one core
 @pytest.mark.parametrize("memory_budget", [2**30, TIGHT])
 @pytest.mark.parametrize("name", SOURCES)
 def test_the_same_samples_in_any_form(name: str, memory_budget: int) -> None:
