@@ -34,6 +34,7 @@ REPEATS = 3
 SHORT_REPEATS = 20
 FEWER_REPEATS = 5
 DENSE_COLUMNS = 24
+TIMED_COLUMNS = 4
 CPU = torch.device("cpu")
 MOST_TIMED = 1000
 """Products beyond which a rival is not run: it would take hours."""
@@ -76,11 +77,12 @@ def at_place(
     rival_seeds: int,
     repeats: int,
     target: float,
-    fewest: bool = False,
+    large: bool = False,
 ) -> dict[str, Any]:
     """Everything but the dense way, for one problem; rows and seconds of it have the place's name.
 
-    ``fewest``: only the rival that needs the fewest products is timed.
+    Of a ``large`` model XTrace is the one rival, which takes the fewest products on small ones, and its time is
+    extrapolated from four of them: a block as wide as it has columns does not fit in 24 GiB.
     """
     risk, theta = problem.risk, problem.theta
     sigma = risk.noise_covariance(theta, BATCH_SIZE)
@@ -106,11 +108,9 @@ def at_place(
         "stderr": statistics.median(estimate.relative_stderr for estimate in found),
     }
     curves, budgets = rival_budgets(
-        restricted, risk.per_sample_gradients(theta), exact * BATCH_SIZE + mean_part, rival_seeds
+        restricted, risk.per_sample_gradients(theta), exact * BATCH_SIZE + mean_part, rival_seeds, large=large
     )
-    others = rivals(problem, budgets)
-    if fewest:
-        others = {side: others[side] for side in sorted(others, key=budgets.__getitem__)[:1]}
+    others = {} if large else rivals(problem, budgets)
     numbers = itertools.count()
     sides: dict[str, Callable[[], float]] = {
         OURS: lambda: (  # another seed each time: some take more probes than others
@@ -143,6 +143,8 @@ def at_place(
     short = interleaved({OURS: whole[OURS], "gradient": problem.step_cost}, repeats, clock=clock)
     for side, each in short.items():
         timed[side] = each + timed[side][1:]  # the first call of all is a warm-up
+    if large and XTRACE in budgets:
+        timed[XTRACE] = extrapolated(problem, budgets[XTRACE], repeats)
     outcome.seconds |= {f"{side}{place}": each for side, each in timed.items()}
     work = f"Tr(HΣ) to 1 %{place}"
     outcome.compare(
@@ -152,10 +154,11 @@ def at_place(
         target=target,
         note=f"RMSE {accuracy['relative_rmse']:.2%}, coverage {accuracy['coverage']:.1%} over {seeds} seeds",
     )
-    best = min(others, key=lambda side: statistics.median(timed[side]), default=None)  # none reaches 1 % in time
-    for side in others:
+    others_timed = [side for side in timed if side in budgets]  # none, where none reaches 1 % in time
+    best = min(others_timed, key=lambda side: statistics.median(timed[side]), default=None)
+    for side in others_timed:
         bound = 4 if side == best else None
-        note = f"{budgets[side]} products each"
+        note = f"{budgets[side]} products each{f', extrapolated from {TIMED_COLUMNS}' if large else ''}"
         outcome.compare(work, f"{OURS}{place}", f"{side}{place}", better="higher", target=bound, note=note)
     return {
         "exact": exact,
@@ -240,13 +243,14 @@ class Chain:
 
 
 def rival_budgets(
-    restricted: FunctionOperator, rows: Tensor, exact: float, seeds: int
+    restricted: FunctionOperator, rows: Tensor, exact: float, seeds: int, *, large: bool
 ) -> tuple[dict[str, list[tuple[int, float]]], dict[str, int]]:
     """Errors seen, and the fewest products with H·EF that bring each estimator of its trace to 1 % RMSE."""
     chain = Chain(lambda block: restricted @ (rows.T @ (rows @ block) / len(rows)), restricted.size)
     budgets: dict[str, int] = {}
     curves: dict[str, list[tuple[int, float]]] = {}
-    for side, estimator in {XTRACE: curvlinops.xtrace, HUTCHPP: curvlinops.hutchpp_trace}.items():
+    estimators = {XTRACE: curvlinops.xtrace} | ({} if large else {HUTCHPP: curvlinops.hutchpp_trace})
+    for side, estimator in estimators.items():
         low, high = 0, len(GRID)  # the error falls with the products: bisect
         while low < high:
             middle = (low + high) // 2
@@ -258,6 +262,8 @@ def rival_budgets(
         curves[side].sort()
         if low < len(GRID):
             budgets[side] = GRID[low]
+    if large:
+        return curves, budgets
     if HUTCHPP in budgets:  # the same algorithm
         budgets[EIGENTHINGS] = budgets[HUTCHPP]
     samples = he.hutchinson(chain, num_samples=2000, seed=0).samples.double()
@@ -267,16 +273,12 @@ def rival_budgets(
 
 def rivals(problem: Problem, budgets: dict[str, int]) -> dict[str, Callable[[], float]]:
     """Each rival's whole computation, ḡᵀHḡ taken off at the end: their EF is not centred."""
-    model, criterion = problem.model, nn.CrossEntropyLoss()
-    params, data = list(model.parameters()), [(problem.inputs, problem.targets)]
-    size = sum(p.numel() for p in params)
+    model, data = problem.model, [(problem.inputs, problem.targets)]
+    size = sum(p.numel() for p in model.parameters())
 
     def with_curvlinops(estimator: Callable[[Chain, int], Tensor], count: int) -> Callable[[], float]:
         def estimate() -> float:
-            hessian, fisher = (
-                kind(model, criterion, params, data, check_deterministic=False)
-                for kind in (curvlinops.HessianLinearOperator, curvlinops.EFLinearOperator)
-            )
+            hessian, fisher = curvlinops_operators(problem)
             found = estimator(Chain(lambda block: hessian @ (fisher @ block), size), count)
             gradient = problem.gradient()
             return float(found - gradient @ (hessian @ gradient)) / BATCH_SIZE
@@ -305,6 +307,28 @@ def rivals(problem: Problem, budgets: dict[str, int]) -> dict[str, Callable[[], 
     if budgets[HUTCHINSON] <= MOST_TIMED:
         sides[HUTCHINSON] = with_eigenthings("hutchinson", budgets[HUTCHINSON])
     return sides
+
+
+def curvlinops_operators(problem: Problem) -> tuple[Any, Any]:
+    """H and the empirical Fisher."""
+    params, data = list(problem.model.parameters()), [(problem.inputs, problem.targets)]
+    hessian, fisher = (
+        kind(problem.model, nn.CrossEntropyLoss(), params, data, check_deterministic=False)
+        for kind in (curvlinops.HessianLinearOperator, curvlinops.EFLinearOperator)
+    )
+    return hessian, fisher
+
+
+def extrapolated(problem: Problem, count: int, repeats: int) -> list[float]:
+    """Seconds of so many products of H·EF by curvlinops, from a few at once; not those of XTrace's own algebra."""
+    hessian, fisher = curvlinops_operators(problem)
+    block = torch.randn(hessian.shape[0], TIMED_COLUMNS, generator=torch.Generator().manual_seed(0))
+
+    def products() -> float:
+        return float((hessian @ (fisher @ block)).sum())
+
+    seconds = interleaved({XTRACE: with_plain_attention(products)}, repeats, clock=time.process_time)[XTRACE]
+    return [each * count / TIMED_COLUMNS for each in seconds]
 
 
 def with_plain_attention(estimate: Callable[[], float]) -> Callable[[], float]:
