@@ -10,8 +10,7 @@ from torch import Tensor
 from typing_extensions import override
 
 from noisescape.dynamics.gld_shuffled import GLDShuffled
-from noisescape.risk import EmpiricalRisk
-from noisescape.risk.empirical_risk import layer_sizes
+from noisescape.risk import EmpiricalRisk, layer_sizes
 
 
 @dataclass(frozen=True)

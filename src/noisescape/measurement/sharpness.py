@@ -9,9 +9,8 @@ from torch import Tensor
 
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, mean_of_draws
-from noisescape.risk import EmpiricalRisk
+from noisescape.risk import EmpiricalRisk, layer_sizes
 from noisescape.risk.arguments import check_point
-from noisescape.risk.empirical_risk import layer_sizes
 from noisescape.risk.passes import unchecked_losses
 from noisescape.scalars import check_positive, check_seed, check_whole
 

@@ -2,11 +2,11 @@
 
 from noisescape.risk.chunking import ample_budget
 from noisescape.risk.columns import Columns
+from noisescape.risk.contents import fingerprint, layer_sizes, tensor_names
 from noisescape.risk.empirical_risk import (
     EmpiricalRisk,
     Metric,
     closed_form_risk,
-    fingerprint,
     in_operator_precision,
 )
 from noisescape.risk.hessian import DifferenceHessian, gauss_newton_control
@@ -23,6 +23,8 @@ __all__ = [
     "fingerprint",
     "gauss_newton_control",
     "in_operator_precision",
+    "layer_sizes",
     "rehearse",
     "shuffled_covariance",
+    "tensor_names",
 ]

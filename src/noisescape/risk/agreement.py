@@ -29,7 +29,7 @@ near: a ResNet-18 at its initialisation differs by 1.5e-3, and by 1e-15 there.""
 SHORTEST = (1e-11, 1e-12)
 STEPS = (1e-9, 1e-11, 1e-6, 1e-10, 1e-12, 1e-8, 1e-4, 1e-3)
 """Of differences of the gradient, in units of ‖θ‖. A ResNet-18 at its initialisation, on eight images of 32 × 32
-pixels, has a kink 1e-10 from θ: shorter steps agree with its Hessian to 1e-6, all others are 36 to 100 % off."""
+pixels, has a kink within 1e-10 of θ: shorter steps agree with its Hessian to 1e-6, others are 36 to 100 % off."""
 
 
 def agrees(found: Tensor, wanted: Tensor, tolerance: float) -> bool:
@@ -157,9 +157,8 @@ def second_derivative_error(
 
     Where they differ, a backward pass lacks terms of its own derivative, or the gradient jumps (rounding in the
     forward pass, a straight-through gradient): there is no Hessian to speak of. The best of several steps counts:
-    short ones hardly ever cross a kink, of which a deep network on images has one within 1e-8 of nearly any θ; long
-    ones rise above the rounding of models that compute partly in float32. The shortest count where rounding, which
-    is allowed for, could not pass for agreement.
+    short ones hardly ever cross a kink, long ones rise above the rounding of models that compute partly in float32.
+    The shortest count where rounding, which is allowed for, could not pass for agreement.
 
     Args:
         gradient: point ↦ gradient.
@@ -176,15 +175,16 @@ def second_derivative_error(
     del here
     direction /= lengths(direction).clamp_min(1e-300)
     wanted = product(theta, direction)
+    curvature = lengths(wanted)
     size = max(float(lengths(theta)), 1.0)
     best = float("inf")
     for share in STEPS:
         step = share * size
         rounding = 1e-14 * slope / step
-        if share in SHORTEST and rounding > enough * lengths(wanted):
+        if share in SHORTEST and rounding > enough * curvature:
             continue
         found = (gradient(theta + step * direction) - gradient(theta - step * direction)).div_(2 * step)
-        larger = torch.maximum(lengths(wanted), lengths(found))
+        larger = torch.maximum(curvature, lengths(found))
         error = (lengths(found.sub_(wanted)) - rounding).clamp_min(0)
         best = min(best, float(error / larger.clamp_min(1e-300)))
         if best <= enough:

@@ -12,8 +12,7 @@ from torch import Tensor
 from noisescape.errors import InvalidValueError
 from noisescape.linops import Estimate, product_trace, ratio, squared_norm
 from noisescape.linops.probing import check_tolerance
-from noisescape.risk import EmpiricalRisk, in_operator_precision
-from noisescape.risk.empirical_risk import layer_sizes, tensor_names
+from noisescape.risk import EmpiricalRisk, in_operator_precision, layer_sizes, tensor_names
 from noisescape.scalars import check_seed, check_whole
 
 LEAST_POINTS = 8

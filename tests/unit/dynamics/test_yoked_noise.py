@@ -9,7 +9,7 @@ import torch
 
 import noisescape as ns
 from dynamics_cases import BATCH, GAUSSIAN
-from noisescape.risk.empirical_risk import layer_sizes
+from noisescape.risk import layer_sizes
 
 TRACES = torch.tensor([2.0, 0.5, 0.0, 3.0, 0.25, 0.1, 1.0])
 DRAWN = {
