@@ -35,6 +35,7 @@ SHORT_REPEATS = 20
 FEWER_REPEATS = 5
 DENSE_COLUMNS = 24
 TIMED_COLUMNS = 4
+"""Products of which a rival's time is extrapolated, where it cannot be run whole."""
 CPU = torch.device("cpu")
 MOST_TIMED = 1000
 """Products beyond which a rival is not run: it would take hours."""
@@ -46,7 +47,7 @@ def run() -> Iterator[Outcome]:
     outcome = Outcome()
     minimum = lenet_at_minimum()
     outcome.figures |= at_place(
-        outcome, "", minimum, seeds=SEEDS, rival_seeds=RIVAL_SEEDS, repeats=SHORT_REPEATS, target=30
+        outcome, "", minimum, all_rivals, seeds=SEEDS, rival_seeds=RIVAL_SEEDS, repeats=SHORT_REPEATS, target=30
     )
     dense = "the dense way"
     outcome.seconds[dense] = dense_way(minimum)
@@ -62,7 +63,14 @@ def run() -> Iterator[Outcome]:
     yield outcome
     name = "early in its training"
     early = at_place(
-        outcome, f" {name}", lenet_early(), seeds=SEEDS, rival_seeds=RIVAL_SEEDS, repeats=FEWER_REPEATS, target=60
+        outcome,
+        f" {name}",
+        lenet_early(),
+        all_rivals,
+        seeds=SEEDS,
+        rival_seeds=RIVAL_SEEDS,
+        repeats=FEWER_REPEATS,
+        target=60,
     )
     outcome.figures["elsewhere"] = {name: early}
     yield outcome
@@ -72,18 +80,14 @@ def at_place(
     outcome: Outcome,
     place: str,
     problem: Problem,
+    rivals_of: Callable[[Problem, Chain, float, int], Rivals],
     *,
     seeds: int,
     rival_seeds: int,
     repeats: int,
     target: float,
-    large: bool = False,
 ) -> dict[str, Any]:
-    """Everything but the dense way, for one problem; rows and seconds of it have the place's name.
-
-    Of a ``large`` model XTrace is the one rival, which takes the fewest products on small ones, and its time is
-    extrapolated from four of them: a block as wide as it has columns does not fit in 24 GiB.
-    """
+    """Everything but the dense way, for one problem; rows and seconds of it have the place's name."""
     risk, theta = problem.risk, problem.theta
     sigma = risk.noise_covariance(theta, BATCH_SIZE)
     restricted, control, exact = on_the_span(risk, theta)
@@ -107,10 +111,9 @@ def at_place(
         "products and forms": statistics.mean(estimate.cost for estimate in found),
         "stderr": statistics.median(estimate.relative_stderr for estimate in found),
     }
-    curves, budgets = rival_budgets(
-        restricted, risk.per_sample_gradients(theta), exact * BATCH_SIZE + mean_part, rival_seeds, large=large
-    )
-    others = {} if large else rivals(problem, budgets)
+    rows = risk.per_sample_gradients(theta)
+    chain = Chain(lambda block: restricted @ (rows.T @ (rows @ block) / len(rows)), restricted.size)
+    rivals = rivals_of(problem, chain, exact * BATCH_SIZE + mean_part, rival_seeds)
     numbers = itertools.count()
     sides: dict[str, Callable[[], float]] = {
         OURS: lambda: (  # another seed each time: some take more probes than others
@@ -122,7 +125,7 @@ def at_place(
                 seed=next(numbers),
             ).value
         ),
-        **others,
+        **rivals.whole,
     }
     kept: dict[str, float] = {}
 
@@ -143,8 +146,9 @@ def at_place(
     short = interleaved({OURS: whole[OURS], "gradient": problem.step_cost}, repeats, clock=clock)
     for side, each in short.items():
         timed[side] = each + timed[side][1:]  # the first call of all is a warm-up
-    if large and XTRACE in budgets:
-        timed[XTRACE] = extrapolated(problem, budgets[XTRACE], repeats)
+    for side, products in rivals.in_part.items():
+        part = interleaved({side: products}, repeats, clock=clock)[side]
+        timed[side] = [each * rivals.budgets[side] / TIMED_COLUMNS for each in part]
     outcome.seconds |= {f"{side}{place}": each for side, each in timed.items()}
     work = f"Tr(HΣ) to 1 %{place}"
     outcome.compare(
@@ -154,11 +158,13 @@ def at_place(
         target=target,
         note=f"RMSE {accuracy['relative_rmse']:.2%}, coverage {accuracy['coverage']:.1%} over {seeds} seeds",
     )
-    others_timed = [side for side in timed if side in budgets]  # none, where none reaches 1 % in time
-    best = min(others_timed, key=lambda side: statistics.median(timed[side]), default=None)
-    for side in others_timed:
+    others = [*rivals.whole, *rivals.in_part]  # none, where none reaches 1 % in time
+    best = min(others, key=lambda side: statistics.median(timed[side]), default=None)
+    for side in others:
         bound = 4 if side == best else None
-        note = f"{budgets[side]} products each{f', extrapolated from {TIMED_COLUMNS}' if large else ''}"
+        note = f"{rivals.budgets[side]} products each"
+        if side in rivals.in_part:
+            note += f", extrapolated from {TIMED_COLUMNS}"
         outcome.compare(work, f"{OURS}{place}", f"{side}{place}", better="higher", target=bound, note=note)
     return {
         "exact": exact,
@@ -167,7 +173,7 @@ def at_place(
         "rtol": RTOL,
         "seeds": seeds,
         "noisescape": accuracy,
-        "rivals": {"error against products": curves, "budgets": budgets},
+        "rivals": {"error against products": rivals.curves, "budgets": rivals.budgets},
     }
 
 
@@ -242,14 +248,56 @@ class Chain:
         return self.product(vector)
 
 
-def rival_budgets(
-    restricted: FunctionOperator, rows: Tensor, exact: float, seeds: int, *, large: bool
+@dataclass(frozen=True)
+class Rivals:
+    """What the others need for 1 %, and how their time is taken.
+
+    Attributes:
+        curves: (products with H·EF, relative error) as far as tried, of each.
+        budgets: the fewest that bring each to 1 % RMSE.
+        whole: each one's whole computation.
+        in_part: :data:`TIMED_COLUMNS` products alone, of those that cannot be run whole.
+    """
+
+    curves: dict[str, list[tuple[int, float]]]
+    budgets: dict[str, int]
+    whole: dict[str, Callable[[], float]]
+    in_part: dict[str, Callable[[], float]]
+
+
+def all_rivals(problem: Problem, chain: Chain, exact: float, seeds: int) -> Rivals:
+    """Every estimator of both libraries."""
+    estimators = {XTRACE: curvlinops.xtrace, HUTCHPP: curvlinops.hutchpp_trace}
+    curves, budgets = fewest_products(estimators, chain, exact, seeds)
+    if HUTCHPP in budgets:  # the same algorithm
+        budgets[EIGENTHINGS] = budgets[HUTCHPP]
+    samples = he.hutchinson(chain, num_samples=2000, seed=0).samples.double()
+    budgets[HUTCHINSON] = math.ceil(float(samples.var() / (RTOL * exact) ** 2))
+    return Rivals(curves, budgets, whole_computations(problem, budgets), {})
+
+
+def xtrace_in_part(problem: Problem, chain: Chain, exact: float, seeds: int) -> Rivals:
+    """XTrace alone, which takes the fewest products on the LeNet: of a network whose full blocks take over 24 GiB.
+
+    XTrace's own algebra is not timed.
+    """
+    curves, budgets = fewest_products({XTRACE: curvlinops.xtrace}, chain, exact, seeds)
+    block = torch.randn(chain.size, TIMED_COLUMNS, generator=torch.Generator().manual_seed(0))
+
+    hessian, fisher = curvlinops_operators(problem)
+
+    def products() -> float:
+        return float((hessian @ (fisher @ block)).sum())
+
+    return Rivals(curves, budgets, {}, {side: with_plain_attention(products) for side in budgets})
+
+
+def fewest_products(
+    estimators: dict[str, Callable[[Chain, int], Tensor]], chain: Chain, exact: float, seeds: int
 ) -> tuple[dict[str, list[tuple[int, float]]], dict[str, int]]:
     """Errors seen, and the fewest products with H·EF that bring each estimator of its trace to 1 % RMSE."""
-    chain = Chain(lambda block: restricted @ (rows.T @ (rows @ block) / len(rows)), restricted.size)
     budgets: dict[str, int] = {}
     curves: dict[str, list[tuple[int, float]]] = {}
-    estimators = {XTRACE: curvlinops.xtrace} | ({} if large else {HUTCHPP: curvlinops.hutchpp_trace})
     for side, estimator in estimators.items():
         low, high = 0, len(GRID)  # the error falls with the products: bisect
         while low < high:
@@ -262,16 +310,10 @@ def rival_budgets(
         curves[side].sort()
         if low < len(GRID):
             budgets[side] = GRID[low]
-    if large:
-        return curves, budgets
-    if HUTCHPP in budgets:  # the same algorithm
-        budgets[EIGENTHINGS] = budgets[HUTCHPP]
-    samples = he.hutchinson(chain, num_samples=2000, seed=0).samples.double()
-    budgets[HUTCHINSON] = math.ceil(float(samples.var() / (RTOL * exact) ** 2))
     return curves, budgets
 
 
-def rivals(problem: Problem, budgets: dict[str, int]) -> dict[str, Callable[[], float]]:
+def whole_computations(problem: Problem, budgets: dict[str, int]) -> dict[str, Callable[[], float]]:
     """Each rival's whole computation, ḡᵀHḡ taken off at the end: their EF is not centred."""
     model, data = problem.model, [(problem.inputs, problem.targets)]
     size = sum(p.numel() for p in model.parameters())
@@ -317,18 +359,6 @@ def curvlinops_operators(problem: Problem) -> tuple[Any, Any]:
         for kind in (curvlinops.HessianLinearOperator, curvlinops.EFLinearOperator)
     )
     return hessian, fisher
-
-
-def extrapolated(problem: Problem, count: int, repeats: int) -> list[float]:
-    """Seconds of so many products of H·EF by curvlinops, from a few at once; not those of XTrace's own algebra."""
-    hessian, fisher = curvlinops_operators(problem)
-    block = torch.randn(hessian.shape[0], TIMED_COLUMNS, generator=torch.Generator().manual_seed(0))
-
-    def products() -> float:
-        return float((hessian @ (fisher @ block)).sum())
-
-    seconds = interleaved({XTRACE: with_plain_attention(products)}, repeats, clock=time.process_time)[XTRACE]
-    return [each * count / TIMED_COLUMNS for each in seconds]
 
 
 def with_plain_attention(estimate: Callable[[], float]) -> Callable[[], float]:

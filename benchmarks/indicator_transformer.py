@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.harness import Outcome
-from benchmarks.indicator import at_place
+from benchmarks.indicator import at_place, xtrace_in_part
 from benchmarks.problems import transformer_in_training
 
 SEEDS = 500
@@ -19,10 +19,10 @@ def run() -> Outcome:
         outcome,
         " of a transformer",
         transformer_in_training(),
+        xtrace_in_part,
         seeds=SEEDS,
         rival_seeds=RIVAL_SEEDS,
         repeats=REPEATS,
         target=60,
-        large=True,
     )
     return outcome

@@ -33,6 +33,14 @@ def test_the_indicator() -> None:
     assert said(r"([\d.]+) times faster than the best composition") == [round(min(of_ours.values()), 1)]
 
 
+def test_the_indicator_of_a_transformer() -> None:
+    measured = ratios("indicator_transformer")
+    own, rival = (
+        next(ratio for (_, side), ratio in measured.items() if name in side) for name in ("gradient", "XTrace")
+    )
+    assert said(r"million parameters (\d+) gradients, (\d+) times faster") == [round(own), round(rival)]
+
+
 def test_first_looks_with_many_samples() -> None:
     looks = {work: ratio for (work, _), ratio in ratios("measure").items() if work.startswith("a first look")}
     many = [ratio for work, ratio in looks.items() if "more samples" in work or "LeNet" in work]
